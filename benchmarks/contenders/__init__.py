@@ -1,0 +1,82 @@
+"""The catalogue: who takes part. A contender's module is imported only in the contender's own environment."""
+
+from typing import Final
+
+from benchmarks.contract import Spec
+
+_ONLY_OURS: Final = "measured for durableflow alone: it is a promise of ours, not a race"
+_OWN: Final = {"recovery": _ONLY_OURS, "finished-million": _ONLY_OURS}
+_NOT_KEPT: Final = "keeps nothing over a restart"
+
+_ALL: Final = (
+    Spec(
+        name="durableflow-sqlite",
+        title="durableflow, SQLite",
+        factory="benchmarks.contenders.ours:sqlite",
+        imports="durableflow",
+        distributions=("durableflow", "msgspec", "anyio", "aiosqlite"),
+        requirements=("-e .",),
+        ours=True,
+    ),
+    Spec(
+        name="durableflow-memory",
+        title="durableflow, memory",
+        factory="benchmarks.contenders.ours:memory",
+        imports="durableflow",
+        distributions=("durableflow", "msgspec", "anyio"),
+        requirements=("-e .",),
+        ours=True,
+        durable=False,
+        unsupported={"recovery": _NOT_KEPT, "finished-million": "has no file", "import": "the same package"},
+    ),
+    Spec(
+        name="dbos",
+        title="DBOS, SQLite",
+        factory="benchmarks.contenders.dbos_sqlite:make",
+        imports="dbos",
+        distributions=("dbos", "SQLAlchemy"),
+        requirements=("dbos",),
+        unsupported=_OWN,
+    ),
+    Spec(
+        name="restate",
+        title="Restate",
+        factory="benchmarks.contenders.restate_server:make",
+        imports="restate",
+        distributions=("restate-sdk", "granian", "aiohttp"),
+        requirements=("restate-sdk", "granian", "aiohttp"),
+        npm=("@restatedev/restate-server",),
+        unsupported=_OWN,
+    ),
+    Spec(
+        name="duroxide",
+        title="duroxide, SQLite",
+        factory="benchmarks.contenders.duroxide_sqlite:make",
+        imports="duroxide",
+        distributions=("duroxide",),
+        requirements=("duroxide",),
+        unsupported=_OWN,
+    ),
+    Spec(
+        name="duroxide-5ms",
+        title="duroxide, SQLite, dispatcher polls every 5 ms",
+        factory="benchmarks.contenders.duroxide_sqlite:make_polling_fast",
+        imports="duroxide",
+        distributions=("duroxide",),
+        requirements=("duroxide",),
+        quick=False,
+        unsupported={**_OWN, "import": "the same package"},
+    ),
+    Spec(
+        name="durabletask",
+        title="durabletask, in-memory test backend",
+        factory="benchmarks.contenders.durabletask_memory:make",
+        imports="durabletask, durabletask.worker, durabletask.client",
+        distributions=("durabletask", "grpcio"),
+        requirements=("durabletask",),
+        durable=False,
+        unsupported=_OWN,
+    ),
+)
+
+SPECS: Final[dict[str, Spec]] = {spec.name: spec for spec in _ALL}

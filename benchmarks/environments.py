@@ -1,0 +1,76 @@
+"""A virtual environment per contender, made once in the cache; Node packages likewise."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Final
+
+from benchmarks.contract import Spec
+
+REPOSITORY: Final = Path(__file__).resolve().parent.parent
+CACHE: Final = REPOSITORY / "benchmarks" / ".cache"
+NPM: Final = CACHE / "npm"
+
+
+class InstallError(Exception):
+    """A contender's packages cannot be had; the message ends with what the installer said."""
+
+
+def python_for(spec: Spec, *, reinstall: bool = False) -> Path:
+    """The interpreter of this contender's environment, which is made if it is missing or out of date."""
+    wanted = _fingerprint(spec)
+    directory = CACHE / "venvs" / wanted[:16]
+    python = directory / "bin" / "python"
+    stamp = directory / "complete"
+    if reinstall or not stamp.exists():
+        shutil.rmtree(directory, ignore_errors=True)
+        venv.create(directory, with_pip=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        _install([*pip, *(word for line in spec.requirements for word in line.split())])
+        stamp.touch()
+    for package in spec.npm:
+        _npm(package, reinstall=reinstall)
+    return python
+
+
+def _fingerprint(spec: Spec) -> str:
+    parts = [sys.version, *spec.requirements]
+    if spec.ours:  # an editable install follows the code by itself, but not the list of dependencies
+        parts.append((REPOSITORY / "pyproject.toml").read_text())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _npm(package: str, *, reinstall: bool) -> None:
+    if (NPM / "node_modules" / package).exists() and not reinstall:
+        return
+    NPM.mkdir(parents=True, exist_ok=True)
+    # no scripts: the binary is in the package, and what else would run is telemetry
+    _install(["npm", "install", "--prefix", str(NPM), "--no-audit", "--no-fund", "--ignore-scripts", package])
+
+
+def _install(command: list[str]) -> None:
+    try:
+        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        message = f"{command[0]} is not installed here"
+        raise InstallError(message) from error
+    except subprocess.CalledProcessError as error:
+        told = (error.stderr or error.stdout or "").strip().splitlines()
+        message = f"{' '.join(command[-2:])} failed: {told[-1] if told else error}"
+        raise InstallError(message) from error
+
+
+def restate_server() -> Path:
+    """The server's binary inside the npm package for this platform.
+
+    Raises:
+        FileNotFoundError: npm has no binary for this platform.
+    """
+    found = sorted((NPM / "node_modules" / "@restatedev").glob("restate-server-*/bin/restate-server"))
+    if not found:
+        message = "@restatedev/restate-server brought no binary for this platform"
+        raise FileNotFoundError(message)
+    return found[0]

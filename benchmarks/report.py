@@ -1,0 +1,211 @@
+"""`python -m benchmarks.report`: turn a measurement into `docs/benchmarks.md`. Every number on that page is from it."""
+
+import argparse
+import os
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks.contenders import SPECS
+from benchmarks.environments import REPOSITORY
+from benchmarks.results import DIRECTORY, Cell, Measurement, higher_is_better
+from benchmarks.workloads import WORKLOADS, Workload
+
+DURABLE: Final = "durableflow-sqlite"
+VOLATILE: Final = "durableflow-memory"
+
+HEAD: Final = """\
+# Benchmarks
+
+What durableflow costs, beside other engines that were given the same work in the same measurement. This page is written
+by `python -m benchmarks.report`; do not edit it.
+"""
+
+METHOD: Final = """\
+## How it was measured
+
+- Each contender has a virtual environment of its own, and each cell of the tables a process and an empty directory of
+  its own. Within a workload the contenders take turns, so that a slow moment of the machine does not fall on one alone.
+- All of them do the same work: activities add one to an integer, in the contender's process. Every result is checked,
+  and so is the number of activities that really were run. A wrong result ends the cell.
+- Contenders run with their own default settings and durability; the settings in force are listed above. An engine that
+  does not sync its commits does less than one that does.
+- Rates are those of a closed loop: so many clients, each of which starts the next workflow when its last has ended. The
+  clock runs from the first start to the last completion. The client shares the process of the engine; of Restate it
+  shares the process of the handlers, and the server is a second process.
+- CPU time is user and system time of all processes of a contender, its clients' included. On a busy machine it is
+  steadier than the clock.
+- Figures are medians over the repeats, with the least and the greatest in parentheses. Ratios are taken within one
+  repeat, then treated likewise.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("--input", type=Path, help="default: benchmarks/results/full.json, else quick.json")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "benchmarks.md")
+    options = parser.parse_args()
+    source = options.input or next((file for file in _candidates() if file.exists()), None)
+    if source is None:
+        parser.error("nothing measured yet: python -m benchmarks")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(page(Measurement.load(source)))
+    print(f"{os.path.relpath(source)} -> {os.path.relpath(options.output)}")
+
+
+def _candidates() -> tuple[Path, Path]:
+    return DIRECTORY / "full.json", DIRECTORY / "quick.json"
+
+
+def page(measurement: Measurement) -> str:
+    """The whole page."""
+    sections = [
+        HEAD,
+        _circumstances(measurement),
+        _contenders(measurement),
+        _ratios(measurement),
+        METHOD,
+        *(_workload(measurement, workload) for workload in _measured(measurement)),
+        _gaps(measurement),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _measured(measurement: Measurement) -> list[Workload]:
+    names = dict.fromkeys(cell.workload for cell in measurement.cells)
+    return [workload for name, workload in WORKLOADS.items() if name in names]
+
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+def _circumstances(measurement: Measurement) -> str:
+    rows = [
+        ("date", measurement.started),
+        ("command", f"`{measurement.command}`, then `python -m benchmarks.report`"),
+        ("revision", f"`{measurement.revision}`"),
+        ("repeats, seed", f"{measurement.repeats}, {measurement.seed}"),
+        ("duration", f"{measurement.took_s / 60:.0f} minutes"),
+        *measurement.machine.items(),
+    ]
+    warning = ""
+    if measurement.scale != "full":
+        warning = (
+            "**A quick measurement, of small sizes: it shows that everything works, and is not to be quoted.**\n\n"
+        )
+    return "## Where and when\n\n" + warning + _table(("", ""), rows)
+
+
+def _contenders(measurement: Measurement) -> str:
+    rows = []
+    for entrant in measurement.entrants.values():
+        if entrant.status == "ok":
+            versions, settings = _facts(entrant.versions), _facts(entrant.durability)
+        else:
+            versions, settings = f"not runnable: {entrant.reason}", ""
+        rows.append((entrant.title, versions, settings))
+    return "## Contenders\n\n" + _table(("contender", "versions", "durability, as it was in force"), rows)
+
+
+def _facts(facts: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in facts.items())
+
+
+def _ratios(measurement: Measurement) -> str:
+    """How many times better durableflow is: durable peers against its SQLite, others against its memory backend."""
+    peers = [name for name, entrant in measurement.entrants.items() if not SPECS[name].ours and entrant.status == "ok"]
+    if not peers or DURABLE not in measurement.entrants:
+        return ""
+    rows = []
+    for workload in _measured(measurement):
+        figure, heading = next(iter(workload.shown.items()))
+        cells = [_ratio(measurement, workload, figure, peer) for peer in peers]
+        if any(cells):
+            rows.append((f"{workload.title} ({heading})", *(cell or "–" for cell in cells)))
+    head = ("how many times better durableflow was", *(f"than {measurement.entrants[peer].title}" for peer in peers))
+    text = (
+        "Above 1 durableflow is ahead. Engines that keep what they acknowledge on disk are compared with durableflow "
+        "on SQLite, those that keep it in memory with durableflow in memory.\n\n"
+    )
+    return "## Ratios\n\n" + text + _table(head, rows)
+
+
+def _ratio(measurement: Measurement, workload: Workload, figure: str, peer: str) -> str:
+    us = DURABLE if SPECS[peer].durable else VOLATILE
+    ours = {cell.repeat: cell.figures[figure] for cell in _with(measurement.find(us, workload.name), figure)}
+    if not ours and us == VOLATILE:  # what does not depend on the backend is measured once: the import
+        ours = {cell.repeat: cell.figures[figure] for cell in _with(measurement.find(DURABLE, workload.name), figure)}
+    ratios = []
+    for cell in _with(measurement.find(peer, workload.name), figure):
+        theirs, own = cell.figures[figure], ours.get(cell.repeat, 0.0)
+        if theirs > 0 and own > 0:
+            ratios.append(own / theirs if higher_is_better(figure) else theirs / own)
+    return _spread(ratios)
+
+
+def _workload(measurement: Measurement, workload: Workload) -> str:
+    rows = []
+    for name, entrant in measurement.entrants.items():
+        cells = measurement.find(name, workload.name)
+        figures = [_spread([cell.figures[figure] for cell in _with(cells, figure)]) for figure in workload.shown]
+        if any(figures):
+            rows.append((entrant.title, *(figure or "–" for figure in figures)))
+    if not rows:
+        return ""
+    return f"## {workload.title}\n\n" + _table(("contender", *workload.shown.values()), rows)
+
+
+def _gaps(measurement: Measurement) -> str:
+    """Everything that is missing or was cut, with the reason: silence would read as a result."""
+    lines = [
+        f"- {entrant.title}: not runnable: {entrant.reason}"
+        for entrant in measurement.entrants.values()
+        if entrant.status != "ok"
+    ]
+    for workload in _measured(measurement):
+        lines += [f"- {workload.title}: {title}: {reason}" for title, reason in _reasons(measurement, workload)]
+    if not lines:
+        return ""
+    return "## What could not be measured, or not in full\n\n" + "\n".join(lines) + "\n"
+
+
+def _reasons(measurement: Measurement, workload: Workload) -> Iterator[tuple[str, str]]:
+    for name, entrant in measurement.entrants.items():
+        told: dict[str, int] = {}
+        for cell in measurement.find(name, workload.name):
+            for reason in (*([f"{cell.status}: {cell.reason}"] if cell.status != "ok" else []), *cell.notes):
+                told.setdefault(reason, cell.repeat + 1)
+        for reason, repeat in told.items():
+            yield entrant.title, reason if measurement.repeats == 1 else f"{reason} (repeat {repeat})"
+
+
+# --- cells of tables -------------------------------------------------------------------------------------------------
+
+
+def _with(cells: Iterable[Cell], figure: str) -> list[Cell]:
+    return [cell for cell in cells if cell.status == "ok" and figure in cell.figures]
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Median, and the least and greatest if they differ from it in print."""
+    if not values:
+        return ""
+    least, median, greatest = (_number(each) for each in (min(values), statistics.median(values), max(values)))
+    return median if least == median == greatest else f"{median} ({least} … {greatest})"
+
+
+def _number(value: float) -> str:
+    """Three digits that count, and no false ones after them."""
+    if abs(value) >= 100 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""One session per question; `nox -s lint` asks one, `nox` asks all but the benchmarks."""
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests", "docs"]
+nox.options.error_on_missing_interpreters = True
+
+
+def install(session: nox.Session) -> None:
+    session.install("-e", ".[dev]")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    install(session)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    install(session)
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    install(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def contract(session: nox.Session) -> None:
+    install(session)
+    session.run("pytest", "tests/backends", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    install(session)
+    session.run("pytest", "tests/docs", "tests/architecture/test_surface.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    install(session)
+    session.run("python", "-m", "benchmarks", *session.posargs)

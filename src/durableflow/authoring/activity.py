@@ -1,0 +1,280 @@
+"""`@activity`: a function that may touch the world."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
+from functools import update_wrapper
+from typing import Any, Final, Generic, ParamSpec, TypeVar, cast, overload
+
+from durableflow.core.execution import current_execution
+from durableflow.errors import ActivityCancelled, DirectCallError, EngineClosed, RegistrationError
+from durableflow.model import converter
+from durableflow.model.duration import Duration, to_us
+from durableflow.model.events import ActivityOptions
+from durableflow.model.ids import check_name
+from durableflow.model.retry import RetryPolicy, store_retry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def store_options(
+    retry: RetryPolicy | int | None,
+    timeout: Duration | None,
+    schedule_to_start: Duration | None,
+    schedule_to_close: Duration | None,
+    heartbeat_timeout: Duration | None,
+) -> ActivityOptions | None:
+    """The options as histories hold them; None when all are defaults.
+
+    Raises:
+        ValueError: a time is negative or not a time; the message names the option.
+    """
+
+    def microseconds(value: Duration | None, what: str) -> int:
+        return 0 if value is None else max(1, to_us(value, what))
+
+    made = ActivityOptions(
+        None if retry is None else store_retry(retry),
+        microseconds(schedule_to_start, "schedule_to_start"),
+        microseconds(timeout, "timeout"),
+        microseconds(schedule_to_close, "schedule_to_close"),
+        microseconds(heartbeat_timeout, "heartbeat_timeout"),
+    )
+    return None if made == ActivityOptions() else made
+
+
+class Activity(Generic[P, R]):
+    """A registered activity: calls like the function it wraps, outside of workflows.
+
+    Attributes:
+        name: what histories and other processes know it by.
+        function: the user's function.
+        is_async: whether it is awaited; others run in a thread.
+        stored_options: what a call of it is asked to obey.
+        max_concurrency: how many attempts run at once in one worker; None for no limit of its own.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, R] | Callable[P, Awaitable[R]],
+        *,
+        name: str | None = None,
+        stored_options: ActivityOptions | None = None,
+        max_concurrency: int | None = None,
+    ) -> None:
+        target = function if inspect.isroutine(function) else getattr(type(function), "__call__", None)
+        if target is None or not callable(function):
+            raise RegistrationError(f"@activity wraps functions and callables, not {function!r:.80}")
+        if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+            raise RegistrationError(f"activity {function!r:.80} is a generator; an activity returns one value")
+        own_name = getattr(function, "__name__", None) or type(function).__name__
+        self.name = check_name(name or own_name, "the name of an activity")
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(target)
+        self.stored_options = stored_options
+        if max_concurrency is not None and max_concurrency < 1:
+            raise ValueError(f"max_concurrency is {max_concurrency!r}, but must be at least 1")
+        self.max_concurrency = max_concurrency
+        self.arguments = converter.Arguments(function)
+        self._load_result: converter.Loader | None = None
+        update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        execution = current_execution.get()
+        if execution is not None:
+            written = ", ".join([*(repr(arg)[:30] for arg in args), *(f"{k}={v!r:.30}" for k, v in kwargs.items())])
+            comma = ", " if written else ""
+            raise DirectCallError(
+                f"activity {self.name!r} was called directly inside workflow {execution.program.name!r}, so its result "
+                f"would not be recorded; write: yield from ctx.call_activity({self.name}{comma}{written})  "
+                "(or await instead of yield from)"
+            )
+        return cast(R, self.function(*args, **kwargs))
+
+    def __repr__(self) -> str:
+        return f"<activity {self.name}>"
+
+    def options(
+        self,
+        *,
+        retry: RetryPolicy | int | None = None,
+        timeout: Duration | None = None,
+        schedule_to_start: Duration | None = None,
+        schedule_to_close: Duration | None = None,
+        heartbeat_timeout: Duration | None = None,
+    ) -> Activity[P, R]:
+        """This activity with other options for one call; those left out stay as they are."""
+        changed = store_options(retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout)
+        if changed is None:
+            return self
+        old = self.stored_options or ActivityOptions()
+        merged = ActivityOptions(
+            changed.retry or old.retry,
+            changed.schedule_to_start_us or old.schedule_to_start_us,
+            changed.start_to_close_us or old.start_to_close_us,
+            changed.schedule_to_close_us or old.schedule_to_close_us,
+            changed.heartbeat_us or old.heartbeat_us,
+        )
+        twin: Activity[P, R] = object.__new__(Activity)
+        twin.__dict__.update(self.__dict__)
+        twin.stored_options = merged
+        return twin
+
+    def load_result(self, data: bytes) -> Any:
+        """A recorded result, of the annotated type; raises `PayloadError`."""
+        if self._load_result is None:
+            self._load_result = converter.loader(self.arguments.result_type())
+        return self._load_result(data)
+
+
+@overload
+def activity(function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...  # type: ignore[overload-overlap]  # a coroutine function is a function too; the first match is meant
+@overload
+def activity(function: Callable[P, R], /) -> Activity[P, R]: ...
+@overload
+def activity(
+    *,
+    name: str | None = None,
+    retry: RetryPolicy | int | None = None,
+    timeout: Duration | None = None,
+    schedule_to_start: Duration | None = None,
+    schedule_to_close: Duration | None = None,
+    heartbeat_timeout: Duration | None = None,
+    max_concurrency: int | None = None,
+) -> ActivityDecorator: ...
+def activity(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    retry: RetryPolicy | int | None = None,
+    timeout: Duration | None = None,
+    schedule_to_start: Duration | None = None,
+    schedule_to_close: Duration | None = None,
+    heartbeat_timeout: Duration | None = None,
+    max_concurrency: int | None = None,
+) -> Any:
+    """Make a function an activity: it runs at least once, and its recorded result is used for ever.
+
+    `async def` functions run on the engine's event loop, others in its bounded threads.
+
+    Args:
+        function: given when the decorator is written bare.
+        name: what histories know it by; by default the function's name.
+        retry: how often it is attempted; a number alone means that many attempts.
+            By default 3 attempts, 1 s apart, backoff 2.
+        timeout: limit of one attempt, start to close.
+        schedule_to_start: limit of the wait for a free place in a worker.
+        schedule_to_close: limit of everything, all attempts and waits included.
+        heartbeat_timeout: an attempt that does not call `heartbeat` for so long has failed.
+        max_concurrency: how many attempts of it run at once in one worker.
+
+    Raises:
+        RegistrationError: another function of this name is registered; pass `name=`.
+        ValueError: an option is out of its range.
+    """
+    stored = store_options(retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout)
+    decorator = ActivityDecorator(name, stored, max_concurrency)
+    return decorator if function is None else decorator(function)
+
+
+class ActivityDecorator:
+    """What `@activity(...)` with options is before it meets its function."""
+
+    def __init__(self, name: str | None, stored: ActivityOptions | None, max_concurrency: int | None) -> None:
+        self._name = name
+        self._stored = stored
+        self._max_concurrency = max_concurrency
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...  # type: ignore[overload-overlap]  # as above
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Activity[P, R]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Any:
+        """The activity made of `function`, registered by its name."""
+        from durableflow.authoring.registry import DEFAULT  # registry knows activities
+
+        made: Activity[..., Any] = Activity(
+            function, name=self._name, stored_options=self._stored, max_concurrency=self._max_concurrency
+        )
+        DEFAULT.offer_activity(made)
+        return made
+
+
+class ActivityContext:
+    """What a running activity may know and say; got by `activity_context()`.
+
+    Attributes:
+        instance_id: the instance that asked for it.
+        activity: its name.
+        attempt: which one this is, counted from 1.
+        idempotency_key: the same for all attempts of this call; pass it to the services you call.
+        heartbeat_details: what the last recorded heartbeat of an earlier attempt said, or None.
+    """
+
+    def __init__(
+        self,
+        instance_id: str,
+        task: int,
+        activity_name: str,
+        attempt: int,
+        details: bytes | None,
+        beat: Callable[[bytes], None],
+    ) -> None:
+        self.instance_id = instance_id
+        self.activity = activity_name
+        self.attempt = attempt
+        self.idempotency_key = f"{instance_id}/{task}"
+        self._details = details
+        self._beat = beat
+        self._cancelled = threading.Event()
+        self.cancel_reason = ""
+
+    @property
+    def heartbeat_details(self) -> Any:
+        """Plain JSON values, as passed to `heartbeat` by an earlier attempt; None when there are none."""
+        return None if self._details is None else converter.loader(Any)(self._details)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True once the result is no longer wanted: cancelled, timed out, or the worker is stopping."""
+        return self._cancelled.is_set()
+
+    def wait_cancelled(self, timeout: Duration | None = None) -> bool:
+        """Block a thread until cancelled, at most `timeout`; True when cancelled."""
+        return self._cancelled.wait(None if timeout is None else to_us(timeout, "timeout") / 1_000_000)
+
+    def heartbeat(self, details: object = None) -> None:
+        """Say that this attempt is alive, and how far it is; the next attempt can read the latest details.
+
+        Raises:
+            ActivityCancelled: the result is no longer wanted.
+            PayloadError: `details` cannot be stored.
+        """
+        if self._cancelled.is_set():
+            raise ActivityCancelled(f"activity {self.activity!r} is no longer wanted: {self.cancel_reason}")
+        self._beat(converter.dump(details, "the heartbeat details"))
+
+    def mark_cancelled(self, reason: str) -> None:
+        """For the engine: tell the attempt to stop."""
+        self.cancel_reason = reason
+        self._cancelled.set()
+
+
+current_activity: Final[ContextVar[ActivityContext | None]] = ContextVar("durableflow_activity", default=None)
+
+
+def activity_context() -> ActivityContext:
+    """The context of the attempt that runs here.
+
+    Raises:
+        EngineClosed: this code does not run inside an activity.
+    """
+    context = current_activity.get()
+    if context is None:
+        raise EngineClosed("activity_context() works only inside an activity that an engine runs")
+    return context

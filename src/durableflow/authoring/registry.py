@@ -1,0 +1,98 @@
+"""Which workflows and activities are known, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeAlias
+
+from durableflow.authoring.activity import Activity
+from durableflow.authoring.workflow import Workflow
+from durableflow.errors import RegistrationError
+
+AnyWorkflow: TypeAlias = Workflow[..., Any]
+AnyActivity: TypeAlias = Activity[..., Any]
+
+
+class Registry:
+    """Names to definitions; one name, one function."""
+
+    def __init__(self, workflows: Iterable[AnyWorkflow] = (), activities: Iterable[AnyActivity] = ()) -> None:
+        self.workflows: dict[str, AnyWorkflow] = {}
+        self.activities: dict[str, AnyActivity] = {}
+        for workflow in workflows:
+            self.add_workflow(workflow)
+        for activity in activities:
+            self.add_activity(activity)
+
+    def copy(self) -> Registry:
+        """One of its own, which may learn more."""
+        return Registry(self.workflows.values(), self.activities.values())
+
+    def add_workflow(self, workflow: AnyWorkflow) -> bool:
+        """Know `workflow`; True when it was new.
+
+        Raises:
+            RegistrationError: another function has its name.
+        """
+        known = self.workflows.get(workflow.name)
+        if known is None:
+            self.workflows[workflow.name] = workflow
+            return True
+        if known.function is not workflow.function:
+            raise _clash("workflow", workflow.name, known.function, workflow.function)
+        return False
+
+    def add_activity(self, activity: AnyActivity) -> None:
+        """Know `activity`; raises `RegistrationError` when another function has its name."""
+        known = self.activities.get(activity.name)
+        if known is None:
+            self.activities[activity.name] = activity
+        elif known.function is not activity.function:
+            raise _clash("activity", activity.name, known.function, activity.function)
+
+    def offer_workflow(self, workflow: AnyWorkflow) -> None:
+        """Know it unless it was defined inside another function: such a one is known by whoever is given it."""
+        if not _is_local(workflow.function):
+            known = self.workflows.get(workflow.name)
+            if known is not None and _is_same_place(known.function, workflow.function):
+                del self.workflows[workflow.name]
+            self.add_workflow(workflow)
+
+    def offer_activity(self, activity: AnyActivity) -> None:
+        """The same for an activity."""
+        if not _is_local(activity.function):
+            known = self.activities.get(activity.name)
+            if known is not None and _is_same_place(known.function, activity.function):
+                del self.activities[activity.name]
+            self.add_activity(activity)
+
+
+def _is_local(function: Callable[..., Any]) -> bool:
+    return "<locals>" in getattr(function, "__qualname__", "")
+
+
+def _is_same_place(old: Callable[..., Any], new: Callable[..., Any]) -> bool:
+    """True when `new` is `old` defined again: a module reloaded, a notebook cell evaluated twice."""
+
+    def place(function: Callable[..., Any]) -> tuple[object, object]:
+        return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+
+    return place(old) == place(new) != (None, None)
+
+
+def _clash(kind: str, name: str, old: Callable[..., Any], new: Callable[..., Any]) -> RegistrationError:
+    return RegistrationError(
+        f"{kind} {name!r} is defined twice: {_where(old)} and {_where(new)}; "
+        f"give one of them another name: @{kind}(name=...)"
+    )
+
+
+def _where(function: Callable[..., Any]) -> str:
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return f"{type(function).__module__}.{type(function).__qualname__}"
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+DEFAULT: Final = Registry()
+"""Where the decorators register what is defined at the top of a module."""

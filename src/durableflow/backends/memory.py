@@ -1,0 +1,273 @@
+"""Histories in memory: for unit tests, and the model that other backends are compared with."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Sequence
+
+from durableflow.backends.base import (
+    Commit,
+    Heartbeat,
+    HistoryRow,
+    InstanceChange,
+    InstanceRecord,
+    Lease,
+    LoadedInstance,
+    Message,
+    NewInstance,
+    Outgoing,
+    Query,
+    SendResult,
+)
+from durableflow.errors import AppendConflict, InstancesExist, LeaseLost
+
+
+class _Instance:
+    """An instance's row and what hangs on it."""
+
+    __slots__ = ("beats", "record", "rows")
+
+    def __init__(self, new: NewInstance) -> None:
+        self.record = InstanceRecord(
+            new.id,
+            new.workflow,
+            new.version,
+            new.status,
+            new.created_us,
+            new.finished_us,
+            new.wake_us,
+            dict(new.tags),
+            new.custom_status,
+        )
+        self.rows: list[HistoryRow] = []
+        self.beats: dict[int, Heartbeat] = {}
+
+
+class MemoryBackend:
+    """Everything in dictionaries of one process; gone with it.
+
+    The object may outlive engines: open another engine on it to see what a restart would.
+    """
+
+    shared = False
+
+    def __init__(self) -> None:
+        self._workers: dict[int, Lease] = {}
+        self._last_worker_id = 0
+        self._instances: dict[str, _Instance] = {}
+        self._wakes: list[tuple[int, str]] = []
+        self._inbox: dict[int, tuple[Message, str | None]] = {}
+        self._last_number = 0
+        self._changed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<MemoryBackend of {len(self._instances)} instances>"
+
+    async def open(self) -> None:
+        """See `Backend.open`."""
+        self._changed = asyncio.Event()
+
+    async def close(self) -> None:
+        """See `Backend.close`."""
+
+    # -- the worker's side ----------------------------------------------------------------------------------
+
+    async def acquire(self, name: str, ttl_us: int, now_us: int) -> Lease | None:
+        """See `Backend.acquire`."""
+        if any(lease.expires_us > now_us for lease in self._workers.values()):
+            return None
+        self._last_worker_id += 1
+        lease = Lease(self._last_worker_id, now_us + ttl_us)
+        self._workers = {lease.worker_id: lease}
+        return lease
+
+    async def renew(self, lease: Lease, ttl_us: int, now_us: int) -> Lease:
+        """See `Backend.renew`."""
+        self._check(lease)
+        renewed = self._workers[lease.worker_id] = Lease(lease.worker_id, now_us + ttl_us)
+        return renewed
+
+    async def release(self, lease: Lease) -> None:
+        """See `Backend.release`."""
+        self._workers.pop(lease.worker_id, None)
+
+    def _check(self, lease: Lease) -> None:
+        if lease.worker_id not in self._workers:
+            raise LeaseLost(f"worker {lease.worker_id} was declared dead: another worker took over")
+
+    async def commit(self, lease: Lease, commit: Commit) -> None:
+        """See `Backend.commit`."""
+        self._check(lease)
+        instances = self._instances
+        taken = {new.id for new in commit.new if not self._may_insert(new)}
+        if taken:
+            raise InstancesExist(taken)
+        made = {new.id for new in commit.new}
+        conflicts = {row.instance_id for row in commit.rows if row.instance_id not in made and self._holds(row)}
+        if conflicts:
+            raise AppendConflict(conflicts)
+        for new in commit.new:
+            self._insert(new)
+        for row in commit.rows:
+            instances[row.instance_id].rows.append(row)
+        for change in commit.changes:
+            self._change(change)
+        for number in commit.consumed:
+            self._inbox.pop(number, None)
+        for beat in commit.heartbeats:
+            instances[beat.instance_id].beats[beat.task] = beat
+        self._changed.set()
+
+    def _holds(self, row: HistoryRow) -> bool:
+        rows = self._instances[row.instance_id].rows
+        return bool(rows) and rows[-1].first_seq >= row.first_seq
+
+    def _may_insert(self, new: NewInstance) -> bool:
+        old = self._instances.get(new.id)
+        return old is None or (new.replace and old.record.status.is_terminal)
+
+    def _insert(self, new: NewInstance) -> None:
+        if new.id in self._instances:
+            self._remove(new.id)
+        self._instances[new.id] = _Instance(new)
+        if new.wake_us is not None:
+            insort(self._wakes, (new.wake_us, new.id))
+
+    def _change(self, change: InstanceChange) -> None:
+        instance = self._instances[change.id]
+        old = instance.record
+        if old.wake_us != change.wake_us:
+            self._drop_wake(old)
+            if change.wake_us is not None:
+                insort(self._wakes, (change.wake_us, change.id))
+        instance.record = InstanceRecord(
+            old.id,
+            old.workflow,
+            old.version,
+            change.status,
+            old.created_us,
+            change.finished_us,
+            change.wake_us,
+            old.tags,
+            change.custom_status,
+            change.stall_reason,
+        )
+
+    def _drop_wake(self, record: InstanceRecord) -> None:
+        if record.wake_us is not None:
+            index = bisect_left(self._wakes, (record.wake_us, record.id))
+            del self._wakes[index]
+
+    def _remove(self, instance_id: str) -> None:
+        self._drop_wake(self._instances.pop(instance_id).record)
+        for number in [n for n, (message, _) in self._inbox.items() if message.instance_id == instance_id]:
+            del self._inbox[number]
+
+    async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
+        """See `Backend.load`."""
+        found: list[LoadedInstance] = []
+        for instance_id in instance_ids:
+            instance = self._instances.get(instance_id)
+            if instance is not None:
+                messages = [message for message, _ in self._inbox.values() if message.instance_id == instance_id]
+                found.append(
+                    LoadedInstance(instance.record, list(instance.rows), messages, list(instance.beats.values()))
+                )
+        return found
+
+    async def due(self, after: tuple[int, str], until_us: int, limit: int) -> list[tuple[int, str]]:
+        """See `Backend.due`."""
+        first = bisect_right(self._wakes, after)
+        last = bisect_left(self._wakes, (until_us, ""))
+        return self._wakes[first : min(last, first + limit)]
+
+    async def next_wake(self, from_us: int) -> int | None:
+        """See `Backend.next_wake`."""
+        first = bisect_left(self._wakes, (from_us, ""))
+        return self._wakes[first][0] if first < len(self._wakes) else None
+
+    async def inbox(self, after: int, limit: int) -> list[Message]:
+        """See `Backend.inbox`."""
+        return [message for number, (message, _) in sorted(self._inbox.items()) if number > after][:limit]
+
+    async def wait_for_change(self, timeout_s: float) -> bool:
+        """See `Backend.wait_for_change`."""
+        try:
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        self._changed.clear()
+        return True
+
+    # -- the client's side ----------------------------------------------------------------------------------
+
+    async def send(self, messages: Sequence[Outgoing]) -> list[SendResult]:
+        """See `Backend.send`."""
+        results = [self._send_one(message) for message in messages]
+        self._changed.set()
+        return results
+
+    def _send_one(self, message: Outgoing) -> SendResult:
+        known = self._instances.get(message.instance_id)
+        if message.new is not None:
+            if not self._may_insert(message.new):
+                return SendResult("exists", None if known is None else known.record)
+            self._insert(message.new)
+        elif known is None:
+            return SendResult("missing")
+        elif known.record.status.is_terminal:
+            return SendResult("over", known.record)
+        elif message.event_id is not None and any(
+            waiting.instance_id == message.instance_id and event_id == message.event_id
+            for waiting, event_id in self._inbox.values()
+        ):
+            return SendResult("delivered")
+        self._last_number += 1
+        stored = Message(self._last_number, message.instance_id, message.data)
+        self._inbox[self._last_number] = (stored, message.event_id)
+        return SendResult("delivered")
+
+    async def record(self, instance_id: str) -> InstanceRecord | None:
+        """See `Backend.record`."""
+        instance = self._instances.get(instance_id)
+        return None if instance is None else instance.record
+
+    async def history(self, instance_id: str, from_seq: int, limit: int) -> list[HistoryRow]:
+        """See `Backend.history`."""
+        instance = self._instances.get(instance_id)
+        if instance is None:
+            return []
+        rows = instance.rows
+        first = max(0, bisect_left(rows, from_seq + 1, key=lambda row: row.first_seq) - 1)
+        return rows[first : first + limit]
+
+    async def last_row(self, instance_id: str) -> HistoryRow | None:
+        """See `Backend.last_row`."""
+        instance = self._instances.get(instance_id)
+        return instance.rows[-1] if instance is not None and instance.rows else None
+
+    async def list(self, query: Query) -> list[InstanceRecord]:
+        """See `Backend.list`."""
+        matching = [i.record for i in self._instances.values() if _matches(i.record, query)]
+        matching.sort(key=lambda record: (record.created_us, record.id), reverse=True)
+        return matching[: query.limit]
+
+    async def purge(self, instance_ids: Sequence[str]) -> list[str]:
+        """See `Backend.purge`."""
+        over = [i for i in instance_ids if i in self._instances and self._instances[i].record.status.is_terminal]
+        for instance_id in over:
+            self._remove(instance_id)
+        return over
+
+
+def _matches(record: InstanceRecord, query: Query) -> bool:
+    return (
+        (not query.statuses or record.status in query.statuses)
+        and query.workflow in (None, record.workflow)
+        and record.id.startswith(query.id_prefix or "")
+        and (query.created_from_us is None or record.created_us >= query.created_from_us)
+        and (query.created_before_us is None or record.created_us < query.created_before_us)
+        and (query.after is None or (record.created_us, record.id) < query.after)
+        and all(record.tags.get(key) == value for key, value in query.tags.items())
+    )

@@ -1,0 +1,696 @@
+"""SQLite: the embedded default. One file, write-ahead log, `synchronous=FULL`.
+
+All writing is done by one thread that owns the connection: a whole transaction is one hop
+to it, nobody can cancel it half way, and it is a daemon, so that an engine which was never
+closed does not hang the interpreter's exit. Listing and looking is done by aiosqlite on a
+connection of its own, so that a long list does not hold up the commits.
+
+Only one worker owns the file at a time. It holds a row of `workers` and, while its process
+lives, an operating-system lock on a small file beside the database, which tells the next
+worker at once that it is dead, without waiting for the lease to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from durableflow.backends.base import (
+    Commit,
+    Heartbeat,
+    HistoryRow,
+    InstanceRecord,
+    Lease,
+    LoadedInstance,
+    Message,
+    NewInstance,
+    Outgoing,
+    Query,
+    SendResult,
+)
+from durableflow.errors import (
+    AppendConflict,
+    CommitOutcomeUnknown,
+    EngineClosed,
+    InstancesExist,
+    LeaseLost,
+    SchemaMismatch,
+    StorageError,
+    UsageError,
+)
+from durableflow.model.status import TERMINAL, Status
+
+if TYPE_CHECKING:
+    import aiosqlite
+
+T = TypeVar("T")
+
+_BUSY_TIMEOUT_S: Final = 60.0
+_POLL_S: Final = 0.02
+_TERMINAL_SQL: Final = "(" + ", ".join(repr(status.value) for status in sorted(TERMINAL)) + ")"
+
+MIGRATIONS: Final[tuple[str, ...]] = (
+    """
+    create table workers (
+        id integer primary key autoincrement,
+        name text not null,
+        expires_us integer not null
+    );
+    create table instances (
+        id text primary key,
+        workflow text not null,
+        version integer not null,
+        status text not null,
+        created_us integer not null,
+        finished_us integer,
+        wake_us integer,
+        tags text,
+        custom_status blob,
+        stall_reason text
+    ) without rowid;
+    create index instances_wake on instances (wake_us) where wake_us is not null;
+    create index instances_created on instances (created_us, id);
+    create table history (
+        instance text not null,
+        first_seq integer not null,
+        at_us integer not null,
+        events blob not null,
+        primary key (instance, first_seq)
+    ) without rowid;
+    create table inbox (
+        number integer primary key autoincrement,
+        instance text not null,
+        data blob not null,
+        event_id text
+    );
+    create index inbox_instance on inbox (instance, number);
+    create unique index inbox_event_id on inbox (instance, event_id) where event_id is not null;
+    create table heartbeats (
+        instance text not null,
+        task integer not null,
+        attempt integer not null,
+        details blob not null,
+        primary key (instance, task)
+    ) without rowid;
+    create table tags (
+        key text not null,
+        value text not null,
+        instance text not null,
+        primary key (key, value, instance)
+    ) without rowid;
+    create index tags_instance on tags (instance);
+    """,
+)
+"""Schema changes in order; `pragma user_version` counts those that were made."""
+
+_RECORD_COLUMNS: Final = (
+    "id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall_reason"
+)
+
+
+class SqliteBackend:
+    """Histories in one SQLite file.
+
+    Args:
+        path: of the file; made when missing. `":memory:"` is refused: use `memory://`.
+        power_loss_safe: False means `synchronous=NORMAL`: faster on slow disks, and the last
+            acknowledged commits may be gone after a loss of power (not after a crash of the process).
+
+    Attributes:
+        hook: for tests: called with "begin", "before commit" and "after commit" on the
+            connection's thread; may raise.
+    """
+
+    shared = True
+
+    def __init__(self, path: str | Path, *, power_loss_safe: bool = True) -> None:
+        if str(path) in ("", ":memory:"):
+            raise UsageError("SQLite needs a file here; for a store in memory write Engine('memory://')")
+        self.path = Path(path).absolute()
+        self.power_loss_safe = power_loss_safe
+        self.hook: Callable[[str], None] | None = None
+        self._thread: _ConnectionThread | None = None
+        self._reader: aiosqlite.Connection | None = None
+        self._reader_lock = asyncio.Lock()
+        self._data_version: int | None = None
+        self._lock: tuple[IO[bytes], Path] | None = None
+
+    @classmethod
+    def from_url(cls, rest: str) -> SqliteBackend:
+        """From what follows `sqlite://`: `/relative.db`, `//absolute.db`, with `?power_loss_safe=false` or not."""
+        path, _, options = rest.partition("?")
+        given = dict(parse_qsl(options))
+        safe = given.pop("power_loss_safe", "true").lower()
+        if given or safe not in ("true", "false"):
+            raise UsageError(f"unknown options {options!r} of a sqlite URL; known: power_loss_safe=true|false")
+        if not path.startswith("/") or len(path) < 2:
+            raise UsageError(f"'sqlite://{rest}' names no file; write sqlite:///orders.db or sqlite:////var/orders.db")
+        return cls(path[1:], power_loss_safe=safe == "true")
+
+    def __repr__(self) -> str:
+        return f"SqliteBackend({str(self.path)!r})"
+
+    # -- life cycle -----------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """See `Backend.open`."""
+        if not self.path.parent.is_dir():
+            raise StorageError(f"cannot open {self.path}: the folder {self.path.parent} does not exist")
+        thread = _ConnectionThread(self.path)
+        try:
+            await thread.call(self._prepare)
+        except BaseException:
+            await thread.stop()
+            raise
+        self._thread = thread
+
+    async def close(self) -> None:
+        """See `Backend.close`."""
+        thread, self._thread = self._thread, None
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await asyncio.shield(reader.close())
+        if thread is not None:
+            await thread.stop()
+        self._unlock()
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        execute = connection.execute
+        execute("pragma journal_mode=wal")
+        execute(f"pragma synchronous={'full' if self.power_loss_safe else 'normal'}")
+        execute("pragma temp_store=memory")
+        execute("pragma cache_size=-65536")
+        execute("pragma wal_autocheckpoint=4000")
+        self._migrate(connection)
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        def change(connection: sqlite3.Connection) -> None:
+            made = connection.execute("pragma user_version").fetchone()[0]
+            if made > len(MIGRATIONS):
+                raise SchemaMismatch(
+                    f"{self.path} has schema version {made}, written by a newer durableflow; "
+                    f"this one knows up to {len(MIGRATIONS)}: upgrade durableflow"
+                )
+            for number, script in enumerate(MIGRATIONS[made:], made + 1):
+                for statement in script.split(";"):
+                    if statement.strip():
+                        connection.execute(statement)
+                connection.execute(f"pragma user_version={number}")
+
+        self._transact(connection, change)
+
+    # -- the one wrapper of BEGIN and COMMIT ----------------------------------------------------------------
+
+    async def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._connection().call(self._transact, change)
+
+    def _connection(self) -> _ConnectionThread:
+        if self._thread is None:
+            raise EngineClosed(f"{self!r} is not open")
+        return self._thread
+
+    def _transact(self, connection: sqlite3.Connection, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `change` in one transaction; whatever happens, none is left open."""
+        hook = self.hook
+        try:
+            connection.execute("begin immediate")
+            if hook is not None:
+                hook("begin")
+            result = change(connection)
+            if hook is not None:
+                hook("before commit")
+        except BaseException as error:
+            _roll_back(connection)
+            if isinstance(error, sqlite3.Error):
+                raise StorageError(f"{self.path}: {error}; nothing was written") from error
+            raise
+        try:
+            connection.execute("commit")
+            if hook is not None:
+                hook("after commit")
+        except BaseException as error:
+            _roll_back(connection)
+            raise CommitOutcomeUnknown(f"{self.path}: the commit did not answer: {error}") from error
+        return result
+
+    # -- the worker's side ----------------------------------------------------------------------------------
+
+    async def acquire(self, name: str, ttl_us: int, now_us: int) -> Lease | None:
+        """See `Backend.acquire`."""
+
+        def change(connection: sqlite3.Connection) -> Lease | None:
+            for worker_id, expires_us in connection.execute("select id, expires_us from workers").fetchall():
+                if expires_us > now_us and not self._is_dead(worker_id):
+                    return None
+                connection.execute("delete from workers where id = ?", (worker_id,))
+                self._lock_path(worker_id).unlink(missing_ok=True)
+            cursor = connection.execute(
+                "insert into workers (name, expires_us) values (?, ?)", (name, now_us + ttl_us)
+            )
+            worker_id = cursor.lastrowid
+            assert worker_id is not None
+            self._take_lock(worker_id)
+            return Lease(worker_id, now_us + ttl_us)
+
+        return await self._write(change)
+
+    async def renew(self, lease: Lease, ttl_us: int, now_us: int) -> Lease:
+        """See `Backend.renew`."""
+
+        def change(connection: sqlite3.Connection) -> Lease:
+            cursor = connection.execute(
+                "update workers set expires_us = ? where id = ?", (now_us + ttl_us, lease.worker_id)
+            )
+            if cursor.rowcount != 1:
+                raise _lease_lost(lease)
+            return Lease(lease.worker_id, now_us + ttl_us)
+
+        return await self._write(change)
+
+    async def release(self, lease: Lease) -> None:
+        """See `Backend.release`."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute("delete from workers where id = ?", (lease.worker_id,))
+
+        await self._write(change)
+        self._unlock()
+
+    async def commit(self, lease: Lease, commit: Commit) -> None:
+        """See `Backend.commit`."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            alive = connection.execute("select 1 from workers where id = ?", (lease.worker_id,)).fetchone()
+            if alive is None:
+                raise _lease_lost(lease)
+            _write_commit(connection, commit)
+
+        await self._write(change)
+
+    async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
+        """See `Backend.load`."""
+
+        def read(connection: sqlite3.Connection) -> list[LoadedInstance]:
+            found: list[LoadedInstance] = []
+            for instance_id in instance_ids:
+                record = _read_record(connection, instance_id)
+                if record is not None:
+                    found.append(_load_one(connection, record))
+            return found
+
+        return await self._connection().call(read)
+
+    async def due(self, after: tuple[int, str], until_us: int, limit: int) -> list[tuple[int, str]]:
+        """See `Backend.due`."""
+
+        def read(connection: sqlite3.Connection) -> list[tuple[int, str]]:
+            return connection.execute(
+                "select wake_us, id from instances where (wake_us, id) > (?, ?) and wake_us < ? "
+                "order by wake_us, id limit ?",
+                (*after, until_us, limit),
+            ).fetchall()
+
+        return await self._connection().call(read)
+
+    async def next_wake(self, from_us: int) -> int | None:
+        """See `Backend.next_wake`."""
+
+        def read(connection: sqlite3.Connection) -> int | None:
+            row = connection.execute("select min(wake_us) from instances where wake_us >= ?", (from_us,)).fetchone()
+            return None if row is None else row[0]
+
+        return await self._connection().call(read)
+
+    async def inbox(self, after: int, limit: int) -> list[Message]:
+        """See `Backend.inbox`."""
+
+        def read(connection: sqlite3.Connection) -> list[Message]:
+            rows = connection.execute(
+                "select number, instance, data from inbox where number > ? order by number limit ?", (after, limit)
+            )
+            return [Message(*row) for row in rows]
+
+        return await self._connection().call(read)
+
+    async def wait_for_change(self, timeout_s: float) -> bool:
+        """See `Backend.wait_for_change`."""
+
+        def read(connection: sqlite3.Connection) -> bool:
+            version = connection.execute("pragma data_version").fetchone()[0]
+            changed, self._data_version = version != self._data_version, version
+            return changed
+
+        waited = 0.0
+        while True:
+            if await self._connection().call(read):
+                return True
+            if waited >= timeout_s:
+                return False
+            await asyncio.sleep(_POLL_S)
+            waited += _POLL_S
+
+    # -- the client's side ----------------------------------------------------------------------------------
+
+    async def send(self, messages: Sequence[Outgoing]) -> list[SendResult]:
+        """See `Backend.send`."""
+
+        def change(connection: sqlite3.Connection) -> list[SendResult]:
+            return [_send_one(connection, message) for message in messages]
+
+        return await self._write(change)
+
+    async def record(self, instance_id: str) -> InstanceRecord | None:
+        """See `Backend.record`."""
+        rows = await self._read(f"select {_RECORD_COLUMNS} from instances where id = ?", (instance_id,))  # noqa: S608  # constant columns
+        return _record(rows[0]) if rows else None
+
+    async def history(self, instance_id: str, from_seq: int, limit: int) -> list[HistoryRow]:
+        """See `Backend.history`."""
+        rows = await self._read(
+            "select instance, first_seq, at_us, events from history where instance = ? and first_seq >= coalesce("
+            "(select max(first_seq) from history where instance = ? and first_seq <= ?), 0) order by first_seq limit ?",
+            (instance_id, instance_id, from_seq, limit),
+        )
+        return [HistoryRow(*row) for row in rows]
+
+    async def last_row(self, instance_id: str) -> HistoryRow | None:
+        """See `Backend.last_row`."""
+        rows = await self._read(
+            "select instance, first_seq, at_us, events from history where instance = ? "
+            "order by first_seq desc limit 1",
+            (instance_id,),
+        )
+        return HistoryRow(*rows[0]) if rows else None
+
+    async def list(self, query: Query) -> list[InstanceRecord]:
+        """See `Backend.list`."""
+        sql, parameters = _list_sql(query)
+        return [_record(row) for row in await self._read(sql, parameters)]
+
+    async def purge(self, instance_ids: Sequence[str]) -> list[str]:
+        """See `Backend.purge`."""
+
+        def change(connection: sqlite3.Connection) -> list[str]:
+            return [instance_id for instance_id in instance_ids if _purge_one(connection, instance_id)]
+
+        return await self._write(change)
+
+    async def _read(self, sql: str, parameters: Sequence[object]) -> Iterable[Any]:
+        """Rows of a question that must not hold up the writer."""
+        import aiosqlite  # loaded by the first question, not by the import of the package
+
+        try:
+            async with self._reader_lock:
+                self._connection()
+                if self._reader is None:
+                    self._reader = await aiosqlite.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+                    await self._reader.execute("pragma query_only=1")
+                return list(await self._reader.execute_fetchall(sql, parameters))
+        except sqlite3.Error as error:
+            raise StorageError(f"{self.path}: {error}") from error
+
+    # -- the lock that tells the living from the dead -------------------------------------------------------
+
+    def _lock_path(self, worker_id: int) -> Path:
+        return self.path.with_name(f"{self.path.name}-worker-{worker_id}")
+
+    def _take_lock(self, worker_id: int) -> None:
+        path = self._lock_path(worker_id)
+        file = path.open("wb")
+        if _try_lock(file):
+            self._lock = (file, path)
+        else:
+            file.close()
+
+    def _is_dead(self, worker_id: int) -> bool:
+        try:
+            file = self._lock_path(worker_id).open("rb+")
+        except FileNotFoundError:
+            return False
+        with file:
+            return _try_lock(file)
+
+    def _unlock(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock[1].unlink(missing_ok=True)
+            lock[0].close()
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    """Lock `file` until it is closed or the process ends; False when another holds it, or none can be had."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system: the lease alone decides
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _lease_lost(lease: Lease) -> LeaseLost:
+    return LeaseLost(f"worker {lease.worker_id} was declared dead: another worker took over, nothing was written")
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("rollback")
+
+
+# -- statements -------------------------------------------------------------------------------------------------
+
+
+def _write_commit(connection: sqlite3.Connection, commit: Commit) -> None:
+    if commit.new:
+        _insert_instances(connection, commit.new)
+    if commit.rows:
+        try:
+            connection.executemany("insert into history values (?, ?, ?, ?)", commit.rows)
+        except sqlite3.IntegrityError as error:
+            raise AppendConflict({row.instance_id for row in commit.rows}) from error
+    if commit.changes:
+        connection.executemany(
+            "update instances set status = ?, wake_us = ?, finished_us = ?, custom_status = ?, stall_reason = ? "
+            "where id = ?",
+            [(c.status.value, c.wake_us, c.finished_us, c.custom_status, c.stall_reason, c.id) for c in commit.changes],
+        )
+    if commit.consumed:
+        connection.executemany("delete from inbox where number = ?", [(number,) for number in commit.consumed])
+    if commit.heartbeats:
+        connection.executemany("insert or replace into heartbeats values (?, ?, ?, ?)", commit.heartbeats)
+
+
+def _insert_instances(connection: sqlite3.Connection, new: Sequence[NewInstance]) -> None:
+    for instance in new:
+        if instance.replace:
+            _purge_one(connection, instance.id)
+    cursor = connection.executemany(
+        "insert into instances values (?, ?, ?, ?, ?, ?, ?, ?, ?, null) on conflict do nothing",
+        [
+            (
+                i.id,
+                i.workflow,
+                i.version,
+                i.status.value,
+                i.created_us,
+                i.finished_us,
+                i.wake_us,
+                msgspec.json.encode(i.tags).decode() if i.tags else None,
+                i.custom_status,
+            )
+            for i in new
+        ],
+    )
+    if cursor.rowcount != len(new):
+        connection.execute("rollback")
+        found = {i.id for i in new if connection.execute("select 1 from instances where id = ?", (i.id,)).fetchone()}
+        raise InstancesExist(found or {i.id for i in new})
+    tags = [(key, value, i.id) for i in new for key, value in i.tags.items()]
+    if tags:
+        connection.executemany("insert into tags values (?, ?, ?)", tags)
+
+
+def _purge_one(connection: sqlite3.Connection, instance_id: str) -> bool:
+    """Remove an instance that is over, whole; False when it is not there or not over."""
+    cursor = connection.execute(
+        f"delete from instances where id = ? and status in {_TERMINAL_SQL}",  # noqa: S608  # constant statuses
+        (instance_id,),
+    )
+    if cursor.rowcount != 1:
+        return False
+    for table in ("history", "inbox", "heartbeats", "tags"):
+        connection.execute(f"delete from {table} where instance = ?", (instance_id,))  # noqa: S608  # constant names
+    return True
+
+
+def _send_one(connection: sqlite3.Connection, message: Outgoing) -> SendResult:
+    if message.new is not None:
+        try:
+            _insert_instances_of_client(connection, message.new)
+        except InstancesExist:
+            return SendResult("exists", _read_record(connection, message.instance_id))
+    else:
+        record = _read_record(connection, message.instance_id)
+        if record is None:
+            return SendResult("missing")
+        if record.status.is_terminal:
+            return SendResult("over", record)
+    connection.execute(
+        "insert into inbox (instance, data, event_id) values (?, ?, ?) on conflict do nothing",
+        (message.instance_id, message.data, message.event_id),
+    )
+    return SendResult("delivered")
+
+
+def _insert_instances_of_client(connection: sqlite3.Connection, new: NewInstance) -> None:
+    if new.replace:
+        _purge_one(connection, new.id)
+    if connection.execute("select 1 from instances where id = ?", (new.id,)).fetchone():
+        raise InstancesExist({new.id})
+    _insert_instances(connection, [new._replace(replace=False)])
+
+
+def _record(row: Sequence[Any]) -> InstanceRecord:
+    instance_id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall = row
+    return InstanceRecord(
+        instance_id,
+        workflow,
+        version,
+        Status(status),
+        created_us,
+        finished_us,
+        wake_us,
+        msgspec.json.decode(tags) if tags else {},
+        custom_status,
+        stall,
+    )
+
+
+def _read_record(connection: sqlite3.Connection, instance_id: str) -> InstanceRecord | None:
+    row = connection.execute(f"select {_RECORD_COLUMNS} from instances where id = ?", (instance_id,)).fetchone()  # noqa: S608  # constant columns
+    return None if row is None else _record(row)
+
+
+def _load_one(connection: sqlite3.Connection, record: InstanceRecord) -> LoadedInstance:
+    rows = connection.execute(
+        "select instance, first_seq, at_us, events from history where instance = ? order by first_seq", (record.id,)
+    ).fetchall()
+    messages = connection.execute(
+        "select number, instance, data from inbox where instance = ? order by number", (record.id,)
+    ).fetchall()
+    beats = connection.execute(
+        "select instance, task, attempt, details from heartbeats where instance = ?", (record.id,)
+    ).fetchall()
+    return LoadedInstance(
+        record,
+        [HistoryRow(*row) for row in rows],
+        [Message(*row) for row in messages],
+        [Heartbeat(*row) for row in beats],
+    )
+
+
+def _list_sql(query: Query) -> tuple[str, list[object]]:
+    conditions: list[str] = []
+    parameters: list[object] = []
+
+    def where(condition: str, *values: object) -> None:
+        conditions.append(condition)
+        parameters.extend(values)
+
+    if query.statuses:
+        where(f"status in ({', '.join('?' * len(query.statuses))})", *sorted(s.value for s in query.statuses))
+    if query.workflow is not None:
+        where("workflow = ?", query.workflow)
+    if query.id_prefix:
+        where("substr(id, 1, ?) = ?", len(query.id_prefix), query.id_prefix)
+    if query.created_from_us is not None:
+        where("created_us >= ?", query.created_from_us)
+    if query.created_before_us is not None:
+        where("created_us < ?", query.created_before_us)
+    if query.after is not None:
+        where("(created_us, id) < (?, ?)", *query.after)
+    for key, value in query.tags.items():
+        where("id in (select instance from tags where key = ? and value = ?)", key, value)
+    clause = f"where {' and '.join(conditions)} " if conditions else ""
+    sql = f"select {_RECORD_COLUMNS} from instances {clause}order by created_us desc, id desc limit ?"  # noqa: S608  # values are bound
+    return sql, [*parameters, query.limit]
+
+
+# -- the thread -------------------------------------------------------------------------------------------------
+
+_Call = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
+
+
+class _ConnectionThread:
+    """One SQLite connection and the only thread that touches it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=f"durableflow {os.path.basename(path)}", daemon=True)
+        self._thread.start()
+
+    async def call(self, function: Callable[..., T], *args: Any) -> T:
+        """`function(connection, *args)` on the thread; it runs to its end whoever stops waiting for it."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._calls.put((loop, future, function, args))
+        return await future
+
+    async def stop(self) -> None:
+        """Finish what was asked, close the connection, end the thread."""
+        self._calls.put(None)
+        while self._thread.is_alive():
+            await asyncio.sleep(0.001)
+
+    def _work(self) -> None:
+        connection: sqlite3.Connection | None = None
+        while (call := self._calls.get()) is not None:
+            loop, future, function, args = call
+            try:
+                if connection is None:
+                    connection = sqlite3.connect(
+                        self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=True
+                    )
+                result = function(connection, *args)
+            except BaseException as error:
+                answer, value = _reject, _as_storage_error(self._path, error)
+            else:
+                answer, value = _resolve, result
+            try:
+                loop.call_soon_threadsafe(answer, future, value)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                pass
+            del call, future, function, args, value
+        if connection is not None:
+            connection.close()
+
+
+def _as_storage_error(path: Path, error: BaseException) -> BaseException:
+    if isinstance(error, sqlite3.Error):
+        wrapped = StorageError(f"{path}: {error}")
+        wrapped.__cause__ = error
+        return wrapped
+    return error
+
+
+def _resolve(future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _reject(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,38 @@
+"""Events in words, for errors and timelines."""
+
+from __future__ import annotations
+
+from durableflow.model import events as ev
+from durableflow.model.duration import to_datetime
+
+
+def describe(event: ev.Event) -> str:
+    """A few words such as `activity 'charge' ([1])`, without payloads longer than 60 bytes."""
+    match event:
+        case ev.ActivityScheduled(name=name, input=data):
+            return f"activity {name!r} {_short(data)}"
+        case ev.TimerCreated(due_us=due_us):
+            return f"timer due {to_datetime(due_us):%Y-%m-%d %H:%M:%S.%f}"
+        case ev.EventAwaited(name=name, due_us=due_us):
+            until = f" until {to_datetime(due_us):%Y-%m-%d %H:%M:%S.%f}" if due_us else ""
+            return f"wait for event {name!r}{until}"
+        case ev.TaskCancelled(task=task):
+            return f"cancelling of task {task}"
+        case ev.SideEffectRecorded():
+            return "side effect"
+        case ev.CustomStatusSet(value=value):
+            return f"custom status {_short(value)}"
+        case ev.InstanceCompleted(output=output):
+            return f"completion with {_short(output)}"
+        case ev.InstanceFailed(failure=failure):
+            return f"failure with {failure.type_name}: {failure.message}"
+        case ev.InstanceCancelled():
+            return "end by cancellation"
+        case ev.EventReceived(name=name):
+            return f"event {name!r}"
+        case _:
+            return ev.tag_of(event).replace("_", " ")
+
+
+def _short(data: bytes) -> str:
+    return data.decode("utf-8", "replace") if len(data) <= 60 else f"({len(data):,} bytes)"

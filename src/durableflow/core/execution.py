@@ -1,0 +1,903 @@
+"""One instance in memory: its workflow, suspended where it waits, and what it waits for.
+
+Rules that this file keeps:
+
+1. User code is driven by a loop, never by recursion: neither a long chain of finished
+   tasks nor a wide fan-out deepens the stack.
+2. Observations are taken one at a time, in the order of the history, and the code runs
+   after each until it waits. So a batch gives the same as its parts, live and replayed.
+3. Replay goes row by row: after the observations of a row, the code must have asked for
+   exactly the decisions of that row.
+4. While the instance is suspended, observations are recorded and held; resuming delivers
+   them in order. Where an attempt of an activity stands is noted at once all the same.
+5. Putting a suspended generator away makes Python run its `finally` blocks. By then the
+   context is inert: whatever they ask of it raises `GeneratorExit`, so nothing can be
+   recorded or started from there.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from contextvars import ContextVar
+from functools import partial
+from heapq import heappop, heappush
+from os.path import dirname
+from types import FrameType
+from typing import Any, Final, Protocol, TypeVar, cast
+
+from durableflow.core.describe import describe
+from durableflow.core.task import WAITING, ErrorFactory, Task, WhenAll, WhenAny
+from durableflow.core.turn import PendingActivity, Turn
+from durableflow.errors import (
+    Cancelled,
+    CorruptHistory,
+    EventTimeout,
+    ForeignAwaitError,
+    NondeterminismError,
+    PayloadTooLarge,
+    TurnTooLong,
+    UsageError,
+)
+from durableflow.model import events as ev
+from durableflow.model.converter import PAYLOAD_LIMIT_BYTES, Loader, digest
+from durableflow.model.failure import Failure, activity_failed, record
+from durableflow.model.status import Status
+
+T = TypeVar("T")
+
+Steps = Generator[Any, Any, T] | Coroutine[Any, Any, T]
+"""What a workflow or a branch runs as: `send` and `throw` exist on both."""
+
+_PACKAGE: Final = dirname(dirname(__file__))
+WORKER_LOST: Final = "WorkerLost"
+"""Type name of the failure of an attempt whose worker died."""
+
+current_execution: Final[ContextVar[Execution | None]] = ContextVar("durableflow_execution", default=None)
+"""The instance whose code is running here now, if any."""
+
+
+class Program(Protocol):
+    """A workflow as the core needs it."""
+
+    @property
+    def name(self) -> str:
+        """Its registered name."""
+        ...
+
+    def begin(self, execution: Execution, data: bytes) -> object:
+        """Call the user's function with its arguments decoded from `data`."""
+        ...
+
+    def dump_result(self, value: object) -> bytes:
+        """What it returned, as payload bytes."""
+        ...
+
+
+class _Halt(BaseException):
+    """Unwinds user code after the replay has gone wrong; never seen outside."""
+
+
+class _Branch:
+    """A generator or coroutine that is being driven."""
+
+    __slots__ = ("error", "execution", "steps", "task", "waiting")
+
+    def __init__(self, execution: Execution, steps: Steps[Any], task: Task[Any] | None) -> None:
+        self.execution = execution
+        self.steps = steps
+        self.task = task
+        self.waiting: Task[Any] | None = None
+        self.error: BaseException | None = None
+
+    def wake(self, settled: Task[Any]) -> None:
+        """It may go on."""
+        if self.waiting is settled:
+            self.execution.make_ready(self)
+
+    def interrupt(self, error: BaseException) -> bool:
+        """Raise `error` at its current wait; False when it does not wait."""
+        if self.waiting is not None and self not in self.execution.ready:
+            self.waiting.waiters.remove(self)
+            self.error = error
+            self.execution.make_ready(self)
+            return True
+        self.error = self.error or error
+        return True
+
+
+class Execution:
+    """Runs one instance's code over its history, and on from there.
+
+    Args:
+        instance_id: whose.
+        program: the code.
+        payload_limit_bytes: no payload that the code makes may be larger.
+    """
+
+    def __init__(
+        self, instance_id: str, program: Program, *, payload_limit_bytes: int = PAYLOAD_LIMIT_BYTES
+    ) -> None:
+        self.instance_id = instance_id
+        self.program = program
+        self._payload_limit_bytes = payload_limit_bytes
+        self.status = Status.PENDING
+        self.now_us = 0
+        """Workflow time: that of the observation being delivered. Never runs backwards."""
+        self.next_seq = 1
+        self.replaying = False
+        self.inert = False
+        self.cancel_requested = False
+        self.custom_status: bytes | None = None
+        self.started: ev.InstanceStarted | None = None
+        self.ended: ev.Event | None = None
+        self.on_activity_object: Callable[[Any], None] | None = None
+        """Told of each activity object that the code calls, so that the caller can find its function."""
+        self.activities: dict[int, PendingActivity] = {}
+        """What was scheduled and has no recorded result, by task number."""
+        self.ready: deque[_Branch] = deque()
+        self.unstarted: dict[int, PendingActivity] = {}
+        """Those of `activities` whose current attempt may not run yet: queued, or between attempts."""
+        self._begun = False
+        self._begin_noted = False
+        self._turn = Turn(1, 0)
+        self._decisions: list[ev.Decision] = []
+        self._recorded: deque[tuple[int, ev.Event]] = deque()
+        self._trouble: NondeterminismError | None = None
+        self._running_user_code = False
+        self._tasks: dict[int, tuple[Task[Any], Loader | None]] = {}
+        self._last_number = 0
+        self._main: _Branch | None = None
+        self._branches: set[_Branch] = set()
+        self._due: list[tuple[int, int]] = []
+        self._timers: dict[int, int] = {}
+        self._waiting_for: dict[str, deque[int]] = {}
+        self._kept: dict[str, deque[bytes]] = {}
+        self._event_ids: set[str] = set()
+        self._held: list[ev.Observation] = []
+        self._random: random.Random | None = None
+        self._uuid_random: random.Random | None = None
+
+    # -- the two ways forward -------------------------------------------------------------------------------
+
+    def advance(self, observed: Sequence[ev.Observation], *, now_us: int) -> Turn:
+        """Take `observed` in order and run the code until it waits again.
+
+        Args:
+            now_us: the time; an earlier one than the last turn's is taken as that.
+
+        Raises:
+            ReplayError: the code cannot go on; this object must be put away, nothing is to be recorded.
+        """
+        at_us = self.now_us = max(now_us, self.now_us)
+        turn = self._turn = Turn(self.next_seq, at_us)
+        decisions = self._decisions = []
+        token = current_execution.set(self)
+        try:
+            for event in observed:
+                if self._take(event):
+                    turn.events.append(event)
+                else:
+                    turn.refused.append(event)
+        finally:
+            current_execution.reset(token)
+        if decisions:
+            turn.events += decisions
+        self.next_seq += len(turn.events)
+        return turn
+
+    def note_queued(self, activity: PendingActivity) -> None:
+        """Record in the turn just made that `activity` was scheduled but there is no room for it yet."""
+        self._set_unstarted(activity)
+        self._turn.events.append(ev.ActivityQueued(activity.task))
+        self.next_seq += 1
+
+    def replay(self, first_seq: int, at_us: int, row: Sequence[ev.Event]) -> None:
+        """Follow one recorded turn.
+
+        Raises:
+            NondeterminismError: the code does not ask for the recorded decisions.
+            CorruptHistory: the row cannot follow what came before it.
+        """
+        if first_seq != self.next_seq or at_us < self.now_us:
+            raise CorruptHistory(
+                f"history of instance {self.instance_id!r} has a row that begins at #{first_seq} "
+                f"({at_us} µs) where #{self.next_seq} (not before {self.now_us} µs) must follow"
+            )
+        self.now_us = at_us
+        self.replaying = True
+        self._turn = Turn(first_seq, at_us)
+        self._decisions = []
+        self._recorded = deque(
+            (seq, event) for seq, event in enumerate(row, first_seq) if type(event) in ev.DECISIONS
+        )
+        self.next_seq = first_seq + len(row)
+        token = current_execution.set(self)
+        try:
+            for seq, event in enumerate(row, first_seq):
+                kind = type(event)
+                if kind in ev.DECISIONS:
+                    continue
+                if kind is ev.ActivityQueued:
+                    self._note_queued(seq, cast(ev.ActivityQueued, event))
+                elif not self._take(cast(ev.Observation, event)):
+                    raise CorruptHistory(
+                        f"history #{seq} of instance {self.instance_id!r} records {describe(event)}, "
+                        "which cannot follow what came before it"
+                    )
+            if self._recorded:
+                self._mismatch("no more in this turn", self._recorded.popleft(), self._waiting_location())
+        finally:
+            current_execution.reset(token)
+            self.replaying = False
+
+    def _note_queued(self, seq: int, event: ev.ActivityQueued) -> None:
+        activity = self.activities.get(event.task)
+        if activity is None:
+            raise CorruptHistory(f"history #{seq} of instance {self.instance_id!r} queues an unknown activity")
+        self._set_unstarted(activity)
+
+    def _set_unstarted(self, activity: PendingActivity) -> None:
+        activity.started = False
+        self.unstarted[activity.task] = activity
+
+    def _drop_activity(self, number: int) -> bool:
+        self.unstarted.pop(number, None)
+        return self.activities.pop(number, None) is not None
+
+    # -- what the caller needs to know ----------------------------------------------------------------------
+
+    def wake_us(self) -> int | None:
+        """When it must be looked at: 0 while attempts run, else the earliest due time; None: only when told."""
+        if self.ended is not None:
+            return None
+        if len(self.activities) > len(self.unstarted):
+            return 0
+        return self.next_due_us(-1)
+
+    def next_due_us(self, after_us: int) -> int | None:
+        """When the next timer, wait, start or deadline is due, or a retry after `after_us`."""
+        due = self._due
+        while due and self._timers.get(due[0][1]) != due[0][0]:
+            heappop(due)
+        moments = [a.retry_at_us for a in self.unstarted.values() if a.retry_at_us > after_us]
+        if due:
+            moments.append(due[0][0])
+        if self.started is not None:
+            if not self._begin_noted:
+                moments.append(self.started.start_at_us)
+            if self.started.deadline_us:
+                moments.append(self.started.deadline_us)
+        return min(moments, default=None)
+
+    def due_observations(self, now_us: int) -> list[ev.Observation]:
+        """What the clock has to say at `now_us`: begin, timers in order of their due times, deadline.
+
+        Each timer is told once: the caller advances with what it gets here.
+        """
+        found: list[ev.Observation] = []
+        if self.ended is not None or self.started is None:
+            return found
+        if not self._begin_noted and self.started.start_at_us <= now_us:
+            found.append(ev.InstanceBegan())
+        while self._due and self._due[0][0] <= now_us:
+            due_us, number = heappop(self._due)
+            if self._timers.get(number) == due_us:
+                found.append(ev.TimerFired(number))
+        if 0 < self.started.deadline_us <= now_us:
+            found.append(ev.InstanceTimedOut())
+        return found
+
+    def due_retries(self, now_us: int) -> list[PendingActivity]:
+        """Activities whose next attempt may start at `now_us`."""
+        return [activity for activity in self.unstarted.values() if activity.retry_at_us <= now_us]
+
+    def put_away(self) -> None:
+        """Forget the code's position. Its `finally` blocks run now, with an inert context (rule 5)."""
+        self.inert = True
+        token = current_execution.set(self)
+        try:
+            for branch in list(self._branches):
+                self._close(branch)
+            if self._main is not None:
+                self._close(self._main)
+        finally:
+            current_execution.reset(token)
+        self._branches.clear()
+        self._main = None
+        self.ready.clear()
+
+    @staticmethod
+    def _close(branch: _Branch) -> None:
+        try:
+            branch.steps.close()
+        except Exception:  # noqa: S110  # what a finally block does while it is put away concerns nobody
+            pass
+
+    # -- observations ---------------------------------------------------------------------------------------
+
+    def _take(self, event: ev.Observation) -> bool:
+        """Note one observation, deliver it unless suspended, run the code. False: it changes nothing."""
+        if self.ended is not None:
+            return False
+        note, deliver = _HANDLERS[type(event)]
+        if note is not None and not note(self, event):
+            return False
+        if deliver is not None:
+            if self.status is Status.SUSPENDED:
+                self._held.append(event)
+            else:
+                deliver(self, event)
+                self._run()
+        return True
+
+    def _note_instance_started(self, event: ev.InstanceStarted) -> bool:
+        if self.started is not None:
+            return False
+        if event.format > ev.FORMAT:
+            raise CorruptHistory(
+                f"instance {self.instance_id!r} was written in format {event.format}, "
+                f"but this version of durableflow reads up to {ev.FORMAT}; upgrade it"
+            )
+        self.started = event
+        return True
+
+    def _deliver_instance_started(self, event: ev.InstanceStarted) -> None:
+        if event.start_at_us <= self.now_us:
+            self._begin_noted = True
+            self._begin()
+
+    def _note_instance_began(self, _: ev.InstanceBegan) -> bool:
+        if self._begin_noted or self.started is None or self.started.start_at_us > self.now_us:
+            return False
+        self._begin_noted = True
+        return True
+
+    def _begin(self, _: ev.InstanceBegan | None = None) -> None:
+        assert self.started is not None
+        if self._begun:
+            return
+        self._begun = self._running_user_code = True
+        self.status = Status.RUNNING
+        try:
+            result = self.program.begin(self, self.started.input)
+        except BaseException as error:
+            self._running_user_code = False
+            self._end_with_error(error)
+            return
+        self._running_user_code = False
+        self._check_trouble()
+        if hasattr(result, "send") and hasattr(result, "throw"):
+            self._main = _Branch(self, cast("Steps[Any]", result), None)
+            self.ready.append(self._main)
+        else:
+            self._end_with_result(result)
+
+    def _note_activity_started(self, event: ev.ActivityStarted) -> bool:
+        activity = self.activities.get(event.task)
+        if activity is None or activity.started or event.attempt != activity.attempt:
+            return False
+        activity.started = True
+        del self.unstarted[event.task]
+        activity.retry_at_us = 0
+        self._turn.started.append(activity)
+        return True
+
+    def _note_attempt_failed(self, event: ev.AttemptFailed) -> bool:
+        activity = self.activities.get(event.task)
+        if activity is None or event.attempt != activity.attempt:
+            return False
+        activity.attempt += 1
+        activity.uncounted += not event.counts
+        self._set_unstarted(activity)
+        activity.retry_at_us = event.retry_at_us
+        activity.losses = activity.losses + 1 if event.failure.type_name == WORKER_LOST else 0
+        if event.details is not None:
+            activity.details = event.details
+        return True
+
+    def _note_activity_result(self, event: ev.ActivityCompleted | ev.ActivityFailed) -> bool:
+        activity = self.activities.get(event.task)
+        if activity is None or event.attempt != activity.attempt:
+            return False
+        self._drop_activity(event.task)
+        return True
+
+    def _deliver_activity_completed(self, event: ev.ActivityCompleted) -> None:
+        self._resolve(event.task, event.output)
+
+    def _deliver_activity_failed(self, event: ev.ActivityFailed) -> None:
+        task, _ = self._tasks.get(event.task, (None, None))
+        if task is not None:
+            self._fail(event.task, partial(activity_failed, task.label, event.failure, event.attempts))
+
+    def _note_timer_fired(self, event: ev.TimerFired) -> bool:
+        due_us = self._timers.get(event.task)
+        if due_us is None or due_us > self.now_us:
+            return False
+        del self._timers[event.task]
+        return True
+
+    def _deliver_timer_fired(self, event: ev.TimerFired) -> None:
+        task, load = self._tasks.get(event.task, (None, None))
+        if task is None:
+            return
+        if load is None:
+            self._settle(event.task, None, None)
+        else:
+            self._fail(event.task, partial(EventTimeout, task.label))
+
+    def _note_event_received(self, event: ev.EventReceived) -> bool:
+        if event.event_id is not None:
+            if event.event_id in self._event_ids:
+                return False
+            self._event_ids.add(event.event_id)
+        return True
+
+    def _deliver_event_received(self, event: ev.EventReceived) -> None:
+        name = event.name.casefold()
+        number = self._oldest_waiter(name)
+        if number is None:
+            self._kept.setdefault(name, deque()).append(event.payload)
+        else:
+            self._timers.pop(number, None)
+            self._resolve(number, event.payload)
+
+    def _oldest_waiter(self, name: str) -> int | None:
+        waiters = self._waiting_for.get(name)
+        while waiters:
+            number = waiters.popleft()
+            if number in self._tasks:
+                return number
+        return None
+
+    def _note_cancel_requested(self, _: ev.CancelRequested) -> bool:
+        if self.cancel_requested:
+            return False
+        self.cancel_requested = True
+        return True
+
+    def _deliver_cancel_requested(self, event: ev.CancelRequested) -> None:
+        if not self._begun:
+            self._end(Status.CANCELLED, ev.InstanceCancelled(event.reason))
+        elif self._main is not None:
+            self._main.interrupt(Cancelled(event.reason))
+
+    def _note_instance_suspended(self, _: ev.InstanceSuspended) -> bool:
+        if self.status is Status.SUSPENDED:
+            return False
+        self.status = Status.SUSPENDED
+        return True
+
+    def _note_instance_resumed(self, _: ev.InstanceResumed) -> bool:
+        if self.status is not Status.SUSPENDED:
+            return False
+        self.status = Status.RUNNING if self._begun else Status.PENDING
+        held, self._held = self._held, []
+        for event in held:
+            if self.ended is None:
+                deliver = _HANDLERS[type(event)][1]
+                assert deliver is not None
+                deliver(self, event)
+                self._run()
+        return True
+
+    def _note_instance_terminated(self, event: ev.InstanceTerminated) -> bool:
+        self._end(Status.TERMINATED, None, event)
+        return True
+
+    def _note_instance_timed_out(self, event: ev.InstanceTimedOut) -> bool:
+        if self.started is None or not 0 < self.started.deadline_us <= self.now_us:
+            return False
+        self._end(Status.FAILED, None, event)
+        return True
+
+    # -- decisions: what a context asks for -----------------------------------------------------------------
+
+    def schedule_activity(
+        self, name: str, data: bytes, options: ev.ActivityOptions | None, load: Loader
+    ) -> Task[Any]:
+        """Ask for an activity; `load` reads its result back."""
+        if len(data) > self._payload_limit_bytes:
+            raise PayloadTooLarge(f"the input of activity {name!r}", len(data), self._payload_limit_bytes)
+        task = self._new_task(name, load)
+        scheduled = ev.ActivityScheduled(task.number, name, data, digest(data), options)
+        if self.replaying:
+            scheduled = cast(ev.ActivityScheduled, self._expect(scheduled))
+        else:
+            self._decisions.append(scheduled)
+        activity = PendingActivity(task.number, name, data, scheduled.options, self.now_us)
+        self.activities[task.number] = activity
+        self._turn.scheduled.append(activity)
+        return task
+
+    def create_timer(self, delay_us: int) -> Task[None]:
+        """Ask to be woken `delay_us` from now."""
+        task = self._new_task("timer", None)
+        due_us = self.now_us + delay_us
+        self._decide(ev.TimerCreated(task.number, due_us))
+        self._arm(task.number, due_us)
+        return task
+
+    def await_event(self, name: str, load: Loader, timeout_us: int | None) -> Task[Any]:
+        """Wait for an external event; a kept one answers at once."""
+        task = self._new_task(name, load)
+        due_us = 0 if timeout_us is None else self.now_us + timeout_us
+        folded = name.casefold()
+        self._decide(ev.EventAwaited(task.number, folded, due_us))
+        kept = self._kept.get(folded)
+        if kept:
+            self._resolve(task.number, kept.popleft())
+        else:
+            self._waiting_for.setdefault(folded, deque()).append(task.number)
+            if timeout_us is not None:
+                self._arm(task.number, due_us)
+        return task
+
+    def side_effect(self, make: Callable[[], bytes]) -> bytes:
+        """`make()` the first time, the recorded bytes ever after."""
+        self._check_usable()
+        self._last_number += 1
+        if self.replaying:
+            expected = self._expect(ev.SideEffectRecorded(self._last_number, b""))
+            return cast(ev.SideEffectRecorded, expected).value
+        value = make()
+        if len(value) > self._payload_limit_bytes:
+            raise PayloadTooLarge("the value of a side effect", len(value), self._payload_limit_bytes)
+        self._decisions.append(ev.SideEffectRecorded(self._last_number, value))
+        return value
+
+    def set_custom_status(self, value: bytes) -> None:
+        """Show `value` to whoever looks at the instance."""
+        self._check_usable()
+        if len(value) > self._payload_limit_bytes:
+            raise PayloadTooLarge("the custom status", len(value), self._payload_limit_bytes)
+        self._decide(ev.CustomStatusSet(value))
+        self.custom_status = value
+
+    def when_all(self, parts: Sequence[Task[Any]], kind: type[list[Any]] | type[tuple[Any, ...]]) -> Task[Any]:
+        """A task that is done when all of `parts` are; its result is a `kind`."""
+        self._check_parts(parts)
+        return WhenAll(self, parts, kind)
+
+    def when_any(self, parts: Sequence[Task[Any]]) -> Task[Task[Any]]:
+        """A task that is done when one of `parts` is."""
+        self._check_parts(parts)
+        return WhenAny(self, parts)
+
+    def spawn(self, steps: Steps[Any], label: str) -> Task[Any]:
+        """Drive `steps` beside the others; it begins when the caller next waits."""
+        self._check_usable()
+        task: Task[Any] = Task(self, 0, label)
+        branch = _Branch(self, steps, task)
+        self._branches.add(branch)
+        self.ready.append(branch)
+        return task
+
+    def cancel_task(self, task: Task[Any]) -> bool:
+        """Give `task` up; for a combination, all of its parts."""
+        self._check_usable()
+        if task.done:
+            return False
+        if isinstance(task, (WhenAll, WhenAny)):
+            stack: list[Task[Any]] = [task]
+            while stack:
+                part = stack.pop()
+                if isinstance(part, (WhenAll, WhenAny)):
+                    stack += reversed(part.parts)
+                else:
+                    self.cancel_task(part)
+            if not task.done:
+                task.settle_cancelled()
+                self._wake_waiters(task)
+            return True
+        if task.number == 0:
+            return self._cancel_branch(task)
+        self._decide(ev.TaskCancelled(task.number))
+        if self._drop_activity(task.number):
+            self._turn.cancelled.append(task.number)
+        self._timers.pop(task.number, None)
+        self._tasks.pop(task.number, None)
+        task.settle_cancelled()
+        self._wake_waiters(task)
+        return True
+
+    def random(self) -> random.Random:
+        """Dice that fall the same in replay."""
+        self._check_usable()
+        if self._random is None:
+            self._random = random.Random(f"random:{self.instance_id}")  # noqa: S311  # reproducible on purpose
+        return self._random
+
+    def random_bits(self, count: int) -> int:
+        """Bits for ids, from dice of their own."""
+        self._check_usable()
+        if self._uuid_random is None:
+            self._uuid_random = random.Random(f"uuid:{self.instance_id}")  # noqa: S311  # reproducible on purpose
+        return self._uuid_random.getrandbits(count)
+
+    # -- matching what is asked with what is recorded -------------------------------------------------------
+
+    def _decide(self, decision: ev.Decision) -> None:
+        if self.replaying:
+            self._expect(decision)
+        else:
+            self._decisions.append(decision)
+
+    def _expect(self, asked: ev.Decision) -> ev.Event:
+        if not self._recorded:
+            self._mismatch(describe(asked), None, _user_location())
+        seq, recorded = self._recorded.popleft()
+        if not _same(recorded, asked):
+            self._mismatch(describe(asked), (seq, recorded), _user_location())
+        return recorded
+
+    def _mismatch(self, asked: str, recorded: tuple[int, ev.Event] | None, location: str) -> None:
+        seq, what = (self.next_seq, "nothing more") if recorded is None else (recorded[0], describe(recorded[1]))
+        self._trouble = NondeterminismError(self.instance_id, self.program.name, seq, what, asked, location)
+        self.inert = True
+        raise _Halt if self._running_user_code else self._trouble
+
+    def _waiting_location(self) -> str:
+        return "" if self._main is None else _suspended_location(self._main.steps)
+
+    def _check_usable(self) -> None:
+        if self.inert:
+            raise GeneratorExit
+        if current_execution.get() is not self:
+            raise UsageError(
+                f"the context of instance {self.instance_id!r} was used outside its workflow; "
+                "ctx methods work only while the workflow's own code runs, not in activities or threads"
+            )
+
+    def _check_parts(self, parts: Sequence[Task[Any]]) -> None:
+        self._check_usable()
+        for part in parts:
+            if not isinstance(part, Task):  # pyright: ignore[reportUnnecessaryIsInstance]  # users may pass anything
+                raise ForeignAwaitError(f"{part!r:.80} is not a task; pass what ctx methods return")
+            if part.execution is not self:
+                raise ForeignAwaitError(f"{part!r} belongs to another instance")
+
+    # -- tasks ----------------------------------------------------------------------------------------------
+
+    def _new_task(self, label: str, load: Loader | None) -> Task[Any]:
+        self._check_usable()
+        self._last_number = number = self._last_number + 1
+        task: Task[Any] = Task(self, number, label)
+        self._tasks[number] = (task, load)
+        return task
+
+    def _arm(self, number: int, due_us: int) -> None:
+        self._timers[number] = due_us
+        heappush(self._due, (due_us, number))
+
+    def _resolve(self, number: int, data: bytes) -> None:
+        load = self._tasks.get(number, (None, None))[1]
+        if load is None:
+            return
+        try:
+            value = load(data)
+        except Exception as error:
+            self._fail(number, partial(_again, error))
+        else:
+            self._settle(number, value, None)
+
+    def _fail(self, number: int, error: ErrorFactory) -> None:
+        self._settle(number, None, error)
+
+    def _settle(self, number: int, value: Any, error: ErrorFactory | None) -> None:
+        task, _ = self._tasks.pop(number, (None, None))
+        if task is not None:
+            task.settle(value, error)
+            self._wake_waiters(task)
+
+    def _wake_waiters(self, task: Task[Any]) -> None:
+        settled = deque((task,))
+        while settled:
+            current = settled.popleft()
+            for waiter in tuple(current.waiters):
+                outer = waiter.wake(current)
+                if outer is not None:
+                    settled.append(outer)
+            current.waiters.clear()
+
+    # -- the driver -----------------------------------------------------------------------------------------
+
+    def make_ready(self, branch: _Branch) -> None:
+        """`branch` goes on in this turn."""
+        self.ready.append(branch)
+
+    def _run(self) -> None:
+        """Run every branch that may go on, until all of them wait."""
+        ready = self.ready
+        while ready and self.ended is None:
+            self._step(ready.popleft())
+
+    def _step(self, branch: _Branch) -> None:
+        steps = branch.steps
+        value: Any = None
+        error: BaseException | None = None
+        if branch.error is not None:
+            error, branch.error = branch.error, None
+        elif branch.waiting is not None:
+            value, make_error = branch.waiting.outcome()
+            error = None if make_error is None else make_error()
+        branch.waiting = None
+        while True:
+            self._running_user_code = True
+            try:
+                yielded = steps.send(value) if error is None else steps.throw(error)
+            except StopIteration as stop:
+                self._running_user_code = False
+                self._check_trouble()
+                self._branch_returned(branch, stop.value)
+                return
+            except BaseException as raised:
+                self._running_user_code = False
+                self._check_trouble()
+                self._branch_raised(branch, raised)
+                return
+            self._running_user_code = False
+            self._check_trouble()
+            value, error = None, None
+            if not isinstance(yielded, Task):
+                error = _foreign(yielded)
+            elif yielded.execution is not self:
+                error = ForeignAwaitError(f"the workflow waited for {yielded!r}, which belongs to another instance")
+            elif branch.error is not None:
+                error, branch.error = branch.error, None
+            else:
+                task = cast("Task[Any]", yielded)
+                if not task.done:
+                    task.waiters.append(branch)
+                    branch.waiting = task
+                    return
+                value, make_error = task.outcome()
+                error = None if make_error is None else make_error()
+
+    def _check_trouble(self) -> None:
+        if self._trouble is not None:
+            raise self._trouble
+
+    def _branch_returned(self, branch: _Branch, value: object) -> None:
+        if branch.task is None:
+            self._end_with_result(value)
+        else:
+            self._branch_settled(branch, value, None)
+
+    def _branch_raised(self, branch: _Branch, error: BaseException) -> None:
+        if isinstance(error, (KeyboardInterrupt, TurnTooLong)):
+            raise error
+        if branch.task is None:
+            self._end_with_error(error)
+        else:
+            self._branch_settled(branch, None, partial(_again, error))
+
+    def _branch_settled(self, branch: _Branch, value: object, error: ErrorFactory | None) -> None:
+        assert branch.task is not None
+        self._branches.discard(branch)
+        if not branch.task.done:
+            branch.task.settle(value, error)
+            self._wake_waiters(branch.task)
+
+    def _cancel_branch(self, task: Task[Any]) -> bool:
+        for branch in self._branches:
+            if branch.task is task:
+                return branch.interrupt(Cancelled("the workflow cancelled this branch"))
+        return False
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def _end_with_result(self, value: object) -> None:
+        try:
+            output = self.program.dump_result(value)
+            if len(output) > self._payload_limit_bytes:
+                what = f"the result of workflow {self.program.name!r}"
+                raise PayloadTooLarge(what, len(output), self._payload_limit_bytes)
+        except Exception as error:
+            self._end_with_error(error)
+        else:
+            self._end(Status.COMPLETED, ev.InstanceCompleted(output))
+
+    def _end_with_error(self, error: BaseException) -> None:
+        self._check_trouble()
+        if isinstance(error, (KeyboardInterrupt, TurnTooLong)):
+            raise error
+        if isinstance(error, Cancelled) and self.cancel_requested:
+            self._end(Status.CANCELLED, ev.InstanceCancelled(error.reason))
+        else:
+            self._end(Status.FAILED, ev.InstanceFailed(record(error, skip_frames=1)))
+
+    def _end(self, status: Status, decision: ev.Decision | None, event: ev.Event | None = None) -> None:
+        if decision is not None:
+            self._decide(decision)
+        self.status = status
+        self.ended = decision or event
+        self._turn.cancelled += self.activities
+        self.activities.clear()
+        self.unstarted.clear()
+        self._timers.clear()
+        self._tasks.clear()
+        self._held.clear()
+        self.put_away()
+
+
+def _again(error: BaseException) -> BaseException:
+    """The same exception for a further waiter, without the frames of the waiters before."""
+    return error.with_traceback(None)
+
+
+def _foreign(yielded: object) -> ForeignAwaitError:
+    kind = f"{type(yielded).__module__}.{type(yielded).__qualname__}"
+    return ForeignAwaitError(
+        f"the workflow yielded or awaited {yielded!r:.80} ({kind}), which the engine cannot replay; "
+        "wait only for tasks of ctx (ctx.sleep, ctx.call_activity, ctx.wait_for_event, ...), "
+        "and do everything else in an activity"
+    )
+
+
+def _same(recorded: ev.Event, asked: ev.Decision) -> bool:
+    if type(recorded) is not type(asked):
+        return False
+    if isinstance(recorded, ev.ActivityScheduled):
+        assert isinstance(asked, ev.ActivityScheduled)
+        return (recorded.name, recorded.digest, recorded.task) == (asked.name, asked.digest, asked.task)
+    if isinstance(recorded, ev.SideEffectRecorded):
+        assert isinstance(asked, ev.SideEffectRecorded)
+        return recorded.task == asked.task
+    if isinstance(recorded, ev.InstanceFailed):
+        assert isinstance(asked, ev.InstanceFailed)
+        return _kind_of(recorded.failure) == _kind_of(asked.failure)
+    return recorded == asked
+
+
+def _kind_of(failure: Failure) -> tuple[str, str]:
+    return failure.type_name, failure.message
+
+
+def _user_location() -> str:
+    """`file:line` of the innermost frame that is not the engine's."""
+    frame: FrameType | None = sys._getframe(1)  # the cheapest way to the caller's caller
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _suspended_location(steps: object) -> str:
+    """`file:line` where a suspended generator or coroutine waits, in the innermost frame of the user's."""
+    location = ""
+    while steps is not None:
+        frame = getattr(steps, "gi_frame", None) or getattr(steps, "cr_frame", None)
+        if frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE):
+            location = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        steps = getattr(steps, "gi_yieldfrom", None) or getattr(steps, "cr_await", None)
+    return location
+
+
+def replay_rows(execution: Execution, rows: Iterable[tuple[int, int, Sequence[ev.Event]]]) -> None:
+    """Follow recorded turns `(first_seq, at_us, events)` one after the other; raises as `replay` does."""
+    for first_seq, at_us, row in rows:
+        execution.replay(first_seq, at_us, row)
+
+
+_Note = Callable[[Execution, Any], bool]
+_Deliver = Callable[[Execution, Any], None]
+
+_HANDLERS: Final[dict[type, tuple[_Note | None, _Deliver | None]]] = {
+    ev.InstanceStarted: (Execution._note_instance_started, Execution._deliver_instance_started),
+    ev.InstanceBegan: (Execution._note_instance_began, Execution._begin),
+    ev.ActivityStarted: (Execution._note_activity_started, None),
+    ev.AttemptFailed: (Execution._note_attempt_failed, None),
+    ev.ActivityCompleted: (Execution._note_activity_result, Execution._deliver_activity_completed),
+    ev.ActivityFailed: (Execution._note_activity_result, Execution._deliver_activity_failed),
+    ev.TimerFired: (Execution._note_timer_fired, Execution._deliver_timer_fired),
+    ev.EventReceived: (Execution._note_event_received, Execution._deliver_event_received),
+    ev.CancelRequested: (Execution._note_cancel_requested, Execution._deliver_cancel_requested),
+    ev.InstanceSuspended: (Execution._note_instance_suspended, None),
+    ev.InstanceResumed: (Execution._note_instance_resumed, None),
+    ev.InstanceTerminated: (Execution._note_instance_terminated, None),
+    ev.InstanceTimedOut: (Execution._note_instance_timed_out, None),
+}
+"""For each observation: what is noted at once (may refuse it), and how it is delivered (held while suspended)."""

@@ -1,0 +1,274 @@
+"""The engine: a client of a store that also runs its instances."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, ParamSpec, TypeVar
+
+from durableflow.authoring.registry import DEFAULT, AnyActivity, AnyWorkflow, Registry
+from durableflow.authoring.workflow import Workflow
+from durableflow.backends.base import Backend, InstanceRecord, NewInstance
+from durableflow.client import Client
+from durableflow.errors import EngineClosed, InstancesExist, LeaseLost, StorageError, UsageError
+from durableflow.model import events as ev
+from durableflow.model.ids import check_name
+from durableflow.observe import facts
+from durableflow.observe.log import log_fact
+from durableflow.runtime.clock import Clock
+from durableflow.runtime.settings import Settings
+from durableflow.runtime.worker import End, Worker, WorkerStatistics
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_STANDBY_S: Final = 0.2
+STORE_VARIABLE: Final = "DURABLEFLOW_STORE"
+
+
+class Engine(Client):
+    """Runs workflows in this process, and talks to them.
+
+    Use it as `async with Engine("sqlite:///orders.db") as engine: ...`. On a store that another
+    process is working on, it is a client that takes over when that process is gone.
+
+    Args:
+        store: `"sqlite:///file.db"`, `"memory://"` or a backend object; by default the
+            environment's `DURABLEFLOW_STORE`, else `sqlite:///durableflow.db`.
+        workflows: what this engine runs; by default all that is defined at the top of modules
+            that were imported.
+        activities: likewise.
+        name: of the worker, for people.
+        settings: bounds and times; see `Settings`.
+        clock: where time comes from; tests pass a virtual one.
+        listeners: called with each fact of `durableflow.observe.facts`.
+    """
+
+    def __init__(
+        self,
+        store: str | Backend | None = None,
+        *,
+        workflows: Iterable[AnyWorkflow] | None = None,
+        activities: Iterable[AnyActivity] | None = None,
+        name: str | None = None,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        listeners: Iterable[Callable[[facts.Fact], None]] = (),
+    ) -> None:
+        self.settings = settings or Settings()
+        super().__init__(
+            store if store is not None else os.environ.get(STORE_VARIABLE) or "sqlite:///durableflow.db",
+            clock=clock,
+            payload_limit_bytes=self.settings.payload_limit_bytes,
+        )
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._registry = Registry(
+            DEFAULT.workflows.values() if workflows is None else workflows,
+            DEFAULT.activities.values() if activities is None else activities,
+        )
+        self._listeners = (log_fact, *listeners)
+        self._worker: Worker | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._led = asyncio.Event()
+        self._closing = False
+
+    def __repr__(self) -> str:
+        return f"<engine {self.name} on {self._backend!r}>"
+
+    # -- life cycle -----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Engine:
+        if self._task is not None:
+            raise UsageError(f"{self!r} is open already; make another Engine to open the store twice")
+        await self._backend.open()
+        self._closing = False
+        self._led = asyncio.Event()
+        try:
+            worker = await self._try_to_lead()
+        except BaseException:
+            await self._backend.close()
+            raise
+        self._task = asyncio.create_task(self._work(worker), name="durableflow engine")
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Give running attempts the grace time, record what was interrupted, let the store go."""
+        self._closing = True
+        task, self._task = self._task, None
+        worker = self._worker
+        try:
+            if worker is not None and task is not None and not task.done():
+                await worker.stop()
+        finally:
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            self._worker = None
+            if worker is not None:
+                with suppress(StorageError):
+                    await self._backend.release(worker.lease)
+            await self._backend.close()
+
+    async def _try_to_lead(self) -> Worker | None:
+        ttl_us = round(self.settings.lease_s * 1_000_000)
+        lease = await self._backend.acquire(self.name, ttl_us, self._clock.now_us())
+        if lease is None:
+            return None
+        worker = Worker(self._backend, self._clock, self._registry, self.settings, self._tell, lease)
+        self._worker = worker
+        self._led.set()
+        self._tell(facts.WorkerLeads(self.name))
+        return worker
+
+    async def _work(self, worker: Worker | None) -> None:
+        """Lead, or stand by until the leader is gone."""
+        while True:
+            if worker is not None:
+                try:
+                    await worker.run()
+                except LeaseLost:
+                    self._tell(facts.WorkerLost(self.name))
+                finally:
+                    self._worker = None
+                    self._led.clear()
+            await asyncio.sleep(_STANDBY_S)
+            with suppress(StorageError):
+                worker = await self._try_to_lead()
+
+    @property
+    def is_leading(self) -> bool:
+        """True while this engine runs the store's instances; False while another process does."""
+        return self._worker is not None
+
+    async def wait_until_leading(self) -> None:
+        """Return when this engine runs the store's instances."""
+        await self._led.wait()
+
+    def statistics(self) -> WorkerStatistics:
+        """What the worker is doing.
+
+        Raises:
+            EngineClosed: this engine is not leading.
+        """
+        if self._worker is None:
+            raise EngineClosed(f"{self!r} is not leading, so there is nothing to count")
+        return self._worker.statistics()
+
+    def register(self, *definitions: AnyWorkflow | AnyActivity) -> None:
+        """Know more workflows and activities; instances that stalled for want of them go on."""
+        for definition in definitions:
+            if isinstance(definition, Workflow):
+                if self._worker is not None:
+                    self._worker.learn(definition)
+                else:
+                    self._registry.add_workflow(definition)
+            else:
+                self._registry.add_activity(definition)
+
+    @asynccontextmanager
+    async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
+        """For web frameworks: `FastAPI(lifespan=engine.lifespan)`, `Starlette(lifespan=engine.lifespan)`."""
+        async with self:
+            yield
+
+    def run(self, workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Start an instance, wait for its end and give its result; for scripts, outside of any event loop.
+
+        Raises:
+            UsageError: an event loop runs here; use `await engine.start(...)`.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise UsageError("engine.run() blocks, but an event loop runs here; write await engine.start(...) instead")
+
+        async def start_and_wait() -> R:
+            async with self:
+                handle = await self.start(workflow, *args, **kwargs)
+                return await handle.result()
+
+        return asyncio.run(start_and_wait())
+
+    def _tell(self, fact: facts.Fact) -> None:
+        for listener in self._listeners:
+            listener(fact)
+
+    # -- the short ways, when the instance is run here ------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._task is None or self._closing:
+            raise EngineClosed(f"{self!r} is not open; use it inside: async with engine")
+        if self._task.done() and not self._task.cancelled():
+            error = self._task.exception()
+            raise EngineClosed(f"{self!r} has stopped: {error!r}") from error
+
+    async def _send_start(
+        self, workflow: Workflow[..., Any], new: NewInstance, started: ev.InstanceStarted
+    ) -> InstanceRecord | None:
+        self._check_open()
+        worker = self._worker
+        if worker is None:
+            return await super()._send_start(workflow, new, started)
+        worker.learn(workflow)
+        while True:
+            try:
+                await worker.start(workflow, new, started)
+            except InstancesExist:
+                live = worker.live.get(new.id)
+                if live is not None and live.new is not None:
+                    await asyncio.sleep(0)
+                    continue
+                record = await self._backend.record(new.id)
+                if record is not None and new.replace and record.status.is_terminal:
+                    await asyncio.sleep(0)
+                    continue
+                if record is not None:
+                    return record
+            else:
+                return None
+
+    async def _send(self, instance_id: str, event: ev.Observation, asked: str) -> None:
+        self._check_open()
+        check_name(instance_id, "the instance id")
+        if self._worker is None:
+            await super()._send(instance_id, event, asked)
+        else:
+            await self._worker.message(instance_id, event, asked)
+
+    async def _wait_for_end(self, instance_id: str) -> End:
+        self._check_open()
+        worker = self._worker
+        if worker is None:
+            return await self._wait_for_end_elsewhere(instance_id)
+        future = worker.end(instance_id)
+        if not worker.knows_end_of(instance_id):
+            end = await self._look_for_end(instance_id)
+            if end is not None:
+                return end
+        return await future
+
+    async def _wait_for_end_elsewhere(self, instance_id: str) -> End:
+        while self._worker is None:
+            end = await self._look_for_end(instance_id)
+            if end is not None:
+                return end
+            await self._backend.wait_for_change(_STANDBY_S)
+        return await self._wait_for_end(instance_id)
+
+    def _status_change(self, instance_id: str) -> Any:
+        if self._worker is None:
+            return super()._status_change(instance_id)
+        return self._worker.status_change(instance_id)
+
+    async def purge_many(self, instance_ids: Iterable[str]) -> Any:
+        """See `Client.purge_many`."""
+        purged = await super().purge_many(instance_ids)
+        if self._worker is not None:
+            self._worker.forget_end(purged)
+        return purged

@@ -1,0 +1,298 @@
+"""The events: every fact that a history can hold, and the bytes they become.
+
+Rules for whoever changes this file:
+
+1. Tags and the order of fields are stored. A tag is never renamed nor used again.
+2. A new field goes last and has a default. An old field stays.
+3. A change of meaning raises `FORMAT`, which every history records in its first event.
+
+Three kinds. A *decision* is what the workflow asked for; replay must ask for it
+again, in this order. An *observation* came in from outside. A *note* is the
+engine's own book-keeping and is never shown to workflow code. Decisions that may
+be answered carry a `task` number, counted from 1 by the workflow's own asking;
+nothing that the engine needs for itself takes one.
+
+A history row holds one turn: `[observations..., decisions..., notes...]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+import msgspec
+
+from durableflow.model.failure import Failure
+from durableflow.model.retry import StoredRetry
+
+FORMAT: Final = 1
+"""Version of the meaning of histories, recorded in each first event."""
+
+
+class ActivityOptions(msgspec.Struct, frozen=True, array_like=True):
+    """What an activity call was asked to obey; times in microseconds, 0 for none."""
+
+    retry: StoredRetry | None = None
+    schedule_to_start_us: int = 0
+    start_to_close_us: int = 0
+    schedule_to_close_us: int = 0
+    heartbeat_us: int = 0
+
+
+# -- observations ---------------------------------------------------------------------------------------------
+
+
+class InstanceStarted(msgspec.Struct, frozen=True, array_like=True, tag="instance_started"):
+    """First event of every history.
+
+    `start_at_us` is 0, or the moment before which the code must not begin;
+    `deadline_us` is 0, or the moment at which the instance fails.
+    """
+
+    workflow: str
+    version: int
+    input: bytes
+    format: int = FORMAT
+    start_at_us: int = 0
+    deadline_us: int = 0
+
+
+class InstanceBegan(msgspec.Struct, frozen=True, array_like=True, tag="instance_began", gc=False):
+    """The start time of a delayed instance has come."""
+
+
+class ActivityStarted(msgspec.Struct, frozen=True, array_like=True, tag="activity_started", gc=False):
+    """Attempt `attempt` may run from this commit on."""
+
+    task: int
+    attempt: int
+
+
+class AttemptFailed(msgspec.Struct, frozen=True, array_like=True, tag="attempt_failed"):
+    """An attempt failed and another follows, not before `retry_at_us`.
+
+    `counts` is false when it was the engine that took the attempt away (a graceful
+    stop), which the retry policy does not count. `details` is the last heartbeat's.
+    """
+
+    task: int
+    attempt: int
+    failure: Failure
+    retry_at_us: int
+    counts: bool = True
+    details: bytes | None = None
+
+
+class ActivityCompleted(msgspec.Struct, frozen=True, array_like=True, tag="activity_completed", gc=False):
+    """The result of an activity; final."""
+
+    task: int
+    output: bytes
+    attempt: int = 1
+
+
+class ActivityFailed(msgspec.Struct, frozen=True, array_like=True, tag="activity_failed"):
+    """The last attempt of an activity failed; final."""
+
+    task: int
+    failure: Failure
+    attempts: int
+    attempt: int
+
+
+class TimerFired(msgspec.Struct, frozen=True, array_like=True, tag="timer_fired", gc=False):
+    """The due time of a timer, or of a wait for an event, has passed."""
+
+    task: int
+
+
+class EventReceived(msgspec.Struct, frozen=True, array_like=True, tag="event_received", gc=False):
+    """An external event; goes to the oldest waiter of this name, or is kept."""
+
+    name: str
+    payload: bytes
+    event_id: str | None = None
+
+
+class CancelRequested(msgspec.Struct, frozen=True, array_like=True, tag="cancel_requested", gc=False):
+    """Somebody asked for the instance to be cancelled."""
+
+    reason: str = ""
+
+
+class InstanceSuspended(msgspec.Struct, frozen=True, array_like=True, tag="instance_suspended", gc=False):
+    """From here on nothing is delivered."""
+
+    reason: str = ""
+
+
+class InstanceResumed(msgspec.Struct, frozen=True, array_like=True, tag="instance_resumed", gc=False):
+    """What was held back is delivered, in order."""
+
+
+class InstanceTerminated(msgspec.Struct, frozen=True, array_like=True, tag="instance_terminated", gc=False):
+    """Over, at once; no user code runs after it."""
+
+    reason: str = ""
+
+
+class InstanceTimedOut(msgspec.Struct, frozen=True, array_like=True, tag="instance_timed_out", gc=False):
+    """The deadline of the instance has passed: it fails, at once."""
+
+
+# -- decisions ------------------------------------------------------------------------------------------------
+
+
+class ActivityScheduled(msgspec.Struct, frozen=True, array_like=True, tag="activity_scheduled"):
+    """The workflow called an activity. `digest` is of `input`, as `converter.digest` makes it."""
+
+    task: int
+    name: str
+    input: bytes
+    digest: bytes
+    options: ActivityOptions | None = None
+
+
+class TimerCreated(msgspec.Struct, frozen=True, array_like=True, tag="timer_created", gc=False):
+    """The workflow asked to be woken at `due_us`."""
+
+    task: int
+    due_us: int
+
+
+class EventAwaited(msgspec.Struct, frozen=True, array_like=True, tag="event_awaited", gc=False):
+    """The workflow waits for an event of this name (casefolded); `due_us` 0 means for ever."""
+
+    task: int
+    name: str
+    due_us: int = 0
+
+
+class TaskCancelled(msgspec.Struct, frozen=True, array_like=True, tag="task_cancelled", gc=False):
+    """The workflow no longer wants the answer to `task`."""
+
+    task: int
+
+
+class SideEffectRecorded(msgspec.Struct, frozen=True, array_like=True, tag="side_effect_recorded", gc=False):
+    """The value that `side_effect` gave, used for ever."""
+
+    task: int
+    value: bytes
+
+
+class CustomStatusSet(msgspec.Struct, frozen=True, array_like=True, tag="custom_status_set", gc=False):
+    """What the workflow says of itself to whoever looks."""
+
+    value: bytes
+
+
+class InstanceCompleted(msgspec.Struct, frozen=True, array_like=True, tag="instance_completed", gc=False):
+    """The workflow returned."""
+
+    output: bytes
+
+
+class InstanceFailed(msgspec.Struct, frozen=True, array_like=True, tag="instance_failed"):
+    """The workflow raised."""
+
+    failure: Failure
+
+
+class InstanceCancelled(msgspec.Struct, frozen=True, array_like=True, tag="instance_cancelled", gc=False):
+    """The workflow let the cancellation through."""
+
+    reason: str = ""
+
+
+# -- notes ----------------------------------------------------------------------------------------------------
+
+
+class ActivityQueued(msgspec.Struct, frozen=True, array_like=True, tag="activity_queued", gc=False):
+    """No room yet: unlike what `ActivityScheduled` alone means, attempt 1 does not run from this commit on."""
+
+    task: int
+
+
+Observation: TypeAlias = (
+    InstanceStarted
+    | InstanceBegan
+    | ActivityStarted
+    | AttemptFailed
+    | ActivityCompleted
+    | ActivityFailed
+    | TimerFired
+    | EventReceived
+    | CancelRequested
+    | InstanceSuspended
+    | InstanceResumed
+    | InstanceTerminated
+    | InstanceTimedOut
+)
+Decision: TypeAlias = (
+    ActivityScheduled
+    | TimerCreated
+    | EventAwaited
+    | TaskCancelled
+    | SideEffectRecorded
+    | CustomStatusSet
+    | InstanceCompleted
+    | InstanceFailed
+    | InstanceCancelled
+)
+Note: TypeAlias = ActivityQueued
+Event: TypeAlias = Observation | Decision | Note
+
+DECISIONS: Final[frozenset[type]] = frozenset(
+    {
+        ActivityScheduled,
+        TimerCreated,
+        EventAwaited,
+        TaskCancelled,
+        SideEffectRecorded,
+        CustomStatusSet,
+        InstanceCompleted,
+        InstanceFailed,
+        InstanceCancelled,
+    }
+)
+NOTES: Final[frozenset[type]] = frozenset({ActivityQueued})
+ENDS: Final[frozenset[type]] = frozenset(
+    {InstanceCompleted, InstanceFailed, InstanceCancelled, InstanceTerminated, InstanceTimedOut}
+)
+"""The events that end an instance; one of them is the last of a finished history."""
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(list[Event])
+_ONE_DECODER: Final[msgspec.msgpack.Decoder[Event]] = msgspec.msgpack.Decoder(Event)  # type: ignore[arg-type]  # a union is no type[] to mypy
+
+
+def dump_events(events: Sequence[Event]) -> bytes:
+    """The bytes of one history row."""
+    return _ENCODER.encode(events)
+
+
+def load_events(data: bytes) -> list[Event]:
+    """The events of one history row.
+
+    Raises:
+        msgspec.DecodeError: the bytes are not a row that this version knows; nothing is ever skipped.
+    """
+    return _DECODER.decode(data)
+
+
+def dump_event(event: Event) -> bytes:
+    """The bytes of one event alone, as messages hold it."""
+    return _ENCODER.encode(event)
+
+
+def load_event(data: bytes) -> Event:
+    """One event from its bytes; raises `msgspec.DecodeError` as `load_events` does."""
+    return _ONE_DECODER.decode(data)
+
+
+def tag_of(event: Event) -> str:
+    """The stable name of the event's kind, such as `"activity_completed"`."""
+    tag = type(event).__struct_config__.tag
+    assert isinstance(tag, str)
+    return tag

@@ -1,0 +1,49 @@
+"""Instance ids: what is allowed, and how fresh ones are made."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durableflow.errors import UsageError
+
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_ID_CHARS_MAX: Final = 500
+RANDOM_BITS: Final = 80
+
+
+def fresh_id(now_us: int, random_bits: int) -> str:
+    """26 characters: 48 bits of milliseconds, then 80 random bits, so that ids sort by time.
+
+    Time order keeps inserts at the end of the store's trees; with random ids a
+    million finished instances made SQLite five times slower.
+
+    Args:
+        now_us: microseconds since 1970.
+        random_bits: 80 of them; the caller owns the dice.
+
+    Source: the layout of ULID; Crockford's base 32 in lower case.
+    """
+    number = ((now_us // 1000) & 0xFFFF_FFFF_FFFF) << RANDOM_BITS | random_bits
+    chars = [_ALPHABET[number >> shift & 31] for shift in range(125, -5, -5)]
+    return "".join(chars)
+
+
+def check_name(name: object, what: str) -> str:
+    """`name` itself, when every store can hold it.
+
+    Raises:
+        UsageError: not a string, empty, over 500 characters, or with NUL or a lone surrogate.
+    """
+    if not isinstance(name, str):
+        raise UsageError(f"{what} must be a string, not {name!r}")
+    if not name or not name.strip():
+        raise UsageError(f"{what} is empty; give it at least one visible character")
+    if len(name) > _ID_CHARS_MAX:
+        raise UsageError(f"{what} has {len(name):,} characters, over the limit of {_ID_CHARS_MAX}: {name[:40]!r}...")
+    if "\0" in name:
+        raise UsageError(f"{what} {name!r} contains NUL, which not every store can hold")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{what} {name!r} contains a lone surrogate, which cannot be stored") from error
+    return name

@@ -1,0 +1,75 @@
+"""The life cycle of an instance, as a table read by the code, the tests and the docs."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+
+class Status(str, Enum):
+    """Where an instance stands."""
+
+    PENDING = "PENDING"
+    """Accepted; its code has not begun (a start time in the future, or no worker yet)."""
+    RUNNING = "RUNNING"
+    SUSPENDED = "SUSPENDED"
+    """Nothing is delivered and nothing is lost until it is resumed."""
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    TERMINATED = "TERMINATED"
+    CANCELLED = "CANCELLED"
+    STALLED = "STALLED"
+    """The engine will not go on; nothing is lost, and it goes on by itself once the cause is gone."""
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def is_terminal(self) -> bool:
+        """True when nothing can happen to the instance any more (but purge)."""
+        return self in TERMINAL
+
+
+class Signal(str, Enum):
+    """What moves an instance along its life cycle."""
+
+    BEGIN = "begin"
+    SUSPEND = "suspend"
+    RESUME = "resume"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    TERMINATE = "terminate"
+    CANCEL = "cancel"
+    """The workflow let a cancellation through, or was cancelled before it began."""
+    STALL = "stall"
+    RECOVER = "recover"
+    """The cause of a stall is gone; the history says which status the instance had."""
+
+
+_P, _R, _S = Status.PENDING, Status.RUNNING, Status.SUSPENDED
+_ENDS: Final[dict[Signal, Status]] = {
+    Signal.FAIL: Status.FAILED,
+    Signal.TERMINATE: Status.TERMINATED,
+    Signal.CANCEL: Status.CANCELLED,
+}
+
+TRANSITIONS: Final[dict[Status, dict[Signal, tuple[Status, ...]]]] = {
+    status: {signal: targets if isinstance(targets, tuple) else (targets,) for signal, targets in row.items()}
+    for status, row in {
+        _P: {Signal.BEGIN: _R, Signal.SUSPEND: _S, Signal.STALL: Status.STALLED, **_ENDS},
+        _R: {Signal.SUSPEND: _S, Signal.COMPLETE: Status.COMPLETED, Signal.STALL: Status.STALLED, **_ENDS},
+        _S: {Signal.RESUME: (_R, _P), Signal.STALL: Status.STALLED, **_ENDS},
+        Status.STALLED: {Signal.RECOVER: (_P, _R, _S), **_ENDS},
+        Status.COMPLETED: {},
+        Status.FAILED: {},
+        Status.TERMINATED: {},
+        Status.CANCELLED: {},
+    }.items()
+}
+
+TERMINAL: Final[frozenset[Status]] = frozenset(status for status, row in TRANSITIONS.items() if not row)
+
+
+def may_become(old: Status, new: Status) -> bool:
+    """True when one signal of the table leads from `old` to `new`, or they are the same."""
+    return old is new or any(new in targets for targets in TRANSITIONS[old].values())

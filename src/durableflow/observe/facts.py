@@ -1,0 +1,98 @@
+"""The facts. A listener is called on the engine's loop and must not block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import msgspec
+
+from durableflow.model.status import Status
+
+
+class WorkerLeads(msgspec.Struct, frozen=True):
+    """This engine's worker owns the store now."""
+
+    worker: str
+
+
+class WorkerLost(msgspec.Struct, frozen=True):
+    """This engine's worker was declared dead by another; it has dropped its memory."""
+
+    worker: str
+
+
+class InstanceRecovered(msgspec.Struct, frozen=True):
+    """An instance was replayed from its history into memory."""
+
+    instance_id: str
+    events: int
+
+
+class InstanceEnded(msgspec.Struct, frozen=True):
+    """An instance reached a final status, durably."""
+
+    instance_id: str
+    workflow: str
+    status: Status
+
+
+class InstanceStalled(msgspec.Struct, frozen=True):
+    """The engine will not go on with an instance until the cause is gone."""
+
+    instance_id: str
+    reason: str
+
+
+class HistoryLong(msgspec.Struct, frozen=True):
+    """A history passed the soft limit."""
+
+    instance_id: str
+    events: int
+
+
+class AttemptEnded(msgspec.Struct, frozen=True):
+    """An attempt of an activity failed; `final` when no other follows."""
+
+    instance_id: str
+    activity: str
+    attempt: int
+    type_name: str
+    message: str
+    final: bool
+
+
+class TurnBlocked(msgspec.Struct, frozen=True):
+    """A turn has been blocking the event loop; `location` is the line it is at."""
+
+    instance_id: str
+    seconds: float
+    location: str
+
+
+class CommitRetried(msgspec.Struct, frozen=True):
+    """The store refused a commit; nothing was written and it is tried again."""
+
+    reason: str
+
+
+class TurnsCommitted(msgspec.Struct, frozen=True):
+    """A group of turns became durable in one commit."""
+
+    instances: int
+    events: int
+
+
+Fact: TypeAlias = (
+    WorkerLeads
+    | WorkerLost
+    | InstanceRecovered
+    | InstanceEnded
+    | InstanceStalled
+    | HistoryLong
+    | AttemptEnded
+    | TurnBlocked
+    | CommitRetried
+    | TurnsCommitted
+)
+Listener: TypeAlias = Callable[[Fact], None]

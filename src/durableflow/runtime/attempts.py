@@ -1,0 +1,362 @@
+"""Attempts of activities: places for them, running them, and what follows a failure.
+
+An attempt begins only when the commit that allows it is durable. Places are reserved when
+the commit is made up, so that "scheduled" can mean "attempt 1 may be running".
+
+A crash cannot tell which of the running attempts caused it. The first loss is put down to
+bad luck and the attempt is made again beside the others; after a second loss in a row, or
+when only one attempt is left, it runs in a lane for one, so that an activity which kills
+its process uses up its own attempts and not those of its neighbours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any, Final, Protocol
+
+from durableflow.authoring.activity import Activity, ActivityContext, current_activity
+from durableflow.core.execution import WORKER_LOST
+from durableflow.core.turn import PendingActivity
+from durableflow.errors import ActivityCancelled, PayloadTooLarge, qualified_name
+from durableflow.model import converter
+from durableflow.model import events as ev
+from durableflow.model.failure import Failure, record
+from durableflow.model.retry import DEFAULT_RETRY
+from durableflow.runtime.alarms import Alarm, Alarms
+from durableflow.runtime.clock import Clock
+from durableflow.runtime.settings import Settings
+from durableflow.runtime.threads import DaemonThreads
+
+AnyActivity = Activity[..., Any]
+_TIMEOUT: Final = "TimeoutError"
+_STOPPED: Final = Failure("WorkerStopped", "the engine was closed while this attempt was running")
+
+
+class Owner(Protocol):
+    """The instance an attempt works for, as this module needs it."""
+
+    id: str
+    attempts: dict[int, Attempt]
+
+    def tell(self, event: ev.Observation) -> None:
+        """Deliver an observation to the instance."""
+        ...
+
+
+class Attempt:
+    """One attempt of one activity."""
+
+    __slots__ = ("activity", "alarms", "beat_us", "context", "definition", "number", "owner", "over", "task")
+
+    def __init__(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
+        self.owner = owner
+        self.activity = activity
+        self.definition = definition
+        self.number = activity.attempt
+        self.over = False
+        self.task: asyncio.Task[None] | None = None
+        self.alarms: list[Alarm] = []
+        self.beat_us = 0
+        self.context: ActivityContext | None = None
+
+
+class Attempts:
+    """Runs attempts within the engine's bounds.
+
+    Args:
+        beat: told `(owner, task, attempt, details)` of each heartbeat that is to be recorded.
+        ended: told of each failed attempt, for the observers.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        alarms: Alarms,
+        beat: Callable[[Owner, int, int, bytes], None],
+        ended: Callable[[Attempt, Failure, bool], None],
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._alarms = alarms
+        self._record_beat = beat
+        self._told_ended = ended
+        self._threads = DaemonThreads(settings.activity_threads)
+        self._free_async = settings.activity_concurrency
+        self._free_threads = settings.activity_threads
+        self._by_name: Counter[str] = Counter()
+        self._isolated: tuple[str, int] | None = None
+        self._queue: deque[tuple[Owner, PendingActivity, AnyActivity]] = deque()
+        self.running: set[Attempt] = set()
+
+    # -- places ---------------------------------------------------------------------------------------------
+
+    def reserve(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> bool:
+        """Take a place for the next attempt; False when there is none."""
+        limit = definition.max_concurrency
+        if limit is not None and self._by_name[definition.name] >= limit:
+            return False
+        if (self._free_async if definition.is_async else self._free_threads) <= 0:
+            return False
+        if activity.losses and _is_suspect(activity):
+            if self._isolated is not None:
+                return False
+            self._isolated = (owner.id, activity.task)
+        if definition.is_async:
+            self._free_async -= 1
+        else:
+            self._free_threads -= 1
+        if limit is not None:
+            self._by_name[definition.name] += 1
+        return True
+
+    def release(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
+        """Give a place back, to the first in the queue that can use it."""
+        if definition.is_async:
+            self._free_async += 1
+        else:
+            self._free_threads += 1
+        if definition.max_concurrency is not None:
+            self._by_name[definition.name] -= 1
+        if self._isolated == (owner.id, activity.task):
+            self._isolated = None
+        if self._queue:
+            self._serve_queue()
+
+    def request(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
+        """Begin the next attempt as soon as there is a place: the owner is told `ActivityStarted`."""
+        if self.reserve(owner, activity, definition):
+            owner.tell(ev.ActivityStarted(activity.task, activity.attempt))
+        else:
+            self._queue.append((owner, activity, definition))
+
+    def drop_requests(self, owner: Owner) -> None:
+        """Forget what `owner` is waiting for."""
+        self._queue = deque(item for item in self._queue if item[0] is not owner)
+
+    def _serve_queue(self) -> None:
+        """Give free places out in order, passing by those that wait for a place of another kind."""
+        waiting: deque[tuple[Owner, PendingActivity, AnyActivity]] = deque()
+        refused: set[str] = set()
+        while self._queue and (self._free_async > 0 or self._free_threads > 0):
+            owner, activity, definition = self._queue.popleft()
+            if definition.name in refused and not activity.losses:
+                waiting.append((owner, activity, definition))
+                if len(waiting) > 1_000:
+                    break
+            elif self.reserve(owner, activity, definition):
+                owner.tell(ev.ActivityStarted(activity.task, activity.attempt))
+            else:
+                refused.add(definition.name)
+                waiting.append((owner, activity, definition))
+        self._queue.extendleft(reversed(waiting))
+
+    # -- running --------------------------------------------------------------------------------------------
+
+    def begin(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
+        """Run the current attempt of `activity`, whose place is reserved and whose start is durable."""
+        attempt = Attempt(owner, activity, definition)
+        owner.attempts[activity.task] = attempt
+        self.running.add(attempt)
+        attempt.context = ActivityContext(
+            owner.id,
+            activity.task,
+            activity.name,
+            attempt.number,
+            activity.details,
+            lambda details: self._beat(attempt, details),
+        )
+        options = activity.options
+        if options is not None:
+            self._watch(attempt, options)
+        if definition.is_async:
+            attempt.task = asyncio.get_running_loop().create_task(self._run_async(attempt))
+        else:
+            self._run_in_thread(attempt)
+
+    async def _run_async(self, attempt: Attempt) -> None:
+        current_activity.set(attempt.context)
+        definition = attempt.definition
+        try:
+            args, kwargs = definition.arguments.load(attempt.activity.input)
+            output = self._dump(definition, await definition.function(*args, **kwargs))
+        except (KeyboardInterrupt, GeneratorExit):
+            self._free(attempt)
+            raise
+        except BaseException as error:
+            self._ended(attempt, None, error)
+        else:
+            self._ended(attempt, output, None)
+
+    def _run_in_thread(self, attempt: Attempt) -> None:
+        loop = asyncio.get_running_loop()
+        context = copy_context()
+        context.run(current_activity.set, attempt.context)
+        definition = attempt.definition
+
+        def work() -> None:
+            output: bytes | None = None
+            failure: BaseException | None = None
+            try:
+                args, kwargs = definition.arguments.load(attempt.activity.input)
+                output = self._dump(definition, context.run(definition.function, *args, **kwargs))
+            except BaseException as error:
+                failure = error
+            try:
+                loop.call_soon_threadsafe(self._ended, attempt, output, failure)
+            except RuntimeError:  # the loop is closed: the engine is gone, the attempt counts as lost
+                return
+
+        self._threads.submit(work)
+
+    def _dump(self, definition: AnyActivity, value: object) -> bytes:
+        if value is None:
+            return converter.NULL
+        what = f"the result of activity {definition.name!r}"
+        output = converter.dump(value, what)
+        if len(output) > self._settings.payload_limit_bytes:
+            raise PayloadTooLarge(what, len(output), self._settings.payload_limit_bytes)
+        return output
+
+    def _ended(self, attempt: Attempt, output: bytes | None, error: BaseException | None) -> None:
+        """The user's code has ended, in whatever way."""
+        if not attempt.over:
+            if output is not None:
+                self._close(attempt)
+                attempt.owner.tell(ev.ActivityCompleted(attempt.activity.task, output, attempt.number))
+            else:
+                assert error is not None
+                names = tuple(qualified_name(kind) for kind in type(error).__mro__)
+                self._fail(attempt, record(error, skip_frames=1), names)
+        self._free(attempt)
+
+    def _free(self, attempt: Attempt) -> None:
+        self.running.discard(attempt)
+        self.release(attempt.owner, attempt.activity, attempt.definition)
+
+    def _close(self, attempt: Attempt) -> None:
+        attempt.over = True
+        attempt.owner.attempts.pop(attempt.activity.task, None)
+        for alarm in attempt.alarms:
+            alarm.cancel()
+
+    # -- failures, time-outs, cancelling --------------------------------------------------------------------
+
+    def _fail(self, attempt: Attempt, failure: Failure, type_names: tuple[str, ...]) -> None:
+        self._close(attempt)
+        event = failed_attempt(attempt.activity, failure, type_names, self._clock)
+        self._told_ended(attempt, failure, isinstance(event, ev.ActivityFailed))
+        attempt.owner.tell(event)
+
+    def _watch(self, attempt: Attempt, options: ev.ActivityOptions) -> None:
+        now_us = attempt.beat_us = self._clock.now_us()
+        if options.start_to_close_us:
+            self._time_out_at(
+                attempt, now_us + options.start_to_close_us, f"did not end within {options.start_to_close_us / 1e6:g} s"
+            )
+        if options.heartbeat_us:
+            self._watch_beats(attempt, options.heartbeat_us)
+
+    def _time_out_at(self, attempt: Attempt, due_us: int, text: str) -> None:
+        attempt.alarms.append(self._alarms.at(due_us, lambda: self.time_out(attempt, text)))
+
+    def _watch_beats(self, attempt: Attempt, heartbeat_us: int) -> None:
+        def look() -> None:
+            if attempt.beat_us + heartbeat_us <= self._clock.now_us():
+                self.time_out(attempt, f"gave no heartbeat for {heartbeat_us / 1e6:g} s")
+            elif not attempt.over:
+                attempt.alarms = [alarm for alarm in attempt.alarms if alarm.call is not None]
+                attempt.alarms.append(self._alarms.at(attempt.beat_us + heartbeat_us, look))
+
+        attempt.alarms.append(self._alarms.at(attempt.beat_us + heartbeat_us, look))
+
+    def time_out(self, attempt: Attempt, text: str) -> None:
+        """The attempt has failed by the clock; its code is told to stop, and what it still says is ignored."""
+        if attempt.over:
+            return
+        message = f"attempt {attempt.number} of activity {attempt.definition.name!r} {text}"
+        self._fail(attempt, Failure(_TIMEOUT, message), (_TIMEOUT, "OSError", "Exception"))
+        self._tell_to_stop(attempt, message)
+
+    def cancel(self, attempt: Attempt, reason: str) -> None:
+        """Nobody wants the result any more: tell the code to stop, and ignore what it says."""
+        self._close(attempt)
+        self._tell_to_stop(attempt, reason)
+
+    def _tell_to_stop(self, attempt: Attempt, reason: str) -> None:
+        if attempt.context is not None:
+            attempt.context.mark_cancelled(reason)
+        if attempt.task is not None:
+            attempt.task.cancel(reason)
+
+    def _beat(self, attempt: Attempt, details: bytes) -> None:
+        """Called by user code, on any thread."""
+        attempt.beat_us = self._clock.now_us()
+        if not attempt.over:
+            attempt.activity.details = details
+            self._record_beat(attempt.owner, attempt.activity.task, attempt.number, details)
+
+    async def stop(self, grace_s: float) -> None:
+        """Wait for what runs, then interrupt it: it runs again, as an attempt that does not count."""
+        deadline = asyncio.get_running_loop().time() + grace_s
+        while self.running and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.005)
+        for attempt in [attempt for attempt in self.running if not attempt.over]:
+            self._close(attempt)
+            event = ev.AttemptFailed(
+                attempt.activity.task,
+                attempt.number,
+                _STOPPED,
+                self._clock.now_us(),
+                counts=False,
+                details=attempt.activity.details,
+            )
+            attempt.owner.tell(event)
+            self._tell_to_stop(attempt, "the engine is closing")
+
+    def abandon(self) -> None:
+        """Interrupt everything at once; nothing that it says will be heard."""
+        for attempt in list(self.running):
+            if not attempt.over:
+                self.cancel(attempt, "this worker has lost its lease")
+        self._queue.clear()
+
+    async def join(self) -> None:
+        """Wait for the interrupted coroutines to end, then let the idle threads end."""
+        tasks = [attempt.task for attempt in self.running if attempt.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+        self._threads.stop()
+
+
+def _is_suspect(activity: PendingActivity) -> bool:
+    retry = (activity.options and activity.options.retry) or DEFAULT_RETRY
+    return activity.losses >= 2 or activity.attempt - activity.uncounted >= retry.max_attempts
+
+
+def failed_attempt(
+    activity: PendingActivity, failure: Failure, type_names: tuple[str, ...], clock: Clock
+) -> ev.AttemptFailed | ev.ActivityFailed:
+    """What follows the failure of the current attempt: another attempt, or the end.
+
+    Judged once, by the time of the failure, and recorded; replay never judges again.
+    """
+    options = activity.options
+    retry = (options and options.retry) or DEFAULT_RETRY
+    made = activity.attempt - activity.uncounted
+    now_us = clock.now_us()
+    if not retry.gives_up_after(made, type_names):
+        lost = failure.type_name == WORKER_LOST
+        retry_at_us = now_us if lost else now_us + retry.delay_us(made, clock.draw())
+        limit_us = options.schedule_to_close_us if options is not None else 0
+        if not limit_us or retry_at_us < activity.scheduled_at_us + limit_us:
+            return ev.AttemptFailed(
+                activity.task, activity.attempt, failure, retry_at_us, details=activity.details
+            )
+    return ev.ActivityFailed(activity.task, failure, made, activity.attempt)
+
+
+__all__ = ["ActivityCancelled", "Attempt", "Attempts", "Owner", "failed_attempt"]

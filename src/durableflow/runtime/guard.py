@@ -1,0 +1,102 @@
+"""Watches turns from a thread of its own: names the frame that blocks, stops what never waits."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from durableflow.errors import TurnTooLong
+
+_PERIOD_S: Final = 0.25
+
+
+class TurnGuard:
+    """Guards the turns of one event loop.
+
+    A turn that runs longer than `warn_s` is reported with the line it is at; one that runs
+    longer than `limit_s` gets `TurnTooLong` raised in it, again and again if it swallows it.
+
+    Args:
+        warn_s: seconds.
+        limit_s: seconds; 0 for no limit.
+        report: told `(instance_id, seconds, "file:line in function")`, on the guard's thread.
+    """
+
+    def __init__(self, warn_s: float, limit_s: float, report: Callable[[str, float, str], None]) -> None:
+        self._warn_s = warn_s
+        self._limit_s = limit_s
+        self._report = report
+        self._lock = threading.Lock()
+        self._instance_id: str | None = None
+        self._since = 0.0
+        self._turn = 0
+        self._warned = -1
+        self._fired = False
+        self.location = ""
+        self._loop_thread = 0
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Watch the calling thread's turns."""
+        self._loop_thread = threading.get_ident()
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._watch, name="durableflow turn guard", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._stopping.set()
+
+    def enter(self, instance_id: str) -> None:
+        """A turn of this instance begins."""
+        self._turn += 1
+        self._since = time.monotonic()
+        self._instance_id = instance_id
+
+    def leave(self) -> str | None:
+        """The turn is over; where it was stopped, or None when it came to its wait by itself.
+
+        An exception that was sent but has not arrived is taken back here, so that it cannot
+        strike elsewhere. It may still arrive at the very call of this method: then call it again.
+        """
+        with self._lock:
+            self._instance_id = None
+            fired, self._fired = self._fired, False
+            if fired:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._loop_thread), None)
+        return self.location if fired else None
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(min(_PERIOD_S, self._warn_s / 2, (self._limit_s or _PERIOD_S) / 4)):
+            instance_id, turn, took_s = self._instance_id, self._turn, time.monotonic() - self._since
+            if instance_id is None or took_s < self._warn_s:
+                continue
+            if self._warned != turn:
+                self._warned = turn
+                self._report(instance_id, took_s, self._where())
+            if self._limit_s and took_s >= self._limit_s:
+                self._strike(turn)
+
+    def _strike(self, turn: int) -> None:
+        with self._lock:
+            if self._instance_id is None or self._turn != turn:
+                return
+            self.location = self._where()
+            self._fired = True
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self._loop_thread), ctypes.py_object(TurnTooLong)
+            )
+
+    def _where(self) -> str:
+        frame = sys._current_frames().get(self._loop_thread)  # the documented way to another thread's stack
+        while frame is not None:
+            module = frame.f_globals.get("__name__", "")
+            if not module.startswith("durableflow."):
+                return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+            frame = frame.f_back
+        return "an unknown line"

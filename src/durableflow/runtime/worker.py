@@ -1,0 +1,1127 @@
+"""The worker: instances in memory, and the loop that makes their turns durable in groups.
+
+Rules that this file keeps:
+
+1. Nothing leaves before its commit: attempts begin, acknowledgements are given and results
+   are told only after the commit that holds what they depend on.
+2. One commit is under way at a time; whatever comes in meanwhile is gathered for the next.
+3. The log is the truth: when a commit's outcome is unknown, or it conflicts, the memory of
+   every instance in it is dropped and read again.
+4. A live instance is a suspended generator. It is replayed only after a crash, a take-over
+   or an eviction; an instance that only waits may be evicted at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from durableflow.authoring.registry import AnyActivity, AnyWorkflow, Registry
+from durableflow.backends.base import (
+    Backend,
+    Commit,
+    Heartbeat,
+    HistoryRow,
+    InstanceChange,
+    Lease,
+    LoadedInstance,
+    Message,
+    NewInstance,
+    Outgoing,
+)
+from durableflow.core.execution import WORKER_LOST, Execution
+from durableflow.core.turn import PendingActivity, Turn
+from durableflow.errors import (
+    AppendConflict,
+    CommitOutcomeUnknown,
+    CorruptHistory,
+    EngineClosed,
+    InstanceNotActive,
+    InstanceNotFound,
+    InstancesExist,
+    InstanceStalled,
+    LeaseLost,
+    ReplayError,
+    StorageError,
+    TurnTooLong,
+)
+from durableflow.model import events as ev
+from durableflow.model.failure import Failure
+from durableflow.model.status import Status
+from durableflow.observe import facts
+from durableflow.runtime.alarms import Alarms
+from durableflow.runtime.attempts import Attempt, Attempts, Owner, failed_attempt
+from durableflow.runtime.clock import Clock
+from durableflow.runtime.guard import TurnGuard
+from durableflow.runtime.settings import Settings
+
+_LOAD_BATCH: Final = 200
+_HORIZON_US: Final = 60_000_000
+_RECENT_ENDS: Final = 4_096
+_RECENT_BYTES: Final = 4_096
+_EVICT_LOOKS: Final = 16
+_LOST: Final = Failure(WORKER_LOST, "the worker's process ended while this attempt was running")
+
+Ack = asyncio.Future[None]
+
+
+class End(NamedTuple):
+    """How an instance ended."""
+
+    status: Status
+    event: ev.Event
+
+
+class Live:
+    """One instance in memory."""
+
+    __slots__ = (
+        "alarm_us",
+        "attempts",
+        "custom_status",
+        "execution",
+        "gone",
+        "id",
+        "log",
+        "new",
+        "pending",
+        "queued",
+        "requested",
+        "seen_message",
+        "status",
+        "wake_us",
+        "worker",
+    )
+
+    def __init__(self, worker: Worker, execution: Execution) -> None:
+        self.worker = worker
+        self.id = execution.instance_id
+        self.execution = execution
+        self.pending: list[tuple[ev.Observation, Ack | None, int]] = []
+        """Observations that no turn has taken: the event, who waits for it, its number in the inbox or 0."""
+        self.queued = False
+        self.gone = False
+        self.new: NewInstance | None = None
+        self.attempts: dict[int, Attempt] = {}
+        self.requested: set[int] = set()
+        """Activities that wait for a place."""
+        self.seen_message = 0
+        self.alarm_us: int | None = None
+        self.status = Status.PENDING
+        self.wake_us: int | None = None
+        self.custom_status: bytes | None = None
+        self.log: list[HistoryRow] | None = None
+        """The rows so far; kept only in replay check mode."""
+
+    def tell(self, event: ev.Observation, ack: Ack | None = None, number: int = 0) -> None:
+        """Give an observation to the next turn."""
+        if self.gone:
+            return
+        self.pending.append((event, ack, number))
+        if not self.queued:
+            self.queued = True
+            self.worker.take_note(self)
+
+    @property
+    def is_idle(self) -> bool:
+        """True when it only waits for the clock or for messages."""
+        execution = self.execution
+        return not (self.queued or self.attempts or self.requested) and len(execution.activities) == len(
+            execution.unstarted
+        )
+
+
+class _Step(NamedTuple):
+    """One turn in a commit, with what is to be done when it is durable."""
+
+    live: Live
+    turn: Turn
+    told: list[tuple[ev.Observation, Ack | None, int]]
+    starts: list[tuple[PendingActivity, AnyActivity]]
+    missing: str | None
+
+
+class _Batch:
+    """What is gathered for one commit."""
+
+    __slots__ = ("commit", "stalls", "steps")
+
+    def __init__(self) -> None:
+        self.commit = Commit(new=[], rows=[], changes=[], consumed=[], heartbeats=[])
+        self.steps: list[_Step] = []
+        self.stalls: list[tuple[Live, str]] = []
+
+
+class WorkerStatistics(msgspec.Struct, frozen=True):
+    """What a worker is doing now, and has done since it began."""
+
+    live_instances: int
+    running_attempts: int
+    commits: int
+    turns: int
+    loads: int
+    evictions: int
+
+
+class Worker:
+    """Runs instances of one store, as long as its lease lasts.
+
+    Args:
+        registry: what is known here; learns from what is passed to it.
+        tell: told the facts of `observe.facts`.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        registry: Registry,
+        settings: Settings,
+        tell: facts.Listener,
+        lease: Lease,
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._registry = registry
+        self._settings = settings
+        self._tell = tell
+        self.lease = lease
+        self.live: OrderedDict[str, Live] = OrderedDict()
+        self.alarms = Alarms(clock)
+        self._attempts = Attempts(settings, clock, self.alarms, self._note_beat, self._note_attempt_ended)
+        self._guard = TurnGuard(settings.turn_warn_s, settings.turn_limit_s, self._note_blocked)
+        self._loop = asyncio.get_running_loop()
+        self._work = asyncio.Event()
+        self._dirty: list[Live] = []
+        self._beats: dict[tuple[str, int], Heartbeat] = {}
+        self._changes: list[InstanceChange] = []
+        self._loading: dict[str, asyncio.Future[Live]] = {}
+        self._to_load: list[str] = []
+        self._load_wanted = asyncio.Event()
+        self._ends: dict[str, list[asyncio.Future[End]]] = {}
+        self._status_watchers: dict[str, list[asyncio.Future[None]]] = {}
+        self._recent: OrderedDict[str, End] = OrderedDict()
+        self._side_work: set[asyncio.Task[None]] = set()
+        self._committing = False
+        self._stopping = False
+        self._inbox_seen = 0
+        self._scanned_until_us = 0
+        self._next_scan_us: int | None = None
+        self._commits = self._turns = self._loads = self._evictions = 0
+
+    # -- life cycle -----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until stopped.
+
+        Raises:
+            LeaseLost: another worker took over; all memory has been dropped.
+        """
+        self._guard.start()
+        try:
+            async with asyncio.TaskGroup() as loops:
+                loops.create_task(self._load_loop(), name="durableflow loader")
+                loops.create_task(self._recover(), name="durableflow recovery")
+                loops.create_task(self.alarms.run(), name="durableflow alarms")
+                loops.create_task(self._renew_loop(), name="durableflow lease")
+                if self._backend.shared:
+                    loops.create_task(self._inbox_loop(), name="durableflow inbox")
+                loops.create_task(self._commit_loop(), name="durableflow commits")
+        except* LeaseLost as group:
+            raise group.exceptions[0] from None
+        finally:
+            self._guard.stop()
+            await self._drop_everything()
+
+    async def stop(self) -> None:
+        """Wait for running attempts for the grace time, then record what was interrupted."""
+        self._stopping = True
+        await self._attempts.stop(self._settings.grace_s)
+        while self._dirty or self._committing or self._beats or self._changes or self._side_work:
+            self._work.set()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+
+    async def _drop_everything(self) -> None:
+        self._attempts.abandon()
+        error = EngineClosed("the engine closed, or lost its lease, before this was durable")
+        for live in list(self.live.values()):
+            self._forget(live, error)
+        for future in [*self._loading.values(), *(f for fs in self._ends.values() for f in fs)]:
+            _reject(future, error)
+        for watcher in [f for fs in self._status_watchers.values() for f in fs]:
+            _reject(watcher, error)
+        self._loading.clear()
+        self._ends.clear()
+        self._status_watchers.clear()
+        self.alarms.clear()
+        for task in list(self._side_work):
+            task.cancel()
+        await self._attempts.join()
+
+    def statistics(self) -> WorkerStatistics:
+        """Counts, as of now."""
+        return WorkerStatistics(
+            len(self.live), len(self._attempts.running), self._commits, self._turns, self._loads, self._evictions
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """True when nothing happens until the clock or somebody outside says something."""
+        return not (
+            self._dirty
+            or self._committing
+            or self._beats
+            or self._changes
+            or self._loading
+            or self._side_work
+            or self._attempts.running
+        )
+
+    async def _renew_loop(self) -> None:
+        ttl_us = round(self._settings.lease_s * 1_000_000)
+        while True:
+            await asyncio.sleep(self._settings.lease_s / 3)
+            try:
+                self.lease = await self._backend.renew(self.lease, ttl_us, self._clock.now_us())
+            except LeaseLost:
+                raise
+            except StorageError as error:
+                self._tell(facts.CommitRetried(str(error)))
+
+    # -- what the engine asks for ---------------------------------------------------------------------------
+
+    def start(self, program: AnyWorkflow, new: NewInstance, started: ev.InstanceStarted) -> Ack:
+        """Make an instance; the future is done when it is durable, or fails with `InstancesExist`."""
+        ack: Ack = self._loop.create_future()
+        if self._stopping:
+            ack.set_exception(EngineClosed("the engine is closing"))
+            return ack
+        if new.id in self.live or new.id in self._loading:
+            ack.set_exception(InstancesExist({new.id}))
+            return ack
+        self._recent.pop(new.id, None)
+        live = Live(self, self._execution(new.id, program))
+        live.new = new
+        if self._settings.check_replay:
+            live.log = []
+        self.live[new.id] = live
+        live.tell(started, ack)
+        return ack
+
+    async def message(self, instance_id: str, event: ev.Observation, asked: str) -> None:
+        """Give an observation to an instance; returns when it is durable.
+
+        Raises:
+            InstanceNotFound, InstanceNotActive: nothing was written.
+        """
+        live = self.live.get(instance_id)
+        if live is None:
+            try:
+                live = await self.load(instance_id)
+            except InstanceStalled:
+                await self._send_to_inbox(Outgoing(instance_id, ev.dump_event(event)), asked)
+                return
+        ack: Ack = self._loop.create_future()
+        live.tell(event, ack)
+        if live.gone:
+            raise EngineClosed("the engine is closing")
+        await ack
+
+    async def load(self, instance_id: str) -> Live:
+        """The instance, in memory.
+
+        Raises:
+            InstanceNotFound, InstanceNotActive, InstanceStalled: it cannot be.
+        """
+        live = self.live.get(instance_id)
+        if live is not None:
+            return live
+        future = self._loading.get(instance_id)
+        if future is None:
+            future = self._want(instance_id)
+        return await asyncio.shield(future)
+
+    def end(self, instance_id: str) -> asyncio.Future[End]:
+        """Done when the instance ends; fails with `InstanceStalled` when it stalls."""
+        future: asyncio.Future[End] = self._loop.create_future()
+        recent = self._recent.get(instance_id)
+        if recent is not None:
+            future.set_result(recent)
+        else:
+            self._ends.setdefault(instance_id, []).append(future)
+        return future
+
+    def knows_end_of(self, instance_id: str) -> bool:
+        """True when `end` needs no look into the store."""
+        return instance_id in self._recent or instance_id in self.live
+
+    def status_change(self, instance_id: str) -> asyncio.Future[None]:
+        """Done when the status of the instance next changes."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._status_watchers.setdefault(instance_id, []).append(future)
+        return future
+
+    def forget_end(self, instance_ids: Iterable[str]) -> None:
+        """These are purged."""
+        for instance_id in instance_ids:
+            self._recent.pop(instance_id, None)
+
+    def learn(self, program: AnyWorkflow) -> None:
+        """Know this workflow; instances that stalled for want of it go on."""
+        if self._registry.add_workflow(program):
+            self._in_background(self._retry_stalled())
+
+    def _execution(self, instance_id: str, program: AnyWorkflow) -> Execution:
+        execution = Execution(instance_id, program, payload_limit_bytes=self._settings.payload_limit_bytes)
+        execution.on_activity_object = self._registry.add_activity
+        return execution
+
+    def _in_background(self, work: Any) -> None:
+        task: asyncio.Task[None] = self._loop.create_task(work)
+        self._side_work.add(task)
+        task.add_done_callback(self._side_work.discard)
+
+    # -- gathering ------------------------------------------------------------------------------------------
+
+    def take_note(self, live: Live) -> None:
+        """`live` has something for its next turn."""
+        self._dirty.append(live)
+        self._work.set()
+
+    async def _commit_loop(self) -> None:
+        work = self._work
+        while True:
+            await work.wait()
+            self._committing = True
+            batch = self._gather()
+            if not (self._dirty or self._beats or self._changes):
+                work.clear()
+            if batch.steps or not _is_empty(batch.commit):
+                await self._commit(batch)
+            for live, reason in batch.stalls:
+                self._stall(live, reason)
+            self._committing = False
+            await asyncio.sleep(0)
+
+    def _gather(self) -> _Batch:
+        limit = self._settings.turns_per_commit
+        taken, self._dirty = self._dirty[:limit], self._dirty[limit:]
+        batch = _Batch()
+        commit = batch.commit
+        now_us = self._clock.now_us()
+        for live in taken:
+            if not live.gone:
+                self._take_turn(live, batch, now_us)
+        if self._beats:
+            commit.heartbeats = [beat for beat in self._beats.values() if self._is_running(beat)]
+            self._beats.clear()
+        if self._changes:
+            commit.changes += self._changes
+            self._changes = []
+        return batch
+
+    def _is_running(self, beat: Heartbeat) -> bool:
+        live = self.live.get(beat.instance_id)
+        return live is not None and beat.task in live.execution.activities
+
+    def _take_turn(self, live: Live, batch: _Batch, now_us: int) -> None:
+        told, live.pending = live.pending, []
+        live.queued = False
+        execution = live.execution
+        observed = [item[0] for item in told]
+        stopped: str | None = None
+        turn: Turn | None = None
+        reason = ""
+        try:
+            self._guard.enter(live.id)
+            try:
+                turn = execution.advance(observed, now_us=now_us)
+            finally:
+                stopped = self._guard.leave()
+        except TurnTooLong:
+            stopped = self._guard.leave() or self._guard.location
+        except ReplayError as error:
+            reason = str(error)
+        if stopped is not None:
+            reason = f"a turn of its workflow did not come to a wait and was stopped at {stopped}"
+        if turn is None or reason:
+            live.pending = told
+            batch.stalls.append((live, reason))
+            return
+        step = _Step(live, turn, told, [], None)
+        batch.steps.append(step)
+        if turn.events:
+            batch.steps[-1] = self._write_step(step, batch.commit)
+        for _, _, number in told:
+            if number:
+                batch.commit.consumed.append(number)
+        if execution.next_seq - 1 > self._settings.history_hard_limit and execution.ended is None:
+            limit = self._settings.history_hard_limit
+            batch.stalls.append((live, f"its history has {execution.next_seq - 1:,} events, over the limit of {limit:,}"))
+
+    def _write_step(self, step: _Step, commit: Commit) -> _Step:
+        live, turn = step.live, step.turn
+        execution = live.execution
+        missing: str | None = None
+        for activity in turn.scheduled:
+            if activity.task not in execution.activities:
+                continue
+            definition = self._registry.activities.get(activity.name)
+            if definition is None:
+                missing = activity.name
+                execution.note_queued(activity)
+            elif self._attempts.reserve(live, activity, definition):
+                step.starts.append((activity, definition))
+            else:
+                execution.note_queued(activity)
+        for activity in turn.started:
+            definition = self._registry.activities[activity.name]
+            if activity.task in execution.activities:
+                step.starts.append((activity, definition))
+            else:
+                self._attempts.release(live, activity, definition)
+        row = HistoryRow(live.id, turn.first_seq, turn.at_us, ev.dump_events(turn.events))
+        commit.rows.append(row)
+        if live.log is not None:
+            live.log.append(row)
+        self._write_change(live, turn, commit)
+        return step if missing is None else step._replace(missing=missing)
+
+    def _write_change(self, live: Live, turn: Turn, commit: Commit) -> None:
+        execution = live.execution
+        status, custom_status = execution.status, execution.custom_status
+        wake_us = execution.wake_us()
+        ended = execution.ended is not None
+        if live.new is not None:
+            new = live.new._replace(
+                status=status,
+                wake_us=wake_us,
+                custom_status=custom_status,
+                finished_us=turn.at_us if ended else None,
+            )
+            commit.new.append(new)
+        elif (status, wake_us, custom_status) != (live.status, live.wake_us, live.custom_status):
+            finished_us = turn.at_us if ended else None
+            commit.changes.append(InstanceChange(live.id, status, wake_us, finished_us, custom_status))
+        else:
+            return
+        live.wake_us, live.custom_status = wake_us, custom_status
+
+    # -- committing -----------------------------------------------------------------------------------------
+
+    async def _commit(self, batch: _Batch) -> None:
+        waits_s = 0.02
+        retries = 0
+        while not _is_empty(batch.commit):
+            try:
+                await self._backend.commit(self.lease, batch.commit)
+                break
+            except InstancesExist as error:
+                self._drop_new(batch, error.instance_ids)
+            except LeaseLost as error:
+                self._fail_batch(batch, error)
+                raise
+            except (AppendConflict, CommitOutcomeUnknown):
+                await self._read_the_log(batch)
+                return
+            except StorageError as error:
+                if retries == self._settings.commit_retries:
+                    self._fail_batch(batch, error)
+                    return
+                self._tell(facts.CommitRetried(str(error)))
+                retries += 1
+                await asyncio.sleep(waits_s)
+                waits_s *= 2
+        self._commits += 1
+        self._turns += len(batch.steps)
+        for step in batch.steps:
+            self._apply(step)
+        self._tell(facts.TurnsCommitted(len(batch.steps), len(batch.commit.rows)))
+
+    def _drop_new(self, batch: _Batch, instance_ids: frozenset[str]) -> None:
+        """Take instances that exist already out of the commit."""
+        kept: list[_Step] = []
+        for step in batch.steps:
+            if step.live.new is not None and step.live.id in instance_ids:
+                self._give_back(step)
+                self._forget(step.live, InstancesExist({step.live.id}), step.told)
+            else:
+                kept.append(step)
+        batch.steps = kept
+        commit = batch.commit
+        dropped = {new.id for new in commit.new if new.id in instance_ids}
+        commit.new = [new for new in commit.new if new.id not in dropped]
+        commit.rows = [row for row in commit.rows if row.instance_id not in dropped]
+        commit.changes = [change for change in commit.changes if change.id not in dropped]
+
+    def _give_back(self, step: _Step) -> None:
+        for activity, definition in step.starts:
+            self._attempts.release(step.live, activity, definition)
+
+    def _fail_batch(self, batch: _Batch, error: StorageError) -> None:
+        """Nothing of the batch was written: forget its instances, and tell whoever waits."""
+        reload = [step.live.id for step in batch.steps if step.live.new is None]
+        for step in batch.steps:
+            self._give_back(step)
+            self._forget(step.live, error, step.told)
+        self._reload_later(reload)
+
+    async def _read_the_log(self, batch: _Batch) -> None:
+        """Whether the batch was written is not known: forget its instances and look."""
+        for step in batch.steps:
+            self._give_back(step)
+            self._forget(step.live, None)
+        written = {(row.instance_id, row.first_seq): row.events for row in batch.commit.rows}
+        ids = [step.live.id for step in batch.steps]
+        loaded: list[LoadedInstance] = []
+        try:
+            for start in range(0, len(ids), _LOAD_BATCH):
+                loaded += await self._backend.load(ids[start : start + _LOAD_BATCH])
+        except StorageError as error:
+            for step in batch.steps:
+                _answer(step.told, error)
+            self._reload_later(ids)
+            return
+        there = {(row.instance_id, row.first_seq) for item in loaded for row in item.rows if _holds(written, row)}
+        for step in batch.steps:
+            durable = not step.turn.events or (step.live.id, step.turn.first_seq) in there
+            error = None if durable else CommitOutcomeUnknown("the commit failed and this is not in the log; try again")
+            _answer(step.told, error)
+        for change in batch.commit.changes:
+            if change.status is Status.STALLED:
+                self._changes.append(change)
+        self._reload_later([item.record.id for item in loaded if not item.record.status.is_terminal])
+        for item in loaded:
+            if item.record.status.is_terminal and item.rows:
+                self._tell_end(item.record.id, End(item.record.status, ev.load_events(item.rows[-1].events)[-1]))
+
+    def _reload_later(self, instance_ids: Sequence[str]) -> None:
+        for instance_id in instance_ids:
+            self._want(instance_id, nobody_waits=True)
+
+    # -- effects, once durable ------------------------------------------------------------------------------
+
+    def _apply(self, step: _Step) -> None:
+        live, turn, told, starts, missing = step
+        execution = live.execution
+        refused = turn.refused
+        for event, ack, _ in told:
+            if ack is not None and not ack.done():
+                if refused and execution.ended is not None and any(event is other for other in refused):
+                    ack.set_exception(InstanceNotActive(live.id, execution.status, ev.tag_of(event).replace("_", " ")))
+                else:
+                    ack.set_result(None)
+        live.new = None
+        if live.status is not execution.status:
+            live.status = execution.status
+            self._told_status(live.id)
+        for number in turn.cancelled:
+            attempt = live.attempts.get(number)
+            if attempt is not None:
+                self._attempts.cancel(attempt, "the workflow no longer wants the result")
+            live.requested.discard(number)
+        if live.log is not None and turn.events:
+            self._check_replay(live)
+        if execution.ended is not None:
+            self._finish(live, execution.ended)
+            return
+        for activity, definition in starts:
+            live.requested.discard(activity.task)
+            if activity.task in execution.activities:
+                self._attempts.begin(live, activity, definition)
+            else:
+                self._attempts.release(live, activity, definition)
+        if missing is not None:
+            self._stall(live, _not_registered("activity", missing))
+            return
+        if execution.unstarted:
+            self._request_due(live)
+        self._arm(live)
+        if self._settings.history_soft_limit < execution.next_seq <= self._settings.history_soft_limit + len(turn.events):
+            self._tell(facts.HistoryLong(live.id, execution.next_seq - 1))
+        if len(self.live) > self._settings.cached_instances:
+            self._evict()
+
+    def _finish(self, live: Live, event: ev.Event) -> None:
+        status = live.execution.status
+        for attempt in list(live.attempts.values()):
+            self._attempts.cancel(attempt, f"the instance is {status}")
+        if live.requested:
+            self._attempts.drop_requests(live)
+        live.gone = True
+        _answer(live.pending, InstanceNotActive(live.id, status, "anything more"))
+        self.live.pop(live.id, None)
+        self._tell(facts.InstanceEnded(live.id, live.execution.program.name, status))
+        self._tell_end(live.id, End(status, event))
+
+    def _tell_end(self, instance_id: str, end: End) -> None:
+        for future in self._ends.pop(instance_id, ()):
+            if not future.done():
+                future.set_result(end)
+        if not isinstance(end.event, ev.InstanceCompleted) or len(end.event.output) <= _RECENT_BYTES:
+            self._recent[instance_id] = end
+            if len(self._recent) > _RECENT_ENDS:
+                self._recent.popitem(last=False)
+
+    def _told_status(self, instance_id: str) -> None:
+        for future in self._status_watchers.pop(instance_id, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def _request_due(self, live: Live) -> None:
+        """Ask for a place for each activity whose next attempt is due."""
+        for activity in live.execution.due_retries(self._clock.now_us()):
+            if activity.task not in live.requested:
+                live.requested.add(activity.task)
+                definition = self._registry.activities[activity.name]
+                self._attempts.request(live, activity, definition)
+                self._watch_schedule(live, activity)
+
+    def _watch_schedule(self, live: Live, activity: PendingActivity) -> None:
+        options = activity.options
+        if options is None:
+            return
+        limits = [(options.schedule_to_start_us, "found no place within"), (options.schedule_to_close_us, "did not end within")]
+        for limit_us, text in limits:
+            if limit_us:
+                self.alarms.at(
+                    activity.scheduled_at_us + limit_us,
+                    lambda limit_us=limit_us, text=text: self._give_up(live, activity, f"{text} {limit_us / 1e6:g} s", text),
+                )
+
+    def _give_up(self, live: Live, activity: PendingActivity, text: str, _kind: str) -> None:
+        if activity.started or activity.task not in live.execution.activities:
+            return
+        message = f"activity {activity.name!r} {text} of being scheduled"
+        made = activity.attempt - activity.uncounted - 1
+        live.tell(ev.ActivityFailed(activity.task, Failure("TimeoutError", message), made, activity.attempt))
+
+    # -- the clock ------------------------------------------------------------------------------------------
+
+    def _arm(self, live: Live) -> None:
+        """Have the instance woken when its next timer is due."""
+        due_us = live.execution.next_due_us(self._clock.now_us())
+        if due_us is not None and (live.alarm_us is None or due_us < live.alarm_us):
+            live.alarm_us = due_us
+            instance_id = live.id
+            self.alarms.at(due_us, lambda: self._on_alarm(instance_id))
+
+    def _on_alarm(self, instance_id: str) -> None:
+        live = self.live.get(instance_id)
+        if live is None:
+            self._want(instance_id, nobody_waits=True)
+            return
+        live.alarm_us = None
+        observed = live.execution.due_observations(self._clock.now_us())
+        for event in observed:
+            live.tell(event)
+        if live.execution.unstarted:
+            self._request_due(live)
+        if not observed:
+            self._arm(live)
+
+    async def _recover(self) -> None:
+        """Load what was going on when the worker before ended; then look for what falls due."""
+        after = (-1, "")
+        until_us = self._scanned_until_us = self._clock.now_us() + _HORIZON_US
+        while True:
+            found = await self._backend.due(after, until_us, 1_000)
+            for wake_us, instance_id in found:
+                self._wake_at(wake_us, instance_id)
+            if len(found) < 1_000:
+                break
+            after = found[-1]
+            await asyncio.sleep(0)
+        await self._plan_scan()
+
+    def _wake_at(self, wake_us: int, instance_id: str) -> None:
+        if wake_us <= self._clock.now_us():
+            if instance_id not in self.live:
+                self._want(instance_id, nobody_waits=True)
+        else:
+            self.alarms.at(wake_us, lambda: self._on_alarm(instance_id))
+
+    async def _plan_scan(self) -> None:
+        next_us = await self._backend.next_wake(self._scanned_until_us)
+        if next_us is not None:
+            self._scan_before(next_us)
+
+    def _scan_before(self, wake_us: int) -> None:
+        """Look into the store in time for something that is due at `wake_us`, behind the horizon."""
+        scan_us = max(wake_us - _HORIZON_US // 2, self._clock.now_us())
+        if self._next_scan_us is None or scan_us < self._next_scan_us:
+            self._next_scan_us = scan_us
+            self.alarms.at(scan_us, self._begin_scan)
+
+    def _begin_scan(self) -> None:
+        if self._next_scan_us is not None and self._next_scan_us <= self._clock.now_us():
+            self._next_scan_us = None
+            self._in_background(self._scan())
+
+    async def _scan(self) -> None:
+        after = (self._scanned_until_us - 1, "\U0010ffff" * 501)
+        until_us = self._scanned_until_us = self._clock.now_us() + _HORIZON_US
+        while found := await self._backend.due(after, until_us, 1_000):
+            for wake_us, instance_id in found:
+                self._wake_at(wake_us, instance_id)
+            after = found[-1]
+        await self._plan_scan()
+
+    # -- loading and evicting -------------------------------------------------------------------------------
+
+    def _want(self, instance_id: str, *, nobody_waits: bool = False) -> asyncio.Future[Live]:
+        future = self._loading.get(instance_id)
+        if future is None:
+            future = self._loading[instance_id] = self._loop.create_future()
+            self._to_load.append(instance_id)
+            self._load_wanted.set()
+        if nobody_waits:
+            future.add_done_callback(_look_away)
+        return future
+
+    async def _load_loop(self) -> None:
+        while True:
+            await self._load_wanted.wait()
+            ids, self._to_load = self._to_load[:_LOAD_BATCH], self._to_load[_LOAD_BATCH:]
+            if not self._to_load:
+                self._load_wanted.clear()
+            wanted = [instance_id for instance_id in ids if instance_id not in self.live]
+            try:
+                found = {item.record.id: item for item in await self._backend.load(wanted)} if wanted else {}
+            except StorageError as error:
+                for instance_id in ids:
+                    _reject(self._loading.pop(instance_id, None), error)
+                continue
+            for instance_id in ids:
+                future = self._loading.pop(instance_id, None)
+                try:
+                    live = self.live.get(instance_id) or self._revive(instance_id, found.get(instance_id))
+                except Exception as error:
+                    _reject(future, error)
+                else:
+                    if future is not None and not future.done():
+                        future.set_result(live)
+            await asyncio.sleep(0)
+
+    def _revive(self, instance_id: str, loaded: LoadedInstance | None) -> Live:
+        """Replay an instance into memory; a failure stalls it."""
+        if loaded is None:
+            raise InstanceNotFound(instance_id)
+        record = loaded.record
+        if record.status.is_terminal:
+            raise InstanceNotActive(instance_id, record.status, "anything more")
+        try:
+            live = self._replay(loaded)
+        except ReplayError as error:
+            reason = str(error)
+            if record.stall_reason != reason or record.status is not Status.STALLED:
+                self._note_stalled(instance_id, reason, record.custom_status)
+            self._tell_stalled(instance_id, reason)
+            raise InstanceStalled(instance_id, reason) from error
+        self._loads += 1
+        self.live[instance_id] = live
+        live.status, live.wake_us, live.custom_status = record.status, record.wake_us, record.custom_status
+        if record.status is Status.STALLED:
+            self._unstall(live)
+        self._tell(facts.InstanceRecovered(instance_id, live.execution.next_seq - 1))
+        self._go_on(live, loaded)
+        return live
+
+    def _replay(self, loaded: LoadedInstance) -> Live:
+        record = loaded.record
+        program = self._registry.workflows.get(record.workflow)
+        if program is None:
+            raise CorruptHistory(_not_registered("workflow", record.workflow))
+        if program.version != record.version:
+            raise CorruptHistory(
+                f"it was started by version {record.version} of workflow {record.workflow!r}, "
+                f"but version {program.version} is registered here"
+            )
+        execution = self._execution(record.id, program)
+        live = Live(self, execution)
+        stopped: str | None = None
+        self._guard.enter(record.id)
+        try:
+            try:
+                for row in loaded.rows:
+                    execution.replay(row.first_seq, row.at_us, _events_of(row))
+            finally:
+                stopped = self._guard.leave()
+        except TurnTooLong:
+            stopped = self._guard.leave() or self._guard.location
+        except BaseException:
+            execution.put_away()
+            raise
+        if stopped is not None:
+            execution.put_away()
+            raise TurnTooLong(f"its replay did not come to an end and was stopped at {stopped}")
+        missing = [a.name for a in execution.activities.values() if a.name not in self._registry.activities]
+        if missing:
+            execution.put_away()
+            raise CorruptHistory(_not_registered("activity", missing[0]))
+        if execution.next_seq - 1 > self._settings.history_hard_limit:
+            execution.put_away()
+            raise CorruptHistory(f"its history has {execution.next_seq - 1:,} events, over the limit")
+        if self._settings.check_replay:
+            live.log = list(loaded.rows)
+        return live
+
+    def _go_on(self, live: Live, loaded: LoadedInstance) -> None:
+        """Tell a revived instance what was lost, what is due, and what is in its inbox."""
+        execution = live.execution
+        details = {(beat.task, beat.attempt): beat.details for beat in loaded.heartbeats}
+        for activity in list(execution.activities.values()):
+            if activity.started:
+                activity.details = details.get((activity.task, activity.attempt), activity.details)
+                event = failed_attempt(activity, _LOST, (WORKER_LOST,), self._clock)
+                live.tell(event)
+        for event in execution.due_observations(self._clock.now_us()):
+            live.tell(event)
+        for message in loaded.messages:
+            self._take_message(live, message)
+        if execution.unstarted:
+            self._request_due(live)
+        self._arm(live)
+
+    def _evict(self) -> None:
+        """Put away the instances that have been idle longest."""
+        looks = _EVICT_LOOKS
+        while len(self.live) > self._settings.cached_instances and looks:
+            looks -= 1
+            live = next(iter(self.live.values()))
+            if live.is_idle and live.new is None:
+                self._evictions += 1
+                self._forget(live, None)
+                if live.wake_us is not None:
+                    if live.wake_us < self._scanned_until_us:
+                        self._wake_at(live.wake_us, live.id)
+                    else:
+                        self._scan_before(live.wake_us)
+            else:
+                self.live.move_to_end(live.id)
+
+    def _forget(
+        self,
+        live: Live,
+        error: Exception | None,
+        told: Sequence[tuple[ev.Observation, Ack | None, int]] = (),
+    ) -> None:
+        """Drop an instance's memory; what it was being told fails with `error`."""
+        live.gone = True
+        for attempt in list(live.attempts.values()):
+            self._attempts.cancel(attempt, "this worker no longer owns the instance")
+        if live.requested:
+            self._attempts.drop_requests(live)
+        if self.live.get(live.id) is live:
+            del self.live[live.id]
+        live.execution.put_away()
+        if error is not None:
+            _answer(told, error)
+        _answer(live.pending, error or EngineClosed("the instance was put away; try again"))
+
+    # -- stalling -------------------------------------------------------------------------------------------
+
+    def _stall(self, live: Live, reason: str) -> None:
+        """Stop going on with an instance; what it was being told is kept in its inbox."""
+        told, live.pending = live.pending, []
+        new, custom_status = live.new, live.execution.custom_status
+        self._forget(live, None)
+        self._in_background(self._stall_durably(live.id, reason, custom_status, new, told))
+
+    async def _stall_durably(
+        self,
+        instance_id: str,
+        reason: str,
+        custom_status: bytes | None,
+        new: NewInstance | None,
+        told: list[tuple[ev.Observation, Ack | None, int]],
+    ) -> None:
+        try:
+            for event, ack, number in told:
+                await self._keep_message(instance_id, event, ack, number, new)
+        except StorageError as error:
+            _answer(told, error)
+        self._note_stalled(instance_id, reason, custom_status)
+        self._tell_stalled(instance_id, reason)
+
+    async def _keep_message(
+        self, instance_id: str, event: ev.Observation, ack: Ack | None, number: int, new: NewInstance | None
+    ) -> None:
+        """Put back into the inbox what a stalled instance was being told by somebody outside."""
+        if isinstance(event, ev.InstanceStarted):
+            await self._backend.send([Outgoing(instance_id, ev.dump_event(event), new)])
+        elif not number and type(event) in _FROM_OUTSIDE:
+            await self._backend.send([Outgoing(instance_id, ev.dump_event(event))])
+        if ack is not None and not ack.done():
+            ack.set_result(None)
+
+    def _note_stalled(self, instance_id: str, reason: str, custom_status: bytes | None) -> None:
+        self._changes.append(InstanceChange(instance_id, Status.STALLED, 0, None, custom_status, reason))
+        self._work.set()
+
+    def _tell_stalled(self, instance_id: str, reason: str) -> None:
+        self._tell(facts.InstanceStalled(instance_id, reason))
+        error = InstanceStalled(instance_id, reason)
+        for future in self._ends.pop(instance_id, ()):
+            _reject(future, error)
+        self._told_status(instance_id)
+
+    def _unstall(self, live: Live) -> None:
+        execution = live.execution
+        live.status, live.wake_us = execution.status, execution.wake_us()
+        self._changes.append(
+            InstanceChange(live.id, live.status, live.wake_us, None, execution.custom_status)
+        )
+        self._work.set()
+
+    async def _retry_stalled(self) -> None:
+        """Try those again whose cause may be gone."""
+        after = (-1, "")
+        while found := await self._backend.due(after, 1, 1_000):
+            for _, instance_id in found:
+                if instance_id not in self.live:
+                    self._want(instance_id, nobody_waits=True)
+            after = found[-1]
+
+    # -- messages from other processes ----------------------------------------------------------------------
+
+    async def _inbox_loop(self) -> None:
+        while True:
+            if await self._backend.wait_for_change(1.0):
+                while messages := await self._backend.inbox(self._inbox_seen, 1_000):
+                    for message in messages:
+                        self._inbox_seen = max(self._inbox_seen, message.number)
+                        self._route(message)
+                    await asyncio.sleep(0)
+
+    def _route(self, message: Message) -> None:
+        live = self.live.get(message.instance_id)
+        if live is not None:
+            self._take_message(live, message)
+        elif message.instance_id in self._loading:
+            self._loading[message.instance_id].add_done_callback(lambda _: self._reroute(message))
+        else:
+            self._want(message.instance_id, nobody_waits=True)
+
+    def _reroute(self, message: Message) -> None:
+        live = self.live.get(message.instance_id)
+        if live is not None:
+            self._take_message(live, message)
+
+    def _take_message(self, live: Live, message: Message) -> None:
+        if message.number <= live.seen_message:
+            return
+        live.seen_message = message.number
+        event = ev.load_event(message.data)
+        if type(event) in _FROM_OUTSIDE:
+            live.tell(event, None, message.number)  # type: ignore[arg-type]  # all of _FROM_OUTSIDE are observations
+
+    async def _send_to_inbox(self, outgoing: Outgoing, asked: str) -> None:
+        (result,) = await self._backend.send([outgoing])
+        if result.outcome == "missing":
+            raise InstanceNotFound(outgoing.instance_id)
+        if result.outcome == "over" and result.record is not None:
+            raise InstanceNotActive(outgoing.instance_id, result.record.status, asked)
+
+    # -- notes for the observers ----------------------------------------------------------------------------
+
+    def _note_beat(self, owner: Owner, task: int, attempt: int, details: bytes) -> None:
+        """Called on any thread."""
+        beat = Heartbeat(owner.id, task, attempt, details)
+        self._loop.call_soon_threadsafe(self._keep_beat, beat)
+
+    def _keep_beat(self, beat: Heartbeat) -> None:
+        self._beats[beat.instance_id, beat.task] = beat
+        self._work.set()
+
+    def _note_attempt_ended(self, attempt: Attempt, failure: Failure, final: bool) -> None:
+        self._tell(
+            facts.AttemptEnded(
+                attempt.owner.id,
+                attempt.activity.name,
+                attempt.number,
+                failure.type_name,
+                failure.message,
+                final,
+            )
+        )
+
+    def _note_blocked(self, instance_id: str, seconds: float, location: str) -> None:
+        """Called on the guard's thread, while the loop is blocked: it cannot be told there."""
+        self._tell(facts.TurnBlocked(instance_id, seconds, location))
+
+    def _check_replay(self, live: Live) -> None:
+        """Replay the instance from its rows and compare; a difference stalls it, in tests."""
+        assert live.log is not None
+        twin = Execution(live.id, live.execution.program)
+        try:
+            for row in live.log:
+                twin.replay(row.first_seq, row.at_us, ev.load_events(row.events))
+            if (twin.status, twin.next_seq) != (live.execution.status, live.execution.next_seq):
+                raise CorruptHistory(f"replay of {live.id!r} ends {twin.status} at #{twin.next_seq - 1}")
+        except ReplayError as error:
+            self._tell(facts.InstanceStalled(live.id, f"replay check: {error}"))
+            for future in self._ends.pop(live.id, ()):
+                _reject(future, error)
+        finally:
+            twin.put_away()
+
+
+_FROM_OUTSIDE: Final = frozenset(
+    {
+        ev.InstanceStarted,
+        ev.EventReceived,
+        ev.CancelRequested,
+        ev.InstanceSuspended,
+        ev.InstanceResumed,
+        ev.InstanceTerminated,
+    }
+)
+"""What may come by the inbox."""
+
+
+def _is_empty(commit: Commit) -> bool:
+    return not (commit.rows or commit.changes or commit.new or commit.consumed or commit.heartbeats)
+
+
+def _events_of(row: HistoryRow) -> list[ev.Event]:
+    try:
+        return ev.load_events(row.events)
+    except msgspec.DecodeError as error:
+        raise CorruptHistory(f"the history row at #{row.first_seq} of {row.instance_id!r} cannot be read: {error}") from error
+
+
+def _holds(written: dict[tuple[str, int], bytes], row: HistoryRow) -> bool:
+    return written.get((row.instance_id, row.first_seq)) == row.events
+
+
+def _not_registered(kind: str, name: str) -> str:
+    return (
+        f"{kind} {name!r} is not registered here; import the module that defines it, "
+        f"or pass it to Engine({'workflows' if kind == 'workflow' else 'activities'}=[...])"
+    )
+
+
+def _answer(told: Iterable[tuple[ev.Observation, Ack | None, int]], error: Exception | None) -> None:
+    for _, ack, _ in told:
+        if ack is not None and not ack.done():
+            if error is None:
+                ack.set_result(None)
+            else:
+                ack.set_exception(error)
+
+
+def _reject(future: asyncio.Future[Any] | None, error: BaseException) -> None:
+    if future is not None and not future.done():
+        future.set_exception(error)
+        future.exception()  # whoever waits still gets it; nobody waiting is no warning
+
+
+def _look_away(future: asyncio.Future[Live]) -> None:
+    if not future.cancelled():
+        future.exception()
