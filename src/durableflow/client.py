@@ -6,9 +6,9 @@ A `Client` runs nothing. An `Engine` is a client that also works.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast
 
 import msgspec
 
@@ -33,7 +33,6 @@ from durableflow.model.failure import Failure, workflow_failed
 from durableflow.model.ids import RANDOM_BITS, check_name, fresh_id
 from durableflow.model.status import Status
 from durableflow.runtime.clock import Clock, SystemClock
-from durableflow.runtime.settings import Settings
 from durableflow.runtime.stores import open_backend
 from durableflow.runtime.worker import End
 
@@ -89,7 +88,7 @@ class Handle(Generic[R]):
 
     async def result(self, *, timeout: Duration | None = None) -> R:
         """Wait for the end; what the workflow returned, of its annotated type. See `Client.result`."""
-        return cast(R, await self._client.result(self.id, workflow=self._workflow, timeout=timeout))
+        return cast("R", await self._client.result(self.id, workflow=self._workflow, timeout=timeout))
 
     async def status(self) -> InstanceStatus:
         """See `Client.status`."""
@@ -153,7 +152,7 @@ class Client:
         self._clock = clock or SystemClock()
         self._payload_limit_bytes = payload_limit_bytes
 
-    async def __aenter__(self) -> Any:
+    async def __aenter__(self) -> Self:
         await self._backend.open()
         return self
 
@@ -211,7 +210,10 @@ class Client:
         raise InstanceExists(existing.id, f"instance {existing.id!r} exists: {reason}")
 
     async def _send_start(
-        self, workflow: Workflow[..., Any], new: NewInstance, started: ev.InstanceStarted
+        self,
+        workflow: Workflow[..., Any],  # noqa: ARG002  # the engine, which runs it, needs it
+        new: NewInstance,
+        started: ev.InstanceStarted,
     ) -> InstanceRecord | None:
         """Write the start; the record of the instance that has the id already, if any."""
         (result,) = await self._backend.send([Outgoing(new.id, ev.dump_event(started), new)])
@@ -299,7 +301,7 @@ class Client:
                     raise InstanceNotActive(instance_id, record.status, f"the wait for {asked}")
                 await change
 
-    def _status_change(self, instance_id: str) -> Any:
+    def _status_change(self, instance_id: str) -> Awaitable[object]:  # noqa: ARG002  # the engine watches one
         """What to await until the status may have changed."""
         return asyncio.ensure_future(self._backend.wait_for_change(_POLL_S))
 
@@ -358,7 +360,7 @@ class Client:
             after=None if cursor is None else _load_cursor(cursor),
             limit=limit,
         )
-        records = await self._backend.list(query)
+        records = await self._backend.list_records(query)
         last = records[-1] if len(records) == limit else None
         next_cursor = None if last is None else msgspec.json.encode((last.created_us, last.id)).decode()
         return Page([_status(record) for record in records], next_cursor)

@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from durableflow.authoring.registry import DEFAULT, AnyActivity, AnyWorkflow, Registry
 from durableflow.authoring.workflow import Workflow
 from durableflow.backends.base import Backend, InstanceRecord, NewInstance
 from durableflow.client import Client
-from durableflow.errors import EngineClosed, InstancesExist, LeaseLost, StorageError, UsageError
+from durableflow.errors import (
+    EngineClosed,
+    InstanceNotActive,
+    InstancesExist,
+    InstanceStalled,
+    LeaseLost,
+    StorageError,
+    UsageError,
+)
 from durableflow.model import events as ev
 from durableflow.model.ids import check_name
 from durableflow.observe import facts
@@ -80,7 +88,7 @@ class Engine(Client):
 
     # -- life cycle -----------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> Engine:
+    async def __aenter__(self) -> Self:
         if self._task is not None:
             raise UsageError(f"{self!r} is open already; make another Engine to open the store twice")
         await self._backend.open()
@@ -168,6 +176,8 @@ class Engine(Client):
                     self._registry.add_workflow(definition)
             else:
                 self._registry.add_activity(definition)
+                if self._worker is not None:
+                    self._worker.retry_stalled()
 
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
@@ -248,7 +258,12 @@ class Engine(Client):
             return await self._wait_for_end_elsewhere(instance_id)
         future = worker.end(instance_id)
         if not worker.knows_end_of(instance_id):
-            end = await self._look_for_end(instance_id)
+            try:
+                end = await self._look_for_end(instance_id)
+            except InstanceStalled:
+                end = None
+                with suppress(InstanceNotActive):  # it ended meanwhile: the future knows
+                    await worker.load(instance_id)  # raises the same, unless the cause is gone
             if end is not None:
                 return end
         return await future
@@ -261,12 +276,12 @@ class Engine(Client):
             await self._backend.wait_for_change(_STANDBY_S)
         return await self._wait_for_end(instance_id)
 
-    def _status_change(self, instance_id: str) -> Any:
+    def _status_change(self, instance_id: str) -> Awaitable[object]:
         if self._worker is None:
             return super()._status_change(instance_id)
         return self._worker.status_change(instance_id)
 
-    async def purge_many(self, instance_ids: Iterable[str]) -> Any:
+    async def purge_many(self, instance_ids: Iterable[str]) -> Sequence[str]:
         """See `Client.purge_many`."""
         purged = await super().purge_many(instance_ids)
         if self._worker is not None:

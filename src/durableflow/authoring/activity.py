@@ -66,8 +66,8 @@ class Activity(Generic[P, R]):
         stored_options: ActivityOptions | None = None,
         max_concurrency: int | None = None,
     ) -> None:
-        target = function if inspect.isroutine(function) else getattr(type(function), "__call__", None)
-        if target is None or not callable(function):
+        target = function if inspect.isroutine(function) else vars(type(function)).get("__call__")
+        if target is None:
             raise RegistrationError(f"@activity wraps functions and callables, not {function!r:.80}")
         if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
             raise RegistrationError(f"activity {function!r:.80} is a generator; an activity returns one value")
@@ -81,9 +81,14 @@ class Activity(Generic[P, R]):
         self.max_concurrency = max_concurrency
         self.arguments = converter.Arguments(function)
         self._load_result: converter.Loader | None = None
-        update_wrapper(self, function)
+        update_wrapper(self, cast("Callable[P, R]", function))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The plain function; refused inside a workflow, where its result would not be recorded.
+
+        Raises:
+            DirectCallError: a workflow runs here; the message has the line to write instead.
+        """
         execution = current_execution.get()
         if execution is not None:
             written = ", ".join([*(repr(arg)[:30] for arg in args), *(f"{k}={v!r:.30}" for k, v in kwargs.items())])
@@ -93,7 +98,7 @@ class Activity(Generic[P, R]):
                 f"would not be recorded; write: yield from ctx.call_activity({self.name}{comma}{written})  "
                 "(or await instead of yield from)"
             )
-        return cast(R, self.function(*args, **kwargs))
+        return cast("R", self.function(*args, **kwargs))
 
     def __repr__(self) -> str:
         return f"<activity {self.name}>"
@@ -119,7 +124,7 @@ class Activity(Generic[P, R]):
             changed.schedule_to_close_us or old.schedule_to_close_us,
             changed.heartbeat_us or old.heartbeat_us,
         )
-        twin: Activity[P, R] = object.__new__(Activity)
+        twin = cast("Activity[P, R]", object.__new__(Activity))
         twin.__dict__.update(self.__dict__)
         twin.stored_options = merged
         return twin
@@ -132,7 +137,7 @@ class Activity(Generic[P, R]):
 
 
 @overload
-def activity(function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...  # type: ignore[overload-overlap]  # a coroutine function is a function too; the first match is meant
+def activity(function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...
 @overload
 def activity(function: Callable[P, R], /) -> Activity[P, R]: ...
 @overload
@@ -191,7 +196,7 @@ class ActivityDecorator:
         self._max_concurrency = max_concurrency
 
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...  # type: ignore[overload-overlap]  # as above
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Activity[P, R]: ...
     def __call__(self, function: Callable[..., Any], /) -> Any:

@@ -118,7 +118,8 @@ class Context:
     def when_all(self, /, *tasks: Any) -> Task[Any]:
         """Wait for all tasks, then give their results in the order of the arguments.
 
-        An iterable of tasks gives a list, tasks as arguments give a tuple. When some failed, the failure that came first is raised, after all are done.
+        An iterable of tasks gives a list, tasks as arguments give a tuple. When some failed,
+        the failure that came first is raised, after all are done.
         """
         parts = _parts(tasks)
         return self._execution.when_all(parts, tuple if parts and parts[0] is tasks[0] else list)
@@ -154,7 +155,7 @@ class Context:
         """
         kind = converter.hints_of(make).get("return", Any)
         data = self._execution.side_effect(lambda: converter.dump(make(), "the side effect"))
-        return cast(R, converter.loader(kind)(data))
+        return cast("R", converter.loader(kind)(data))
 
     def set_custom_status(self, value: object, /) -> None:
         """Show `value` (stored as JSON) to whoever looks at this instance."""

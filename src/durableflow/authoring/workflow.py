@@ -121,7 +121,7 @@ class Workflow(Generic[P, R]):
             check_name(key, "a tag's name")
             check_name(value, f"the value of tag {key!r}")
         old = self.start_options
-        twin: Workflow[P, R] = object.__new__(Workflow)
+        twin = cast("Workflow[P, R]", object.__new__(Workflow))
         twin.__dict__.update(self.__dict__)
         twin.start_options = StartOptions(
             old.instance_id if instance_id is None else check_name(instance_id, "the instance id"),
@@ -161,17 +161,13 @@ def _result_type(definition: Workflow[..., Any]) -> Any:
 
 
 @overload
-def workflow(  # type: ignore[overload-overlap]  # a generator function is a function too; the first match is meant
-    function: Callable[Concatenate[Context, P], Generator[Any, Any, R]], /
-) -> Workflow[P, R]: ...
+def workflow(function: Callable[Concatenate[Context, P], Generator[Any, Any, R]], /) -> Workflow[P, R]: ...
 @overload
-def workflow(function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...  # type: ignore[overload-overlap]  # as above
+def workflow(function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
 @overload
 def workflow(function: Callable[Concatenate[Context, P], R], /) -> Workflow[P, R]: ...
 @overload
-def workflow(
-    *, name: str | None = None, version: int = 1, timeout: Duration | None = None
-) -> WorkflowDecorator: ...
+def workflow(*, name: str | None = None, version: int = 1, timeout: Duration | None = None) -> WorkflowDecorator: ...
 def workflow(
     function: Callable[..., Any] | None = None,
     /,
@@ -207,13 +203,9 @@ class WorkflowDecorator:
         self._timeout = timeout
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # a generator function is a function too; the first match is meant
-        self, function: Callable[Concatenate[Context, P], Generator[Any, Any, R]], /
-    ) -> Workflow[P, R]: ...
+    def __call__(self, function: Callable[Concatenate[Context, P], Generator[Any, Any, R]], /) -> Workflow[P, R]: ...
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # as above
-        self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
-    ) -> Workflow[P, R]: ...
+    def __call__(self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> Workflow[P, R]: ...
     def __call__(self, function: Callable[..., Any], /) -> Any:

@@ -245,7 +245,7 @@ class Backend(Protocol):
         """The latest history row of an instance."""
         ...
 
-    async def list(self, query: Query) -> list[InstanceRecord]:
+    async def list_records(self, query: Query) -> list[InstanceRecord]:
         """The instances that match, newest first."""
         ...
 

@@ -73,7 +73,7 @@ class MemoryBackend:
 
     # -- the worker's side ----------------------------------------------------------------------------------
 
-    async def acquire(self, name: str, ttl_us: int, now_us: int) -> Lease | None:
+    async def acquire(self, name: str, ttl_us: int, now_us: int) -> Lease | None:  # noqa: ARG002  # names are for people who look into a file
         """See `Backend.acquire`."""
         if any(lease.expires_us > now_us for lease in self._workers.values()):
             return None
@@ -247,7 +247,7 @@ class MemoryBackend:
         instance = self._instances.get(instance_id)
         return instance.rows[-1] if instance is not None and instance.rows else None
 
-    async def list(self, query: Query) -> list[InstanceRecord]:
+    async def list_records(self, query: Query) -> list[InstanceRecord]:
         """See `Backend.list`."""
         matching = [i.record for i in self._instances.values() if _matches(i.record, query)]
         matching.sort(key=lambda record: (record.created_us, record.id), reverse=True)

@@ -13,11 +13,11 @@ worker at once that it is dead, without waiting for the lease to end.
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qsl
@@ -253,9 +253,7 @@ class SqliteBackend:
                     return None
                 connection.execute("delete from workers where id = ?", (worker_id,))
                 self._lock_path(worker_id).unlink(missing_ok=True)
-            cursor = connection.execute(
-                "insert into workers (name, expires_us) values (?, ?)", (name, now_us + ttl_us)
-            )
+            cursor = connection.execute("insert into workers (name, expires_us) values (?, ?)", (name, now_us + ttl_us))
             worker_id = cursor.lastrowid
             assert worker_id is not None
             self._take_lock(worker_id)
@@ -345,7 +343,7 @@ class SqliteBackend:
         """See `Backend.wait_for_change`."""
 
         def read(connection: sqlite3.Connection) -> bool:
-            version = connection.execute("pragma data_version").fetchone()[0]
+            version: int = connection.execute("pragma data_version").fetchone()[0]
             changed, self._data_version = version != self._data_version, version
             return changed
 
@@ -385,13 +383,12 @@ class SqliteBackend:
     async def last_row(self, instance_id: str) -> HistoryRow | None:
         """See `Backend.last_row`."""
         rows = await self._read(
-            "select instance, first_seq, at_us, events from history where instance = ? "
-            "order by first_seq desc limit 1",
+            "select instance, first_seq, at_us, events from history where instance = ? order by first_seq desc limit 1",
             (instance_id,),
         )
         return HistoryRow(*rows[0]) if rows else None
 
-    async def list(self, query: Query) -> list[InstanceRecord]:
+    async def list_records(self, query: Query) -> list[InstanceRecord]:
         """See `Backend.list`."""
         sql, parameters = _list_sql(query)
         return [_record(row) for row in await self._read(sql, parameters)]
@@ -404,7 +401,7 @@ class SqliteBackend:
 
         return await self._write(change)
 
-    async def _read(self, sql: str, parameters: Sequence[object]) -> Iterable[Any]:
+    async def _read(self, sql: str, parameters: Sequence[object]) -> Sequence[Any]:
         """Rows of a question that must not hold up the writer."""
         import aiosqlite  # loaded by the first question, not by the import of the package
 
@@ -638,8 +635,8 @@ class _ConnectionThread:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._work, name=f"durableflow {os.path.basename(path)}", daemon=True)
+        self._stopped = False
+        self._thread = threading.Thread(target=self._work, name=f"durableflow {path.name}", daemon=True)
         self._thread.start()
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
@@ -651,9 +648,10 @@ class _ConnectionThread:
 
     async def stop(self) -> None:
         """Finish what was asked, close the connection, end the thread."""
-        self._calls.put(None)
-        while self._thread.is_alive():
-            await asyncio.sleep(0.001)
+        if not self._stopped:
+            self._stopped = True
+            await self.call(sqlite3.Connection.close)
+            self._calls.put(None)
 
     def _work(self) -> None:
         connection: sqlite3.Connection | None = None
@@ -666,16 +664,13 @@ class _ConnectionThread:
                     )
                 result = function(connection, *args)
             except BaseException as error:
-                answer, value = _reject, _as_storage_error(self._path, error)
+                answer: Callable[[asyncio.Future[Any], Any], None] = _reject
+                value: Any = _as_storage_error(self._path, error)
             else:
                 answer, value = _resolve, result
-            try:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(answer, future, value)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                pass
             del call, future, function, args, value
-        if connection is not None:
-            connection.close()
 
 
 def _as_storage_error(path: Path, error: BaseException) -> BaseException:

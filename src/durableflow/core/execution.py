@@ -17,19 +17,19 @@ Rules that this file keeps:
 
 from __future__ import annotations
 
+import inspect
 import random
-import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from heapq import heappop, heappush
-from os.path import dirname
 from types import FrameType
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Final, Protocol, TypeVar, cast
 
 from durableflow.core.describe import describe
-from durableflow.core.task import WAITING, ErrorFactory, Task, WhenAll, WhenAny
+from durableflow.core.task import ErrorFactory, Task, WhenAll, WhenAny
 from durableflow.core.turn import PendingActivity, Turn
 from durableflow.errors import (
     Cancelled,
@@ -51,7 +51,6 @@ T = TypeVar("T")
 Steps = Generator[Any, Any, T] | Coroutine[Any, Any, T]
 """What a workflow or a branch runs as: `send` and `throw` exist on both."""
 
-_PACKAGE: Final = dirname(dirname(__file__))
 WORKER_LOST: Final = "WorkerLost"
 """Type name of the failure of an attempt whose worker died."""
 
@@ -117,9 +116,7 @@ class Execution:
         payload_limit_bytes: no payload that the code makes may be larger.
     """
 
-    def __init__(
-        self, instance_id: str, program: Program, *, payload_limit_bytes: int = PAYLOAD_LIMIT_BYTES
-    ) -> None:
+    def __init__(self, instance_id: str, program: Program, *, payload_limit_bytes: int = PAYLOAD_LIMIT_BYTES) -> None:
         self.instance_id = instance_id
         self.program = program
         self._payload_limit_bytes = payload_limit_bytes
@@ -210,9 +207,7 @@ class Execution:
         self.replaying = True
         self._turn = Turn(first_seq, at_us)
         self._decisions = []
-        self._recorded = deque(
-            (seq, event) for seq, event in enumerate(row, first_seq) if type(event) in ev.DECISIONS
-        )
+        self._recorded = deque((seq, event) for seq, event in enumerate(row, first_seq) if type(event) in ev.DECISIONS)
         self.next_seq = first_seq + len(row)
         token = current_execution.set(self)
         try:
@@ -221,8 +216,8 @@ class Execution:
                 if kind in ev.DECISIONS:
                     continue
                 if kind is ev.ActivityQueued:
-                    self._note_queued(seq, cast(ev.ActivityQueued, event))
-                elif not self._take(cast(ev.Observation, event)):
+                    self._note_queued(seq, cast("ev.ActivityQueued", event))
+                elif not self._take(cast("ev.Observation", event)):
                     raise CorruptHistory(
                         f"history #{seq} of instance {self.instance_id!r} records {describe(event)}, "
                         "which cannot follow what came before it"
@@ -311,10 +306,8 @@ class Execution:
 
     @staticmethod
     def _close(branch: _Branch) -> None:
-        try:
+        with suppress(Exception):  # what a finally block does while it is put away concerns nobody
             branch.steps.close()
-        except Exception:  # noqa: S110  # what a finally block does while it is put away concerns nobody
-            pass
 
     # -- observations ---------------------------------------------------------------------------------------
 
@@ -322,8 +315,8 @@ class Execution:
         """Note one observation, deliver it unless suspended, run the code. False: it changes nothing."""
         if self.ended is not None:
             return False
-        note, deliver = _HANDLERS[type(event)]
-        if note is not None and not note(self, event):
+        note, deliver = self._HANDLERS[type(event)]
+        if not note(self, event):
             return False
         if deliver is not None:
             if self.status is Status.SUSPENDED:
@@ -478,7 +471,7 @@ class Execution:
         held, self._held = self._held, []
         for event in held:
             if self.ended is None:
-                deliver = _HANDLERS[type(event)][1]
+                deliver = self._HANDLERS[type(event)][1]
                 assert deliver is not None
                 deliver(self, event)
                 self._run()
@@ -494,18 +487,35 @@ class Execution:
         self._end(Status.FAILED, None, event)
         return True
 
+    _HANDLERS: ClassVar[
+        dict[type, tuple[Callable[[Execution, Any], bool], Callable[[Execution, Any], None] | None]]
+    ] = {
+        ev.InstanceStarted: (_note_instance_started, _deliver_instance_started),
+        ev.InstanceBegan: (_note_instance_began, _begin),
+        ev.ActivityStarted: (_note_activity_started, None),
+        ev.AttemptFailed: (_note_attempt_failed, None),
+        ev.ActivityCompleted: (_note_activity_result, _deliver_activity_completed),
+        ev.ActivityFailed: (_note_activity_result, _deliver_activity_failed),
+        ev.TimerFired: (_note_timer_fired, _deliver_timer_fired),
+        ev.EventReceived: (_note_event_received, _deliver_event_received),
+        ev.CancelRequested: (_note_cancel_requested, _deliver_cancel_requested),
+        ev.InstanceSuspended: (_note_instance_suspended, None),
+        ev.InstanceResumed: (_note_instance_resumed, None),
+        ev.InstanceTerminated: (_note_instance_terminated, None),
+        ev.InstanceTimedOut: (_note_instance_timed_out, None),
+    }
+    """For each observation: what is noted at once (may refuse it), and how it is delivered (held while suspended)."""
+
     # -- decisions: what a context asks for -----------------------------------------------------------------
 
-    def schedule_activity(
-        self, name: str, data: bytes, options: ev.ActivityOptions | None, load: Loader
-    ) -> Task[Any]:
+    def schedule_activity(self, name: str, data: bytes, options: ev.ActivityOptions | None, load: Loader) -> Task[Any]:
         """Ask for an activity; `load` reads its result back."""
         if len(data) > self._payload_limit_bytes:
             raise PayloadTooLarge(f"the input of activity {name!r}", len(data), self._payload_limit_bytes)
         task = self._new_task(name, load)
         scheduled = ev.ActivityScheduled(task.number, name, data, digest(data), options)
         if self.replaying:
-            scheduled = cast(ev.ActivityScheduled, self._expect(scheduled))
+            scheduled = cast("ev.ActivityScheduled", self._expect(scheduled))
         else:
             self._decisions.append(scheduled)
         activity = PendingActivity(task.number, name, data, scheduled.options, self.now_us)
@@ -542,7 +552,7 @@ class Execution:
         self._last_number += 1
         if self.replaying:
             expected = self._expect(ev.SideEffectRecorded(self._last_number, b""))
-            return cast(ev.SideEffectRecorded, expected).value
+            return cast("ev.SideEffectRecorded", expected).value
         value = make()
         if len(value) > self._payload_limit_bytes:
             raise PayloadTooLarge("the value of a side effect", len(value), self._payload_limit_bytes)
@@ -557,7 +567,7 @@ class Execution:
         self._decide(ev.CustomStatusSet(value))
         self.custom_status = value
 
-    def when_all(self, parts: Sequence[Task[Any]], kind: type[list[Any]] | type[tuple[Any, ...]]) -> Task[Any]:
+    def when_all(self, parts: Sequence[Task[Any]], kind: type[list[Any] | tuple[Any, ...]]) -> Task[Any]:
         """A task that is done when all of `parts` are; its result is a `kind`."""
         self._check_parts(parts)
         return WhenAll(self, parts, kind)
@@ -749,7 +759,7 @@ class Execution:
             elif branch.error is not None:
                 error, branch.error = branch.error, None
             else:
-                task = cast("Task[Any]", yielded)
+                task = cast("Task[Any]", yielded)  # type: ignore[redundant-cast]  # pyright knows it as Task[Unknown]
                 if not task.done:
                     task.waiters.append(branch)
                     branch.waiting = task
@@ -859,10 +869,14 @@ def _kind_of(failure: Failure) -> tuple[str, str]:
 
 def _user_location() -> str:
     """`file:line` of the innermost frame that is not the engine's."""
-    frame: FrameType | None = sys._getframe(1)  # the cheapest way to the caller's caller
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    frame = inspect.currentframe()
+    while frame is not None and not _is_users(frame):
         frame = frame.f_back
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _is_users(frame: FrameType) -> bool:
+    return not str(frame.f_globals.get("__name__")).startswith("durableflow.")
 
 
 def _suspended_location(steps: object) -> str:
@@ -870,7 +884,7 @@ def _suspended_location(steps: object) -> str:
     location = ""
     while steps is not None:
         frame = getattr(steps, "gi_frame", None) or getattr(steps, "cr_frame", None)
-        if frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE):
+        if frame is not None and _is_users(frame):
             location = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         steps = getattr(steps, "gi_yieldfrom", None) or getattr(steps, "cr_await", None)
     return location
@@ -880,24 +894,3 @@ def replay_rows(execution: Execution, rows: Iterable[tuple[int, int, Sequence[ev
     """Follow recorded turns `(first_seq, at_us, events)` one after the other; raises as `replay` does."""
     for first_seq, at_us, row in rows:
         execution.replay(first_seq, at_us, row)
-
-
-_Note = Callable[[Execution, Any], bool]
-_Deliver = Callable[[Execution, Any], None]
-
-_HANDLERS: Final[dict[type, tuple[_Note | None, _Deliver | None]]] = {
-    ev.InstanceStarted: (Execution._note_instance_started, Execution._deliver_instance_started),
-    ev.InstanceBegan: (Execution._note_instance_began, Execution._begin),
-    ev.ActivityStarted: (Execution._note_activity_started, None),
-    ev.AttemptFailed: (Execution._note_attempt_failed, None),
-    ev.ActivityCompleted: (Execution._note_activity_result, Execution._deliver_activity_completed),
-    ev.ActivityFailed: (Execution._note_activity_result, Execution._deliver_activity_failed),
-    ev.TimerFired: (Execution._note_timer_fired, Execution._deliver_timer_fired),
-    ev.EventReceived: (Execution._note_event_received, Execution._deliver_event_received),
-    ev.CancelRequested: (Execution._note_cancel_requested, Execution._deliver_cancel_requested),
-    ev.InstanceSuspended: (Execution._note_instance_suspended, None),
-    ev.InstanceResumed: (Execution._note_instance_resumed, None),
-    ev.InstanceTerminated: (Execution._note_instance_terminated, None),
-    ev.InstanceTimedOut: (Execution._note_instance_timed_out, None),
-}
-"""For each observation: what is noted at once (may refuse it), and how it is delivered (held while suspended)."""

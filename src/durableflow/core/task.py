@@ -11,7 +11,6 @@ from durableflow.errors import TaskCancelled, UsageError
 if TYPE_CHECKING:
     from durableflow.core.execution import Execution
 
-R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 ErrorFactory = Callable[[], BaseException]
@@ -56,7 +55,7 @@ class Task(Generic[R_co]):
         self._waiters: list[Waiter] = []
 
     def __iter__(self) -> Generator[Task[Any], Any, R_co]:
-        return cast(R_co, (yield self))
+        return cast("R_co", (yield self))
 
     __await__ = __iter__
 
@@ -87,7 +86,7 @@ class Task(Generic[R_co]):
             raise UsageError(f"{self!r} is not done; wait for it first")
         if self._error is not None:
             raise self._error()
-        return cast(R_co, self._value)
+        return cast("R_co", self._value)
 
     def cancel(self) -> bool:
         """Give the task up: its activity is told, its timer or wait is dropped.
@@ -134,7 +133,7 @@ class WhenAll(Task[Any]):
     __slots__ = ("_first_error", "_kind", "_missing", "parts")
 
     def __init__(
-        self, execution: Execution, parts: Sequence[Task[Any]], kind: type[list[Any]] | type[tuple[Any, ...]]
+        self, execution: Execution, parts: Sequence[Task[Any]], kind: type[list[Any] | tuple[Any, ...]]
     ) -> None:
         super().__init__(execution, 0, f"when_all of {len(parts)}")
         self.parts = parts
@@ -172,12 +171,12 @@ class WhenAll(Task[Any]):
             self.settle(None, self._first_error)
 
 
-class WhenAny(Task["Task[R]"]):
+class WhenAny(Task["Task[Any]"]):
     """Done when one of `parts` is; its result is that task. Losers stay usable and cancellable."""
 
     __slots__ = ("parts",)
 
-    def __init__(self, execution: Execution, parts: Sequence[Task[R]]) -> None:
+    def __init__(self, execution: Execution, parts: Sequence[Task[Any]]) -> None:
         super().__init__(execution, 0, f"when_any of {len(parts)}")
         self.parts = parts
         if not parts:

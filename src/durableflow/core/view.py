@@ -70,9 +70,7 @@ class InstanceView(msgspec.Struct):
 
 def numbered(rows: Iterable[tuple[int, int, Sequence[ev.Event]]]) -> list[HistoryEvent]:
     """The events of rows `(first_seq, at_us, events)`, each with its number and time."""
-    return [
-        HistoryEvent(seq, at_us, event) for first, at_us, row in rows for seq, event in enumerate(row, first)
-    ]
+    return [HistoryEvent(seq, at_us, event) for first, at_us, row in rows for seq, event in enumerate(row, first)]
 
 
 def fold(history: Iterable[HistoryEvent]) -> InstanceView:
@@ -86,7 +84,7 @@ def fold(history: Iterable[HistoryEvent]) -> InstanceView:
     return view
 
 
-def _fold_one(
+def _fold_one(  # noqa: C901  # one case an event, each a line or two
     view: InstanceView, tasks: dict[int, TaskView], waiting: dict[str, list[int]], entry: HistoryEvent
 ) -> None:
     at_us = entry.at_us

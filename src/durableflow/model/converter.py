@@ -35,10 +35,16 @@ def digest(data: bytes) -> bytes:
     return blake2b(data, digest_size=8).digest()
 
 
-def _encode_hook(value: object) -> object:
+def _is_pydantic(kind: type) -> bool:
     pydantic = sys.modules.get("pydantic")
-    if pydantic is not None and isinstance(value, pydantic.BaseModel):
-        return value.model_dump(mode="json")
+    return pydantic is not None and issubclass(kind, pydantic.BaseModel)
+
+
+def _encode_hook(value: object) -> object:
+    dump_model = getattr(value, "model_dump", None) if _is_pydantic(type(value)) else None
+    if dump_model is not None:
+        dumped: object = dump_model(mode="json")
+        return dumped
     raise PayloadError(
         f"{type(value).__module__}.{type(value).__qualname__} cannot be stored as JSON: {value!r:.80}; "
         "pass a dataclass, attrs class, msgspec Struct, pydantic model or plain values"
@@ -46,9 +52,8 @@ def _encode_hook(value: object) -> object:
 
 
 def _decode_hook(wanted: type, value: object) -> object:
-    pydantic = sys.modules.get("pydantic")
-    if pydantic is not None and issubclass(wanted, pydantic.BaseModel):
-        return wanted.model_validate(value)  # type: ignore[attr-defined]  # known to be a pydantic model
+    if _is_pydantic(wanted):
+        return cast("Any", wanted).model_validate(value)
     raise PayloadError(f"values of type {wanted.__module__}.{wanted.__qualname__} cannot be read back from JSON")
 
 
@@ -79,10 +84,10 @@ def _check(value: object, path: str, depth: int) -> None:
     """Raise when `value` holds what JSON would change."""
     kind = type(value)
     if kind is str:
-        if "\0" in cast(str, value):
+        if "\0" in cast("str", value):
             raise PayloadError(f"{path} contains NUL, which not every store can hold: {value!r:.80}")
     elif kind is float:
-        if not math.isfinite(cast(float, value)):
+        if not math.isfinite(cast("float", value)):
             raise PayloadError(f"{path} is {value!r}, which JSON cannot hold; store None or a string instead")
     elif kind in _PLAIN:
         return
@@ -154,7 +159,9 @@ def _make_loader(annotation: Any) -> Loader:
         try:
             decode = msgspec.json.Decoder(annotation, dec_hook=_decode_hook).decode
         except (TypeError, RuntimeError, NameError) as error:
-            raise PayloadError(f"the annotation {annotation!r} is not a type that can be read from JSON: {error}") from error
+            raise PayloadError(
+                f"the annotation {annotation!r} is not a type that can be read from JSON: {error}"
+            ) from error
         name = getattr(annotation, "__qualname__", None) or repr(annotation)
 
     def load(data: bytes) -> Any:

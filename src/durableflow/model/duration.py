@@ -22,7 +22,7 @@ def to_us(duration: Duration, what: str) -> int:
     """
     if isinstance(duration, timedelta):
         microseconds = duration // _MICROSECOND
-    elif isinstance(duration, (int, float)) and math.isfinite(duration):
+    elif isinstance(duration, (int, float)) and math.isfinite(duration):  # pyright: ignore[reportUnnecessaryIsInstance]  # users pass anything
         microseconds = round(duration * 1_000_000)
     else:
         raise ValueError(f"{what} is {duration!r}, but must be seconds or a timedelta")

@@ -264,7 +264,7 @@ ENDS: Final[frozenset[type]] = frozenset(
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(list[Event])
-_ONE_DECODER: Final[msgspec.msgpack.Decoder[Event]] = msgspec.msgpack.Decoder(Event)  # type: ignore[arg-type]  # a union is no type[] to mypy
+_ONE_DECODER: Final[msgspec.msgpack.Decoder[Event]] = msgspec.msgpack.Decoder(Event)
 
 
 def dump_events(events: Sequence[Event]) -> bytes:

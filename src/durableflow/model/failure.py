@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from itertools import pairwise
 
 import msgspec
 
@@ -75,7 +76,7 @@ def _cause_of(failure: Failure) -> RemoteError | None:
     while link is not None:
         links.append(RemoteError(link.type_name, link.message, link.traceback_text))
         link = link.cause
-    for outer, inner in zip(links, links[1:], strict=False):
+    for outer, inner in pairwise(links):
         outer.__cause__ = inner
     return links[0]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """Where an instance stands."""
 
     PENDING = "PENDING"
@@ -21,16 +21,13 @@ class Status(str, Enum):
     STALLED = "STALLED"
     """The engine will not go on; nothing is lost, and it goes on by itself once the cause is gone."""
 
-    def __str__(self) -> str:
-        return self.value
-
     @property
     def is_terminal(self) -> bool:
         """True when nothing can happen to the instance any more (but purge)."""
         return self in TERMINAL
 
 
-class Signal(str, Enum):
+class Signal(StrEnum):
     """What moves an instance along its life cycle."""
 
     BEGIN = "begin"
@@ -46,25 +43,22 @@ class Signal(str, Enum):
     """The cause of a stall is gone; the history says which status the instance had."""
 
 
-_P, _R, _S = Status.PENDING, Status.RUNNING, Status.SUSPENDED
-_ENDS: Final[dict[Signal, Status]] = {
-    Signal.FAIL: Status.FAILED,
-    Signal.TERMINATE: Status.TERMINATED,
-    Signal.CANCEL: Status.CANCELLED,
+_P, _R, _S, _X = Status.PENDING, Status.RUNNING, Status.SUSPENDED, Status.STALLED
+_ENDS: Final[dict[Signal, tuple[Status, ...]]] = {
+    Signal.FAIL: (Status.FAILED,),
+    Signal.TERMINATE: (Status.TERMINATED,),
+    Signal.CANCEL: (Status.CANCELLED,),
 }
 
 TRANSITIONS: Final[dict[Status, dict[Signal, tuple[Status, ...]]]] = {
-    status: {signal: targets if isinstance(targets, tuple) else (targets,) for signal, targets in row.items()}
-    for status, row in {
-        _P: {Signal.BEGIN: _R, Signal.SUSPEND: _S, Signal.STALL: Status.STALLED, **_ENDS},
-        _R: {Signal.SUSPEND: _S, Signal.COMPLETE: Status.COMPLETED, Signal.STALL: Status.STALLED, **_ENDS},
-        _S: {Signal.RESUME: (_R, _P), Signal.STALL: Status.STALLED, **_ENDS},
-        Status.STALLED: {Signal.RECOVER: (_P, _R, _S), **_ENDS},
-        Status.COMPLETED: {},
-        Status.FAILED: {},
-        Status.TERMINATED: {},
-        Status.CANCELLED: {},
-    }.items()
+    _P: {Signal.BEGIN: (_R,), Signal.SUSPEND: (_S,), Signal.STALL: (_X,), **_ENDS},
+    _R: {Signal.SUSPEND: (_S,), Signal.COMPLETE: (Status.COMPLETED,), Signal.STALL: (_X,), **_ENDS},
+    _S: {Signal.RESUME: (_R, _P), Signal.STALL: (_X,), **_ENDS},
+    _X: {Signal.RECOVER: (_P, _R, _S), **_ENDS},
+    Status.COMPLETED: {},
+    Status.FAILED: {},
+    Status.TERMINATED: {},
+    Status.CANCELLED: {},
 }
 
 TERMINAL: Final[frozenset[Status]] = frozenset(status for status, row in TRANSITIONS.items() if not row)

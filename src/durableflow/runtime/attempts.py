@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final, Protocol
 
@@ -49,7 +50,7 @@ class Owner(Protocol):
 class Attempt:
     """One attempt of one activity."""
 
-    __slots__ = ("activity", "alarms", "beat_us", "context", "definition", "number", "owner", "over", "task")
+    __slots__ = ("activity", "alarms", "beat_us", "context", "definition", "number", "over", "owner", "task")
 
     def __init__(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
         self.owner = owner
@@ -61,6 +62,14 @@ class Attempt:
         self.alarms: list[Alarm] = []
         self.beat_us = 0
         self.context: ActivityContext | None = None
+
+
+class EndListener(Protocol):
+    """Told of each attempt that failed."""
+
+    def __call__(self, attempt: Attempt, failure: Failure, *, final: bool) -> None:
+        """`final`: no other attempt follows."""
+        ...
 
 
 class Attempts:
@@ -77,7 +86,7 @@ class Attempts:
         clock: Clock,
         alarms: Alarms,
         beat: Callable[[Owner, int, int, bytes], None],
-        ended: Callable[[Attempt, Failure, bool], None],
+        ended: EndListener,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -90,6 +99,7 @@ class Attempts:
         self._by_name: Counter[str] = Counter()
         self._isolated: tuple[str, int] | None = None
         self._queue: deque[tuple[Owner, PendingActivity, AnyActivity]] = deque()
+        self._quiet = asyncio.Event()
         self.running: set[Attempt] = set()
 
     # -- places ---------------------------------------------------------------------------------------------
@@ -235,6 +245,8 @@ class Attempts:
 
     def _free(self, attempt: Attempt) -> None:
         self.running.discard(attempt)
+        if not self.running:
+            self._quiet.set()
         self.release(attempt.owner, attempt.activity, attempt.definition)
 
     def _close(self, attempt: Attempt) -> None:
@@ -248,7 +260,7 @@ class Attempts:
     def _fail(self, attempt: Attempt, failure: Failure, type_names: tuple[str, ...]) -> None:
         self._close(attempt)
         event = failed_attempt(attempt.activity, failure, type_names, self._clock)
-        self._told_ended(attempt, failure, isinstance(event, ev.ActivityFailed))
+        self._told_ended(attempt, failure, final=isinstance(event, ev.ActivityFailed))
         attempt.owner.tell(event)
 
     def _watch(self, attempt: Attempt, options: ev.ActivityOptions) -> None:
@@ -256,6 +268,15 @@ class Attempts:
         if options.start_to_close_us:
             self._time_out_at(
                 attempt, now_us + options.start_to_close_us, f"did not end within {options.start_to_close_us / 1e6:g} s"
+            )
+        if options.schedule_to_close_us:
+            text = f"was not done within {options.schedule_to_close_us / 1e6:g} s of being scheduled"
+            self._time_out_at(attempt, attempt.activity.scheduled_at_us + options.schedule_to_close_us, text)
+        if options.schedule_to_close_us:
+            self._time_out_at(
+                attempt,
+                attempt.activity.scheduled_at_us + options.schedule_to_close_us,
+                f"did not end within {options.schedule_to_close_us / 1e6:g} s of being scheduled",
             )
         if options.heartbeat_us:
             self._watch_beats(attempt, options.heartbeat_us)
@@ -301,9 +322,11 @@ class Attempts:
 
     async def stop(self, grace_s: float) -> None:
         """Wait for what runs, then interrupt it: it runs again, as an attempt that does not count."""
-        deadline = asyncio.get_running_loop().time() + grace_s
-        while self.running and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.005)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                while self.running:
+                    self._quiet.clear()
+                    await self._quiet.wait()
         for attempt in [attempt for attempt in self.running if not attempt.over]:
             self._close(attempt)
             event = ev.AttemptFailed(
@@ -353,9 +376,7 @@ def failed_attempt(
         retry_at_us = now_us if lost else now_us + retry.delay_us(made, clock.draw())
         limit_us = options.schedule_to_close_us if options is not None else 0
         if not limit_us or retry_at_us < activity.scheduled_at_us + limit_us:
-            return ev.AttemptFailed(
-                activity.task, activity.attempt, failure, retry_at_us, details=activity.details
-            )
+            return ev.AttemptFailed(activity.task, activity.attempt, failure, retry_at_us, details=activity.details)
     return ev.ActivityFailed(activity.task, failure, made, activity.attempt)
 
 

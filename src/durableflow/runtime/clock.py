@@ -38,8 +38,7 @@ class SystemClock:
     def now_us(self) -> int:
         """See `Clock.now_us`."""
         now_us = time.time_ns() // 1000
-        if now_us > self._last_us:
-            self._last_us = now_us
+        self._last_us = max(self._last_us, now_us)
         return self._last_us
 
     async def wait(self, changed: asyncio.Event, until_us: int | None) -> None:

@@ -88,12 +88,10 @@ class TurnGuard:
                 return
             self.location = self._where()
             self._fired = True
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(self._loop_thread), ctypes.py_object(TurnTooLong)
-            )
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._loop_thread), ctypes.py_object(TurnTooLong))
 
     def _where(self) -> str:
-        frame = sys._current_frames().get(self._loop_thread)  # the documented way to another thread's stack
+        frame = sys._current_frames().get(self._loop_thread)  # pyright: ignore[reportPrivateUsage]  # the documented way to another thread's stack
         while frame is not None:
             module = frame.f_globals.get("__name__", "")
             if not module.startswith("durableflow."):

@@ -21,7 +21,9 @@ def open_backend(url: str) -> Backend:
         from durableflow.backends.memory import MemoryBackend
 
         if rest:
-            raise UsageError(f"a memory store has no name, so {url!r} must be 'memory://'; to share one, pass the object")
+            raise UsageError(
+                f"a memory store has no name, so {url!r} must be 'memory://'; to share one, pass the object"
+            )
         return MemoryBackend()
     raise UsageError(
         f"{url!r} names no store; write 'sqlite:///orders.db' (a file), 'sqlite:////var/orders.db' "

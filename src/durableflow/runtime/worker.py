@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -251,10 +252,11 @@ class Worker:
         error = EngineClosed("the engine closed, or lost its lease, before this was durable")
         for live in list(self.live.values()):
             self._forget(live, error)
-        for future in [*self._loading.values(), *(f for fs in self._ends.values() for f in fs)]:
-            _reject(future, error)
-        for watcher in [f for fs in self._status_watchers.values() for f in fs]:
-            _reject(watcher, error)
+        for loading in self._loading.values():
+            _reject(loading, error)
+        for waiting in [*self._ends.values(), *self._status_watchers.values()]:
+            for future in waiting:
+                _reject(future, error)
         self._loading.clear()
         self._ends.clear()
         self._status_watchers.clear()
@@ -325,6 +327,8 @@ class Worker:
                 live = await self.load(instance_id)
             except InstanceStalled:
                 await self._send_to_inbox(Outgoing(instance_id, ev.dump_event(event)), asked)
+                if type(event) is ev.InstanceTerminated:
+                    await self._terminate_stalled(instance_id)
                 return
         ack: Ack = self._loop.create_future()
         live.tell(event, ack)
@@ -374,7 +378,11 @@ class Worker:
     def learn(self, program: AnyWorkflow) -> None:
         """Know this workflow; instances that stalled for want of it go on."""
         if self._registry.add_workflow(program):
-            self._in_background(self._retry_stalled())
+            self.retry_stalled()
+
+    def retry_stalled(self) -> None:
+        """Try those again that stalled: more is known now."""
+        self._in_background(self._retry_stalled())
 
     def _execution(self, instance_id: str, program: AnyWorkflow) -> Execution:
         execution = Execution(instance_id, program, payload_limit_bytes=self._settings.payload_limit_bytes)
@@ -462,7 +470,9 @@ class Worker:
                 batch.commit.consumed.append(number)
         if execution.next_seq - 1 > self._settings.history_hard_limit and execution.ended is None:
             limit = self._settings.history_hard_limit
-            batch.stalls.append((live, f"its history has {execution.next_seq - 1:,} events, over the limit of {limit:,}"))
+            batch.stalls.append(
+                (live, f"its history has {execution.next_seq - 1:,} events, over the limit of {limit:,}")
+            )
 
     def _write_step(self, step: _Step, commit: Commit) -> _Step:
         live, turn = step.live, step.turn
@@ -588,10 +598,10 @@ class Worker:
             self._reload_later(ids)
             return
         there = {(row.instance_id, row.first_seq) for item in loaded for row in item.rows if _holds(written, row)}
+        absent = CommitOutcomeUnknown("the commit failed and this is not in the log; try again")
         for step in batch.steps:
             durable = not step.turn.events or (step.live.id, step.turn.first_seq) in there
-            error = None if durable else CommitOutcomeUnknown("the commit failed and this is not in the log; try again")
-            _answer(step.told, error)
+            _answer(step.told, None if durable else absent)
         for change in batch.commit.changes:
             if change.status is Status.STALLED:
                 self._changes.append(change)
@@ -642,7 +652,11 @@ class Worker:
         if execution.unstarted:
             self._request_due(live)
         self._arm(live)
-        if self._settings.history_soft_limit < execution.next_seq <= self._settings.history_soft_limit + len(turn.events):
+        if (
+            self._settings.history_soft_limit
+            < execution.next_seq
+            <= self._settings.history_soft_limit + len(turn.events)
+        ):
             self._tell(facts.HistoryLong(live.id, execution.next_seq - 1))
         if len(self.live) > self._settings.cached_instances:
             self._evict()
@@ -686,15 +700,16 @@ class Worker:
         options = activity.options
         if options is None:
             return
-        limits = [(options.schedule_to_start_us, "found no place within"), (options.schedule_to_close_us, "did not end within")]
+        limits = [
+            (options.schedule_to_start_us, "found no place within"),
+            (options.schedule_to_close_us, "did not end within"),
+        ]
         for limit_us, text in limits:
             if limit_us:
-                self.alarms.at(
-                    activity.scheduled_at_us + limit_us,
-                    lambda limit_us=limit_us, text=text: self._give_up(live, activity, f"{text} {limit_us / 1e6:g} s", text),
-                )
+                call = partial(self._give_up, live, activity, f"{text} {limit_us / 1e6:g} s")
+                self.alarms.at(activity.scheduled_at_us + limit_us, call)
 
-    def _give_up(self, live: Live, activity: PendingActivity, text: str, _kind: str) -> None:
+    def _give_up(self, live: Live, activity: PendingActivity, text: str) -> None:
         if activity.started or activity.task not in live.execution.activities:
             return
         message = f"activity {activity.name!r} {text} of being scheduled"
@@ -822,6 +837,8 @@ class Worker:
             if record.stall_reason != reason or record.status is not Status.STALLED:
                 self._note_stalled(instance_id, reason, record.custom_status)
             self._tell_stalled(instance_id, reason)
+            if any(_is_termination(message) for message in loaded.messages):
+                self._in_background(self._terminate_stalled(instance_id))
             raise InstanceStalled(instance_id, reason) from error
         self._loads += 1
         self.live[instance_id] = live
@@ -878,8 +895,7 @@ class Worker:
         for activity in list(execution.activities.values()):
             if activity.started:
                 activity.details = details.get((activity.task, activity.attempt), activity.details)
-                event = failed_attempt(activity, _LOST, (WORKER_LOST,), self._clock)
-                live.tell(event)
+                live.tell(failed_attempt(activity, _LOST, (WORKER_LOST,), self._clock))
         for event in execution.due_observations(self._clock.now_us()):
             live.tell(event)
         for message in loaded.messages:
@@ -974,10 +990,33 @@ class Worker:
     def _unstall(self, live: Live) -> None:
         execution = live.execution
         live.status, live.wake_us = execution.status, execution.wake_us()
-        self._changes.append(
-            InstanceChange(live.id, live.status, live.wake_us, None, execution.custom_status)
-        )
+        self._changes.append(InstanceChange(live.id, live.status, live.wake_us, None, execution.custom_status))
         self._work.set()
+
+    async def _terminate_stalled(self, instance_id: str) -> None:
+        """Obey a termination in the inbox without the code: nothing of it needs to run for that.
+
+        When the commit fails, the order stays in the inbox for the next load.
+        """
+        with suppress(StorageError):
+            for record, rows, messages, _ in await self._backend.load([instance_id]):
+                orders = [message for message in messages if _is_termination(message)]
+                if record.status.is_terminal or not orders:
+                    return
+                event = cast("ev.InstanceTerminated", ev.load_event(orders[0].data))
+                at_us = max([self._clock.now_us(), *(row.at_us for row in rows[-1:])])
+                change = InstanceChange(instance_id, Status.TERMINATED, None, at_us, record.custom_status)
+                await self._backend.commit(
+                    self.lease,
+                    Commit(
+                        rows=[HistoryRow(instance_id, _seq_after(rows), at_us, ev.dump_events([event]))],
+                        changes=[change],
+                        consumed=[message.number for message in messages],
+                    ),
+                )
+                self._tell(facts.InstanceEnded(instance_id, record.workflow, Status.TERMINATED))
+                self._tell_end(instance_id, End(Status.TERMINATED, event))
+                self._told_status(instance_id)
 
     async def _retry_stalled(self) -> None:
         """Try those again whose cause may be gone."""
@@ -1019,7 +1058,7 @@ class Worker:
         live.seen_message = message.number
         event = ev.load_event(message.data)
         if type(event) in _FROM_OUTSIDE:
-            live.tell(event, None, message.number)  # type: ignore[arg-type]  # all of _FROM_OUTSIDE are observations
+            live.tell(cast("ev.Observation", event), None, message.number)
 
     async def _send_to_inbox(self, outgoing: Outgoing, asked: str) -> None:
         (result,) = await self._backend.send([outgoing])
@@ -1039,7 +1078,7 @@ class Worker:
         self._beats[beat.instance_id, beat.task] = beat
         self._work.set()
 
-    def _note_attempt_ended(self, attempt: Attempt, failure: Failure, final: bool) -> None:
+    def _note_attempt_ended(self, attempt: Attempt, failure: Failure, *, final: bool) -> None:
         self._tell(
             facts.AttemptEnded(
                 attempt.owner.id,
@@ -1093,7 +1132,23 @@ def _events_of(row: HistoryRow) -> list[ev.Event]:
     try:
         return ev.load_events(row.events)
     except msgspec.DecodeError as error:
-        raise CorruptHistory(f"the history row at #{row.first_seq} of {row.instance_id!r} cannot be read: {error}") from error
+        raise CorruptHistory(
+            f"the history row at #{row.first_seq} of {row.instance_id!r} cannot be read: {error}"
+        ) from error
+
+
+def _is_termination(message: Message) -> bool:
+    return type(ev.load_event(message.data)) is ev.InstanceTerminated
+
+
+def _seq_after(rows: Sequence[HistoryRow]) -> int:
+    """The number of the next event; behind a row that cannot be read, just one that is free."""
+    if not rows:
+        return 1
+    try:
+        return rows[-1].first_seq + len(_events_of(rows[-1]))
+    except CorruptHistory:
+        return rows[-1].first_seq + 1
 
 
 def _holds(written: dict[tuple[str, int], bytes], row: HistoryRow) -> bool:
