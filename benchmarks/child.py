@@ -58,7 +58,7 @@ async def _answer(contender: Contender, task: Any, output: Path) -> None:
         crash = answer.pop("crash", False)
     except UnsupportedError as error:
         answer = {"status": "unsupported", "reason": str(error)}
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is the result of this cell
+    except BaseException as error:  # whatever it is, it is the result of this cell
         traceback.print_exc()
         answer = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
     _write(output, answer)

@@ -1,6 +1,7 @@
 """A virtual environment per contender, made once in the cache; Node packages likewise."""
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -58,9 +59,15 @@ def _install(command: list[str]) -> None:
         message = f"{command[0]} is not installed here"
         raise InstallError(message) from error
     except subprocess.CalledProcessError as error:
-        told = (error.stderr or error.stdout or "").strip().splitlines()
-        message = f"{' '.join(command[-2:])} failed: {told[-1] if told else error}"
+        message = f"{' '.join(command[-2:])} failed: {_reason(error.stderr or error.stdout or str(error))}"
         raise InstallError(message) from error
+
+
+def _reason(told: str) -> str:
+    """The line that names the error: installers say much after it."""
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"(\w+Error|ERROR|npm error)\b", line)]
+    return (named or lines or ["it said nothing"])[-1]
 
 
 def restate_server() -> Path:

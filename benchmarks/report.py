@@ -184,7 +184,7 @@ def _reasons(measurement: Measurement, workload: Workload) -> Iterator[tuple[str
 
 
 def _with(cells: Iterable[Cell], figure: str) -> list[Cell]:
-    return [cell for cell in cells if cell.status == "ok" and figure in cell.figures]
+    return [cell for cell in cells if figure in cell.figures]
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -27,7 +27,7 @@ class Cell:
     contender: str
     workload: str
     repeat: int
-    status: str  # "ok", "unsupported", "failed"
+    status: str  # "ok", "unsupported", "failed"; "incomplete": failed, but some figures had been taken
     reason: str = ""
     took_s: float = 0.0
     figures: dict[str, float] = field(default_factory=dict[str, float])

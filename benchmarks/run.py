@@ -30,6 +30,7 @@ from benchmarks.workloads import WORKLOADS, Workload
 
 PHASE_TIMEOUT_S: Final = {"full": 180, "quick": 40}
 SLOW_TIMEOUT_S: Final = 3600
+FAILED: Final = ("failed", "incomplete")  # their files are kept, to see why
 IMPORTS: Final = {"full": 21, "quick": 5}
 
 
@@ -110,15 +111,12 @@ def _revision() -> str:
 
 
 def _line(cell: Cell, workload: Workload) -> str:
-    if cell.status == "ok":
-        told = ", ".join(
-            f"{cell.figures[figure]:,.4g} {heading}"
-            for figure, heading in workload.shown.items()
-            if figure in cell.figures
-        )
-        told += "".join(f" ({note})" for note in cell.notes)
-    else:
-        told = f"{cell.status}: {cell.reason}"
+    told = ", ".join(
+        f"{cell.figures[figure]:,.4g} {heading}" for figure, heading in workload.shown.items() if figure in cell.figures
+    )
+    told += "".join(f" ({note})" for note in cell.notes)
+    if cell.status != "ok":
+        told += f"{cell.status}: {cell.reason}"
     return f"[{cell.repeat + 1}] {cell.workload:18} {cell.contender:19} {cell.took_s:5.1f} s  {told}"
 
 
@@ -184,11 +182,12 @@ class Runner:
             timeout_s = SLOW_TIMEOUT_S if workload.slow else PHASE_TIMEOUT_S[scale]
             answer = self._child(spec, python, words, directory, timeout_s=timeout_s)
             if answer["status"] != "ok":
-                cell.status, cell.reason = answer["status"], answer["reason"]
+                cell.reason = answer["reason"]
+                cell.status = "incomplete" if cell.figures else answer["status"]
                 break
             cell.figures |= answer["figures"]
             cell.notes += answer["notes"]
-        if not self._keep and cell.status != "failed":
+        if not self._keep and cell.status not in FAILED:
             shutil.rmtree(directory, ignore_errors=True)
 
     def _child(
@@ -218,7 +217,7 @@ class Runner:
 
     def clean(self) -> None:
         """Remove what is left, unless asked to keep it or something failed and its log may be wanted."""
-        if not self._keep and not any(cell.status == "failed" for cell in self._measurement.cells):
+        if not self._keep and not any(cell.status in FAILED for cell in self._measurement.cells):
             shutil.rmtree(self._scratch, ignore_errors=True)
 
 

@@ -6,7 +6,7 @@ Activities are `async def`, so they run on the engine's loop and no thread is pa
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from benchmarks import work
 from durableflow import Context, Engine, Flow, Settings, Workflow, activity, workflow
@@ -72,9 +72,7 @@ def gated(ctx: Context, x: int) -> Flow[int]:
     return (yield from ctx.call_activity(gate, x))
 
 
-WORKFLOWS: Final[dict[str, Workflow[[int], int]]] = {
-    each.name: each for each in (one, ten, fan_out, long, wait, gated)
-}
+WORKFLOWS: Final[dict[str, Workflow[[int], int]]] = {each.name: each for each in (one, ten, fan_out, long, wait, gated)}
 
 
 class Durableflow:
@@ -107,7 +105,7 @@ class Durableflow:
 
     async def begin(self, workflow: str, argument: int) -> str:
         handle = await self.engine.start(WORKFLOWS[workflow], argument)
-        return handle.instance_id
+        return handle.id
 
     async def raise_event(self, instance_id: str, value: int) -> None:
         await self.engine.raise_event(instance_id, EVENT, value)
@@ -122,7 +120,9 @@ class Durableflow:
     async def durability(self) -> Mapping[str, str]:
         if self._backend is None:
             return {"durable": "no: everything is in memory"}
-        return await self._backend._connection().call(_pragmas)  # there is no door for this, and it must be the writer's
+        return await self._backend._connection().call(
+            _pragmas
+        )  # there is no door for this, and it must be the writer's
 
 
 def _pragmas(connection: sqlite3.Connection) -> dict[str, str]:

@@ -290,16 +290,19 @@ class Client:
             TimeoutError: not so after `timeout`.
         """
         wanted = frozenset(statuses) or frozenset(status for status in Status if status.is_terminal)
-        async with asyncio.timeout(None if timeout is None else to_us(timeout, "timeout") / 1_000_000):
-            while True:
-                change = self._status_change(instance_id)
-                record = await self._record(instance_id)
-                if record.status in wanted:
-                    return _status(record)
-                if record.status.is_terminal:
-                    asked = " or ".join(sorted(wanted))
-                    raise InstanceNotActive(instance_id, record.status, f"the wait for {asked}")
-                await change
+        asked = " or ".join(sorted(wanted))
+        try:
+            async with asyncio.timeout(None if timeout is None else to_us(timeout, "timeout") / 1_000_000):
+                while True:
+                    change = self._status_change(instance_id)
+                    record = await self._record(instance_id)
+                    if record.status in wanted:
+                        return _status(record)
+                    if record.status.is_terminal:
+                        raise InstanceNotActive(instance_id, record.status, f"the wait for {asked}")
+                    await change
+        except TimeoutError:
+            raise TimeoutError(f"instance {instance_id!r} was not {asked} within {timeout}; it goes on") from None
 
     def _status_change(self, instance_id: str) -> Awaitable[object]:  # noqa: ARG002  # the engine watches one
         """What to await until the status may have changed."""

@@ -10,7 +10,7 @@ from functools import update_wrapper
 from typing import Any, Final, Generic, ParamSpec, TypeVar, cast, overload
 
 from durableflow.core.execution import current_execution
-from durableflow.errors import ActivityCancelled, DirectCallError, EngineClosed, RegistrationError
+from durableflow.errors import ActivityCancelled, DirectCallError, RegistrationError, UsageError
 from durableflow.model import converter
 from durableflow.model.duration import Duration, to_us
 from durableflow.model.events import ActivityOptions
@@ -236,7 +236,8 @@ class ActivityContext:
         self.idempotency_key = f"{instance_id}/{task}"
         self._details = details
         self._beat = beat
-        self._cancelled = threading.Event()
+        self._is_cancelled = False
+        self._cancelled: threading.Event | None = None
         self.cancel_reason = ""
 
     @property
@@ -247,10 +248,14 @@ class ActivityContext:
     @property
     def is_cancelled(self) -> bool:
         """True once the result is no longer wanted: cancelled, timed out, or the worker is stopping."""
-        return self._cancelled.is_set()
+        return self._is_cancelled
 
     def wait_cancelled(self, timeout: Duration | None = None) -> bool:
         """Block a thread until cancelled, at most `timeout`; True when cancelled."""
+        if self._cancelled is None:
+            self._cancelled = threading.Event()
+        if self._is_cancelled:
+            return True
         return self._cancelled.wait(None if timeout is None else to_us(timeout, "timeout") / 1_000_000)
 
     def heartbeat(self, details: object = None) -> None:
@@ -260,14 +265,16 @@ class ActivityContext:
             ActivityCancelled: the result is no longer wanted.
             PayloadError: `details` cannot be stored.
         """
-        if self._cancelled.is_set():
+        if self._is_cancelled:
             raise ActivityCancelled(f"activity {self.activity!r} is no longer wanted: {self.cancel_reason}")
         self._beat(converter.dump(details, "the heartbeat details"))
 
     def mark_cancelled(self, reason: str) -> None:
         """For the engine: tell the attempt to stop."""
         self.cancel_reason = reason
-        self._cancelled.set()
+        self._is_cancelled = True
+        if self._cancelled is not None:
+            self._cancelled.set()
 
 
 current_activity: Final[ContextVar[ActivityContext | None]] = ContextVar("durableflow_activity", default=None)
@@ -277,9 +284,9 @@ def activity_context() -> ActivityContext:
     """The context of the attempt that runs here.
 
     Raises:
-        EngineClosed: this code does not run inside an activity.
+        UsageError: this code does not run inside an activity.
     """
     context = current_activity.get()
     if context is None:
-        raise EngineClosed("activity_context() works only inside an activity that an engine runs")
+        raise UsageError("activity_context() works only inside an activity that an engine runs")
     return context

@@ -114,9 +114,9 @@ class LoadedInstance(NamedTuple):
     """All that is needed to go on with an instance; `messages` are those in its inbox, in order."""
 
     record: InstanceRecord
-    rows: Sequence[HistoryRow]
-    messages: Sequence[Message]
-    heartbeats: Sequence[Heartbeat]
+    rows: list[HistoryRow]
+    messages: list[Message]
+    heartbeats: list[Heartbeat]
 
 
 class Outgoing(NamedTuple):

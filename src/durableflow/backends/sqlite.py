@@ -297,15 +297,7 @@ class SqliteBackend:
     async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
         """See `Backend.load`."""
 
-        def read(connection: sqlite3.Connection) -> list[LoadedInstance]:
-            found: list[LoadedInstance] = []
-            for instance_id in instance_ids:
-                record = _read_record(connection, instance_id)
-                if record is not None:
-                    found.append(_load_one(connection, record))
-            return found
-
-        return await self._connection().call(read)
+        return await self._connection().call(_load, instance_ids)
 
     async def due(self, after: tuple[int, str], until_us: int, limit: int) -> list[tuple[int, str]]:
         """See `Backend.due`."""
@@ -579,22 +571,26 @@ def _read_record(connection: sqlite3.Connection, instance_id: str) -> InstanceRe
     return None if row is None else _record(row)
 
 
-def _load_one(connection: sqlite3.Connection, record: InstanceRecord) -> LoadedInstance:
-    rows = connection.execute(
-        "select instance, first_seq, at_us, events from history where instance = ? order by first_seq", (record.id,)
-    ).fetchall()
-    messages = connection.execute(
-        "select number, instance, data from inbox where instance = ? order by number", (record.id,)
-    ).fetchall()
-    beats = connection.execute(
-        "select instance, task, attempt, details from heartbeats where instance = ?", (record.id,)
-    ).fetchall()
-    return LoadedInstance(
-        record,
-        [HistoryRow(*row) for row in rows],
-        [Message(*row) for row in messages],
-        [Heartbeat(*row) for row in beats],
-    )
+def _load(connection: sqlite3.Connection, instance_ids: Sequence[str]) -> list[LoadedInstance]:
+    """Four questions for all of them together, not four for each."""
+    ids = (msgspec.json.encode(instance_ids).decode(),)
+    among = "in (select value from json_each(?))"
+    loaded: dict[str, LoadedInstance] = {}
+    for row in connection.execute(f"select {_RECORD_COLUMNS} from instances where id {among}", ids):  # noqa: S608  # constants
+        loaded[row[0]] = LoadedInstance(_record(row), [], [], [])
+    history = f"select instance, first_seq, at_us, events from history where instance {among} order by 1, 2"  # noqa: S608
+    for row in connection.execute(history, ids):
+        if row[0] in loaded:
+            loaded[row[0]].rows.append(HistoryRow(*row))
+    inbox = f"select number, instance, data from inbox where instance {among} order by number"  # noqa: S608
+    for row in connection.execute(inbox, ids):
+        if row[1] in loaded:
+            loaded[row[1]].messages.append(Message(*row))
+    beats = f"select instance, task, attempt, details from heartbeats where instance {among}"  # noqa: S608
+    for row in connection.execute(beats, ids):
+        if row[0] in loaded:
+            loaded[row[0]].heartbeats.append(Heartbeat(*row))
+    return [loaded[instance_id] for instance_id in instance_ids if instance_id in loaded]
 
 
 def _list_sql(query: Query) -> tuple[str, list[object]]:

@@ -24,12 +24,13 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from heapq import heappop, heappush
 from types import FrameType
 from typing import Any, ClassVar, Final, Protocol, TypeVar, cast
 
 from durableflow.core.describe import describe
+from durableflow.core.mailbox import Mailbox
 from durableflow.core.task import ErrorFactory, Task, WhenAll, WhenAny
+from durableflow.core.timers import Timers
 from durableflow.core.turn import PendingActivity, Turn
 from durableflow.errors import (
     Cancelled,
@@ -75,6 +76,11 @@ class Program(Protocol):
         ...
 
 
+_NOTHING_RECORDED: Final[deque[tuple[int, ev.Event]]] = deque()
+_NO_DECISIONS: Final[list[ev.Decision]] = []
+_NO_TURN: Final = Turn(1, 0)
+
+
 class _Halt(BaseException):
     """Unwinds user code after the replay has gone wrong; never seen outside."""
 
@@ -116,6 +122,41 @@ class Execution:
         payload_limit_bytes: no payload that the code makes may be larger.
     """
 
+    __slots__ = (
+        "_begin_noted",
+        "_begun",
+        "_branches",
+        "_decisions",
+        "_held",
+        "_last_number",
+        "_mailbox",
+        "_main",
+        "_payload_limit_bytes",
+        "_random",
+        "_recorded",
+        "_running_user_code",
+        "_tasks",
+        "_timers",
+        "_trouble",
+        "_turn",
+        "_uuid_random",
+        "activities",
+        "cancel_requested",
+        "custom_status",
+        "ended",
+        "inert",
+        "instance_id",
+        "next_seq",
+        "now_us",
+        "on_activity_object",
+        "program",
+        "ready",
+        "replaying",
+        "started",
+        "status",
+        "unstarted",
+    )
+
     def __init__(self, instance_id: str, program: Program, *, payload_limit_bytes: int = PAYLOAD_LIMIT_BYTES) -> None:
         self.instance_id = instance_id
         self.program = program
@@ -139,21 +180,18 @@ class Execution:
         """Those of `activities` whose current attempt may not run yet: queued, or between attempts."""
         self._begun = False
         self._begin_noted = False
-        self._turn = Turn(1, 0)
-        self._decisions: list[ev.Decision] = []
-        self._recorded: deque[tuple[int, ev.Event]] = deque()
+        self._turn = _NO_TURN
+        self._decisions: list[ev.Decision] = _NO_DECISIONS
+        self._recorded = _NOTHING_RECORDED
         self._trouble: NondeterminismError | None = None
         self._running_user_code = False
         self._tasks: dict[int, tuple[Task[Any], Loader | None]] = {}
         self._last_number = 0
         self._main: _Branch | None = None
-        self._branches: set[_Branch] = set()
-        self._due: list[tuple[int, int]] = []
-        self._timers: dict[int, int] = {}
-        self._waiting_for: dict[str, deque[int]] = {}
-        self._kept: dict[str, deque[bytes]] = {}
-        self._event_ids: set[str] = set()
-        self._held: list[ev.Observation] = []
+        self._branches: list[_Branch] | None = None
+        self._timers: Timers | None = None
+        self._mailbox: Mailbox | None = None
+        self._held: list[ev.Observation] | None = None
         self._random: random.Random | None = None
         self._uuid_random: random.Random | None = None
 
@@ -252,14 +290,21 @@ class Execution:
             return 0
         return self.next_due_us(-1)
 
+    @property
+    def may_be_due(self) -> bool:
+        """False when `next_due_us` has nothing to say; cheap, for the hot path."""
+        started = self.started
+        return bool(
+            self._timers is not None
+            or self.unstarted
+            or (started is not None and (started.deadline_us or not self._begin_noted))
+        )
+
     def next_due_us(self, after_us: int) -> int | None:
         """When the next timer, wait, start or deadline is due, or a retry after `after_us`."""
-        due = self._due
-        while due and self._timers.get(due[0][1]) != due[0][0]:
-            heappop(due)
         moments = [a.retry_at_us for a in self.unstarted.values() if a.retry_at_us > after_us]
-        if due:
-            moments.append(due[0][0])
+        if self._timers is not None and (due_us := self._timers.next_due_us()) is not None:
+            moments.append(due_us)
         if self.started is not None:
             if not self._begin_noted:
                 moments.append(self.started.start_at_us)
@@ -277,10 +322,8 @@ class Execution:
             return found
         if not self._begin_noted and self.started.start_at_us <= now_us:
             found.append(ev.InstanceBegan())
-        while self._due and self._due[0][0] <= now_us:
-            due_us, number = heappop(self._due)
-            if self._timers.get(number) == due_us:
-                found.append(ev.TimerFired(number))
+        if self._timers is not None:
+            found += [ev.TimerFired(number) for number in self._timers.pop_due(now_us)]
         if 0 < self.started.deadline_us <= now_us:
             found.append(ev.InstanceTimedOut())
         return found
@@ -294,13 +337,13 @@ class Execution:
         self.inert = True
         token = current_execution.set(self)
         try:
-            for branch in list(self._branches):
+            branches, self._branches = self._branches or (), None
+            for branch in branches:
                 self._close(branch)
             if self._main is not None:
                 self._close(self._main)
         finally:
             current_execution.reset(token)
-        self._branches.clear()
         self._main = None
         self.ready.clear()
 
@@ -320,6 +363,8 @@ class Execution:
             return False
         if deliver is not None:
             if self.status is Status.SUSPENDED:
+                if self._held is None:
+                    self._held = []
                 self._held.append(event)
             else:
                 deliver(self, event)
@@ -407,11 +452,7 @@ class Execution:
             self._fail(event.task, partial(activity_failed, task.label, event.failure, event.attempts))
 
     def _note_timer_fired(self, event: ev.TimerFired) -> bool:
-        due_us = self._timers.get(event.task)
-        if due_us is None or due_us > self.now_us:
-            return False
-        del self._timers[event.task]
-        return True
+        return self._timers is not None and self._timers.fire(event.task, self.now_us)
 
     def _deliver_timer_fired(self, event: ev.TimerFired) -> None:
         task, load = self._tasks.get(event.task, (None, None))
@@ -423,25 +464,25 @@ class Execution:
             self._fail(event.task, partial(EventTimeout, task.label))
 
     def _note_event_received(self, event: ev.EventReceived) -> bool:
-        if event.event_id is not None:
-            if event.event_id in self._event_ids:
-                return False
-            self._event_ids.add(event.event_id)
-        return True
+        return event.event_id is None or self._mail().is_new(event.event_id)
+
+    def _mail(self) -> Mailbox:
+        if self._mailbox is None:
+            self._mailbox = Mailbox()
+        return self._mailbox
 
     def _deliver_event_received(self, event: ev.EventReceived) -> None:
         name = event.name.casefold()
         number = self._oldest_waiter(name)
         if number is None:
-            self._kept.setdefault(name, deque()).append(event.payload)
+            self._mail().keep(name, event.payload)
         else:
-            self._timers.pop(number, None)
+            self._disarm(number)
             self._resolve(number, event.payload)
 
     def _oldest_waiter(self, name: str) -> int | None:
-        waiters = self._waiting_for.get(name)
-        while waiters:
-            number = waiters.popleft()
+        mailbox = self._mail()
+        while (number := mailbox.next_waiter(name)) is not None:
             if number in self._tasks:
                 return number
         return None
@@ -468,7 +509,7 @@ class Execution:
         if self.status is not Status.SUSPENDED:
             return False
         self.status = Status.RUNNING if self._begun else Status.PENDING
-        held, self._held = self._held, []
+        held, self._held = self._held or (), None
         for event in held:
             if self.ended is None:
                 deliver = self._HANDLERS[type(event)][1]
@@ -537,11 +578,12 @@ class Execution:
         due_us = 0 if timeout_us is None else self.now_us + timeout_us
         folded = name.casefold()
         self._decide(ev.EventAwaited(task.number, folded, due_us))
-        kept = self._kept.get(folded)
-        if kept:
-            self._resolve(task.number, kept.popleft())
+        mailbox = self._mail()
+        kept = mailbox.take(folded)
+        if kept is not None:
+            self._resolve(task.number, kept)
         else:
-            self._waiting_for.setdefault(folded, deque()).append(task.number)
+            mailbox.wait(folded, task.number)
             if timeout_us is not None:
                 self._arm(task.number, due_us)
         return task
@@ -582,7 +624,9 @@ class Execution:
         self._check_usable()
         task: Task[Any] = Task(self, 0, label)
         branch = _Branch(self, steps, task)
-        self._branches.add(branch)
+        if self._branches is None:
+            self._branches = []
+        self._branches.append(branch)
         self.ready.append(branch)
         return task
 
@@ -608,7 +652,7 @@ class Execution:
         self._decide(ev.TaskCancelled(task.number))
         if self._drop_activity(task.number):
             self._turn.cancelled.append(task.number)
-        self._timers.pop(task.number, None)
+        self._disarm(task.number)
         self._tasks.pop(task.number, None)
         task.settle_cancelled()
         self._wake_waiters(task)
@@ -680,8 +724,13 @@ class Execution:
         return task
 
     def _arm(self, number: int, due_us: int) -> None:
-        self._timers[number] = due_us
-        heappush(self._due, (due_us, number))
+        if self._timers is None:
+            self._timers = Timers()
+        self._timers.arm(number, due_us)
+
+    def _disarm(self, number: int) -> None:
+        if self._timers is not None:
+            self._timers.disarm(number)
 
     def _resolve(self, number: int, data: bytes) -> None:
         load = self._tasks.get(number, (None, None))[1]
@@ -787,13 +836,14 @@ class Execution:
 
     def _branch_settled(self, branch: _Branch, value: object, error: ErrorFactory | None) -> None:
         assert branch.task is not None
-        self._branches.discard(branch)
+        if self._branches is not None and branch in self._branches:
+            self._branches.remove(branch)
         if not branch.task.done:
             branch.task.settle(value, error)
             self._wake_waiters(branch.task)
 
     def _cancel_branch(self, task: Task[Any]) -> bool:
-        for branch in self._branches:
+        for branch in self._branches or ():
             if branch.task is task:
                 return branch.interrupt(Cancelled("the workflow cancelled this branch"))
         return False
@@ -828,9 +878,9 @@ class Execution:
         self._turn.cancelled += self.activities
         self.activities.clear()
         self.unstarted.clear()
-        self._timers.clear()
+        self._timers = None
         self._tasks.clear()
-        self._held.clear()
+        self._held = None
         self.put_away()
 
 

@@ -7,6 +7,8 @@ from typing import Final
 from durableflow.errors import UsageError
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS: Final = [high + low for high in _ALPHABET for low in _ALPHABET]
+_SHIFTS: Final = range(120, -10, -10)
 _ID_CHARS_MAX: Final = 500
 RANDOM_BITS: Final = 80
 
@@ -24,8 +26,7 @@ def fresh_id(now_us: int, random_bits: int) -> str:
     Source: the layout of ULID; Crockford's base 32 in lower case.
     """
     number = ((now_us // 1000) & 0xFFFF_FFFF_FFFF) << RANDOM_BITS | random_bits
-    chars = [_ALPHABET[number >> shift & 31] for shift in range(125, -5, -5)]
-    return "".join(chars)
+    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
 def check_name(name: object, what: str) -> str:

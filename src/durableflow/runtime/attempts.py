@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Final, Protocol
 
 from durableflow.authoring.activity import Activity, ActivityContext, current_activity
@@ -99,6 +100,7 @@ class Attempts:
         self._by_name: Counter[str] = Counter()
         self._isolated: tuple[str, int] | None = None
         self._queue: deque[tuple[Owner, PendingActivity, AnyActivity]] = deque()
+        self._loop = asyncio.get_running_loop()
         self._quiet = asyncio.Event()
         self.running: set[Attempt] = set()
 
@@ -177,13 +179,13 @@ class Attempts:
             activity.name,
             attempt.number,
             activity.details,
-            lambda details: self._beat(attempt, details),
+            partial(self._beat, attempt),
         )
         options = activity.options
         if options is not None:
             self._watch(attempt, options)
         if definition.is_async:
-            attempt.task = asyncio.get_running_loop().create_task(self._run_async(attempt))
+            attempt.task = asyncio.Task(self._run_async(attempt), loop=self._loop, name=definition.name)
         else:
             self._run_in_thread(attempt)
 
@@ -202,7 +204,7 @@ class Attempts:
             self._ended(attempt, output, None)
 
     def _run_in_thread(self, attempt: Attempt) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         context = copy_context()
         context.run(current_activity.set, attempt.context)
         definition = attempt.definition
@@ -245,6 +247,7 @@ class Attempts:
 
     def _free(self, attempt: Attempt) -> None:
         self.running.discard(attempt)
+        attempt.context = attempt.task = None  # they know the attempt: no cycle is left for the collector
         if not self.running:
             self._quiet.set()
         self.release(attempt.owner, attempt.activity, attempt.definition)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
@@ -254,9 +255,10 @@ class Worker:
             self._forget(live, error)
         for loading in self._loading.values():
             _reject(loading, error)
-        for waiting in [*self._ends.values(), *self._status_watchers.values()]:
-            for future in waiting:
-                _reject(future, error)
+        for end in [end for waiting in self._ends.values() for end in waiting]:
+            _reject(end, error)
+        for change in [change for waiting in self._status_watchers.values() for change in waiting]:
+            _reject(change, error)
         self._loading.clear()
         self._ends.clear()
         self._status_watchers.clear()
@@ -330,6 +332,8 @@ class Worker:
                 if type(event) is ev.InstanceTerminated:
                     await self._terminate_stalled(instance_id)
                 return
+            except InstanceNotActive as error:
+                raise InstanceNotActive(instance_id, error.status, asked) from None
         ack: Ack = self._loop.create_future()
         live.tell(event, ack)
         if live.gone:
@@ -720,6 +724,8 @@ class Worker:
 
     def _arm(self, live: Live) -> None:
         """Have the instance woken when its next timer is due."""
+        if not live.execution.may_be_due:
+            return
         due_us = live.execution.next_due_us(self._clock.now_us())
         if due_us is not None and (live.alarm_us is None or due_us < live.alarm_us):
             live.alarm_us = due_us

@@ -1,0 +1,41 @@
+"""External events of one instance: those that wait for a waiter, and waiters that wait for them."""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class Mailbox:
+    """First in, first out for each name; names are compared casefolded."""
+
+    __slots__ = ("_event_ids", "_kept", "_waiters")
+
+    def __init__(self) -> None:
+        self._event_ids: set[str] = set()
+        self._kept: dict[str, deque[bytes]] = {}
+        self._waiters: dict[str, deque[int]] = {}
+
+    def is_new(self, event_id: str) -> bool:
+        """True the first time that this id is seen."""
+        if event_id in self._event_ids:
+            return False
+        self._event_ids.add(event_id)
+        return True
+
+    def keep(self, name: str, payload: bytes) -> None:
+        """Nobody waits for it yet."""
+        self._kept.setdefault(name, deque()).append(payload)
+
+    def take(self, name: str) -> bytes | None:
+        """The oldest kept payload of this name."""
+        kept = self._kept.get(name)
+        return kept.popleft() if kept else None
+
+    def wait(self, name: str, number: int) -> None:
+        """Task `number` waits for the next event of this name."""
+        self._waiters.setdefault(name, deque()).append(number)
+
+    def next_waiter(self, name: str) -> int | None:
+        """The task that has waited longest; it may have been cancelled or timed out since."""
+        waiters = self._waiters.get(name)
+        return waiters.popleft() if waiters else None
