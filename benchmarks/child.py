@@ -20,6 +20,7 @@ from benchmarks.load import checked_call
 from benchmarks.workloads import SCALES, WORKLOADS, Bench
 
 CLOSE_TIMEOUT_S: Final = 5
+REASON_MAX: Final = 300  # characters
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ async def _answer(contender: Contender, task: Any, output: Path) -> None:
         answer = {"status": "unsupported", "reason": str(error)}
     except BaseException as error:  # whatever it is, it is the result of this cell
         traceback.print_exc()
-        answer = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        answer = {"status": "failed", "reason": _in_one_line(f"{type(error).__name__}: {error}")}
     _write(output, answer)
     if crash:
         work.crash()
@@ -70,6 +71,10 @@ async def _answer(contender: Contender, task: Any, output: Path) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _in_one_line(reason: str) -> str:
+    return " ".join(reason.split())[:REASON_MAX]
 
 
 def _write(output: Path, answer: dict[str, Any]) -> None:

@@ -4,7 +4,8 @@
 
 Nothing is durable here, so the fair opponent is durableflow in memory. Two things differ from the package's defaults,
 both needed to run at all: the backend listens on the loopback interface only, and it gets more threads than ten, since
-every waiting client holds one and the eleventh waiter would stop the worker for ever.
+every waiting client holds one and the eleventh waiter would stop the worker for ever. With 2,000 waiters its calls are
+cancelled, so no more than 256 results are waited for at once.
 """
 
 import asyncio
@@ -25,7 +26,9 @@ from durabletask.worker import TaskHubGrpcWorker
 
 from benchmarks import work
 
-THREADS_MAX: Final = 2_100  # one for each client of the busiest workload
+WAITERS_MAX: Final = 256
+STARTERS_MAX: Final = 32
+SERVER_THREADS: Final = WAITERS_MAX + STARTERS_MAX + 64
 TIMEOUT: Final = timedelta(minutes=10)
 EVENT: Final = "go"
 HISTORY_MAX: Final = 1_000_000  # events; its default of 10,000 is less than the longest instance has
@@ -37,7 +40,7 @@ class LoopbackBackend(InMemoryOrchestrationBackend):
 
     def start(self) -> str:
         self._shutdown_event.clear()
-        self._server = grpc.server(ThreadPoolExecutor(THREADS_MAX))
+        self._server = grpc.server(ThreadPoolExecutor(SERVER_THREADS))
         stubs.add_TaskHubSidecarServiceServicer_to_server(self, self._server)
         self._port = self._server.add_insecure_port(f"127.0.0.1:{_free_port()}")
         self._server.start()
@@ -90,11 +93,12 @@ class DurableTask:
         self._backend: LoopbackBackend | None = None
         self._worker: Any = None
         self._client: Any = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._starters: ThreadPoolExecutor | None = None
+        self._waiters: ThreadPoolExecutor | None = None
 
     async def open(self, directory: Path) -> None:  # noqa: ARG002 - nothing is kept
         logging.disable(logging.WARNING)
-        self._threads = ThreadPoolExecutor(THREADS_MAX)
+        self._starters, self._waiters = ThreadPoolExecutor(STARTERS_MAX), ThreadPoolExecutor(WAITERS_MAX)
         self._backend = LoopbackBackend()
         address = self._backend.start()
         self._worker = TaskHubGrpcWorker(host_address=address)
@@ -106,35 +110,32 @@ class DurableTask:
         self._client = TaskHubGrpcClient(host_address=address)
 
     async def close(self) -> None:
-        if self._backend is None or self._threads is None:
+        if self._backend is None or self._starters is None or self._waiters is None:
             return
         await asyncio.to_thread(self._worker.stop)
         await asyncio.to_thread(self._backend.stop)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._starters, self._waiters):
+            threads.shutdown(wait=False, cancel_futures=True)
         self._backend = None
 
     async def call(self, workflow: str, argument: int) -> int:
-        return await self._in_thread(self._call, workflow, argument)
-
-    def _call(self, workflow: str, argument: int) -> int:
-        return self._result(self._begin(workflow, argument))
+        return await self.result(await self.begin(workflow, argument))
 
     async def begin(self, workflow: str, argument: int) -> str:
-        instance_id: str = await self._in_thread(self._begin, workflow, argument)
-        return instance_id
+        return await asyncio.get_running_loop().run_in_executor(self._starters, self._begin, workflow, argument)
 
     def _begin(self, workflow: str, argument: int) -> str:
         instance_id: str = self._client.schedule_new_orchestration(workflow, input=argument)
         return instance_id
 
     async def raise_event(self, instance_id: str, value: int) -> None:
-        await self._in_thread(self._raise_event, instance_id, value)
+        await asyncio.get_running_loop().run_in_executor(self._starters, self._raise_event, instance_id, value)
 
     def _raise_event(self, instance_id: str, value: int) -> None:
         self._client.raise_orchestration_event(instance_id, EVENT, data=value)
 
     async def result(self, instance_id: str) -> int:
-        return await self._in_thread(self._result, instance_id)
+        return await asyncio.get_running_loop().run_in_executor(self._waiters, self._result, instance_id)
 
     def _result(self, instance_id: str) -> int:
         state = self._client.wait_for_orchestration_completion(instance_id, timeout=TIMEOUT.total_seconds())
@@ -147,9 +148,6 @@ class DurableTask:
 
     async def durability(self) -> Mapping[str, str]:
         return {"durable": "no: everything is in memory"}
-
-    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
 
 def make() -> DurableTask:

@@ -248,10 +248,14 @@ class Client:
 
     async def _wait_for_end(self, instance_id: str) -> End:
         while True:
-            end = await self._look_for_end(instance_id)
-            if end is not None:
-                return end
-            await self._backend.wait_for_change(_POLL_S)
+            change = asyncio.ensure_future(self._backend.wait_for_change(_POLL_S))
+            try:
+                end = await self._look_for_end(instance_id)
+                if end is not None:
+                    return end
+                await change
+            finally:
+                change.cancel()
 
     async def _look_for_end(self, instance_id: str) -> End | None:
         """How it ended, None while it goes on; raises when it is not there or stalled."""

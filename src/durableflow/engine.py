@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
@@ -33,6 +34,7 @@ from durableflow.runtime.worker import End, Worker, WorkerStatistics
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_LOGGER: Final = logging.getLogger("durableflow.engine")
 _STANDBY_S: Final = 0.2
 STORE_VARIABLE: Final = "DURABLEFLOW_STORE"
 
@@ -111,15 +113,14 @@ class Engine(Client):
             if worker is not None and task is not None and not task.done():
                 await worker.stop()
         finally:
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
-            self._worker = None
-            if worker is not None:
-                with suppress(StorageError):
-                    await self._backend.release(worker.lease)
-            await self._backend.close()
+            try:
+                await _end(task)
+            finally:
+                self._worker = None
+                if worker is not None:
+                    with suppress(StorageError):
+                        await self._backend.release(worker.lease)
+                await self._backend.close()
 
     async def _try_to_lead(self) -> Worker | None:
         ttl_us = round(self.settings.lease_s * 1_000_000)
@@ -207,7 +208,10 @@ class Engine(Client):
 
     def _tell(self, fact: facts.Fact) -> None:
         for listener in self._listeners:
-            listener(fact)
+            try:
+                listener(fact)
+            except Exception:
+                _LOGGER.exception("a listener failed on %r; the engine goes on", fact)
 
     # -- the short ways, when the instance is run here ------------------------------------------------------
 
@@ -287,3 +291,11 @@ class Engine(Client):
         if self._worker is not None:
             self._worker.forget_end(purged)
         return purged
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    """Cancel the engine's task; a failure that had ended it before is raised."""
+    if task is not None:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

@@ -142,6 +142,8 @@ class SqliteBackend:
         self._reader: aiosqlite.Connection | None = None
         self._reader_lock = asyncio.Lock()
         self._data_version: int | None = None
+        self._watchers: list[asyncio.Future[bool]] = []
+        self._watch: asyncio.Task[None] | None = None
         self._lock: tuple[IO[bytes], Path] | None = None
 
     @classmethod
@@ -176,6 +178,9 @@ class SqliteBackend:
     async def close(self) -> None:
         """See `Backend.close`."""
         thread, self._thread = self._thread, None
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
         reader, self._reader = self._reader, None
         if reader is not None:
             await asyncio.shield(reader.close())
@@ -296,7 +301,6 @@ class SqliteBackend:
 
     async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
         """See `Backend.load`."""
-
         return await self._connection().call(_load, instance_ids)
 
     async def due(self, after: tuple[int, str], until_us: int, limit: int) -> list[tuple[int, str]]:
@@ -332,21 +336,35 @@ class SqliteBackend:
         return await self._connection().call(read)
 
     async def wait_for_change(self, timeout_s: float) -> bool:
-        """See `Backend.wait_for_change`."""
+        """See `Backend.wait_for_change`. However many wait, one task looks."""
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._watchers.append(future)
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._watch_version(), name="durableflow sqlite watch")
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            return False
+        finally:
+            if future in self._watchers:
+                self._watchers.remove(future)
 
-        def read(connection: sqlite3.Connection) -> bool:
-            version: int = connection.execute("pragma data_version").fetchone()[0]
-            changed, self._data_version = version != self._data_version, version
-            return changed
-
-        waited = 0.0
-        while True:
-            if await self._connection().call(read):
-                return True
-            if waited >= timeout_s:
-                return False
-            await asyncio.sleep(_POLL_S)
-            waited += _POLL_S
+    async def _watch_version(self) -> None:
+        """Look for commits of other connections as long as somebody waits for one."""
+        try:
+            while self._watchers:
+                version = await self._connection().call(_data_version)
+                if version != self._data_version:
+                    self._data_version = version
+                    watchers, self._watchers = self._watchers, []
+                    for future in watchers:
+                        _resolve(future, True)
+                else:
+                    await asyncio.sleep(_POLL_S)
+        except StorageError as error:
+            for future in self._watchers:
+                _reject(future, error)
 
     # -- the client's side ----------------------------------------------------------------------------------
 
@@ -446,6 +464,12 @@ def _try_lock(file: IO[bytes]) -> bool:
     except OSError:
         return False
     return True
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    """Differs from what it was when another connection has committed."""
+    version: int = connection.execute("pragma data_version").fetchone()[0]
+    return version
 
 
 def _lease_lost(lease: Lease) -> LeaseLost:

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="durableflow", description="Durable execution embedded in Python: ordinary functions that survive crashes."
     )
     parser.set_defaults(run=None)
-    words = parser.add_subparsers(title="commands", metavar="")
+    words = parser.add_subparsers(title="commands", metavar="COMMAND")
     word = words.add_parser(
         "demo", help="see an order workflow survive kill -9 (a few seconds)", description=demo.DESCRIPTION
     )

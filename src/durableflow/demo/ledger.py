@@ -48,9 +48,7 @@ class Ledger:
     def note_attempt(self, what: str, context: ActivityContext, text: str = "") -> None:
         """Append a line about an attempt."""
         key, attempt = context.idempotency_key, context.attempt
-        self._append(
-            Entry(time.time(), os.getpid(), what, context.instance_id, context.activity, key, attempt, text)
-        )
+        self._append(Entry(time.time(), os.getpid(), what, context.instance_id, context.activity, key, attempt, text))
 
     def _append(self, entry: Entry) -> None:
         os.write(self._file, msgspec.json.encode(entry) + b"\n")

@@ -7,7 +7,7 @@ for the real thing and notes in a ledger that the activity began, and how it end
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -77,7 +77,7 @@ async def charge(order: Order) -> str:
     """Take the money. The key is the same for every attempt: a real payment service would charge once."""
     with work() as desk:
         await desk.take_s(0.4)
-    return f"payment {activity_context().idempotency_key}"
+    return f"payment {activity_context().idempotency_key} of {order.cents / 100:,.2f}"
 
 
 @activity
@@ -120,7 +120,7 @@ class Desk:
 
 
 @contextmanager
-def work() -> Iterator[Desk]:
+def work() -> Generator[Desk]:
     """Note in the ledger that the attempt of the running activity begins, and how it ends."""
     assert Desk.ledger is not None, "the worker's process opens the ledger"
     context = activity_context()

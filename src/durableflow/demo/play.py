@@ -161,15 +161,18 @@ class _Play:
     async def _start_worker(self, slow: str) -> None:
         """Start a worker's process, and wait until the store is its own."""
         self._timeline.tell("client", "", "starts a worker" if not self._kills else "starts another worker")
+        self._worker = self._start_process(slow)
+        in_vain = f"the worker did not get {self._store}: does another process work on it?"
+        await self._watch(lambda entry: entry.what == "leads", in_vain)
+
+    def _start_process(self, slow: str) -> subprocess.Popen[bytes]:
         with self._complaints.open("wb") as complaints:
-            self._worker = subprocess.Popen(  # noqa: S603  # our own module
+            return subprocess.Popen(  # noqa: S603  # our own module
                 [sys.executable, "-m", "durableflow.demo.worker", self._store, self._ledger_path, slow],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=complaints,
             )
-        in_vain = f"the worker did not get {self._store}: does another process work on it?"
-        await self._watch(lambda entry: entry.what == "leads", in_vain)
 
     async def _kill_while_running(self, activity: str, client: Client, instance: str) -> None:
         """Kill the worker while `activity` is running, and note what is recorded by then."""
@@ -208,7 +211,7 @@ class _Play:
     async def _watch(self, wanted: Callable[[Entry], bool], in_vain: str) -> None:
         """Tell what the ledger says until it says what is wanted."""
         deadline_s = time.monotonic() + _PATIENCE_S
-        while not any([wanted(entry) for entry in self._tell_news()]):
+        while not any(map(wanted, self._tell_news())):
             self._check_worker()
             if time.monotonic() > deadline_s:
                 raise DemoError(f"{in_vain} (waited {_PATIENCE_S:g} s)")

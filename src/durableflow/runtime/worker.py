@@ -14,6 +14,7 @@ Rules that this file keeps:
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -324,7 +325,9 @@ class Worker:
             InstanceNotFound, InstanceNotActive: nothing was written.
         """
         live = self.live.get(instance_id)
-        if live is None:
+        while live is None or live.gone:
+            if self._stopping:
+                raise EngineClosed("the engine is closing")
             try:
                 live = await self.load(instance_id)
             except InstanceStalled:
@@ -336,8 +339,6 @@ class Worker:
                 raise InstanceNotActive(instance_id, error.status, asked) from None
         ack: Ack = self._loop.create_future()
         live.tell(event, ack)
-        if live.gone:
-            raise EngineClosed("the engine is closing")
         await ack
 
     async def load(self, instance_id: str) -> Live:
@@ -459,6 +460,8 @@ class Worker:
             stopped = self._guard.leave() or self._guard.location
         except ReplayError as error:
             reason = str(error)
+        except Exception as error:  # a defect of the engine: it hurts this instance only, visibly
+            reason = _defect(error)
         if stopped is not None:
             reason = f"a turn of its workflow did not come to a wait and was stopped at {stopped}"
         if turn is None or reason:
@@ -838,8 +841,8 @@ class Worker:
             raise InstanceNotActive(instance_id, record.status, "anything more")
         try:
             live = self._replay(loaded)
-        except ReplayError as error:
-            reason = str(error)
+        except Exception as error:
+            reason = str(error) if isinstance(error, ReplayError) else _defect(error)
             if record.stall_reason != reason or record.status is not Status.STALLED:
                 self._note_stalled(instance_id, reason, record.custom_status)
             self._tell_stalled(instance_id, reason)
@@ -1037,12 +1040,12 @@ class Worker:
 
     async def _inbox_loop(self) -> None:
         while True:
-            if await self._backend.wait_for_change(1.0):
-                while messages := await self._backend.inbox(self._inbox_seen, 1_000):
-                    for message in messages:
-                        self._inbox_seen = max(self._inbox_seen, message.number)
-                        self._route(message)
-                    await asyncio.sleep(0)
+            await self._backend.wait_for_change(1.0)  # a hint; the look is the truth
+            while messages := await self._backend.inbox(self._inbox_seen, 1_000):
+                for message in messages:
+                    self._inbox_seen = max(self._inbox_seen, message.number)
+                    self._route(message)
+                await asyncio.sleep(0)
 
     def _route(self, message: Message) -> None:
         live = self.live.get(message.instance_id)
@@ -1062,7 +1065,11 @@ class Worker:
         if message.number <= live.seen_message:
             return
         live.seen_message = message.number
-        event = ev.load_event(message.data)
+        try:
+            event = ev.load_event(message.data)
+        except msgspec.DecodeError as error:
+            self._stall(live, f"message {message.number} in its inbox cannot be read: {error}")
+            return
         if type(event) in _FROM_OUTSIDE:
             live.tell(cast("ev.Observation", event), None, message.number)
 
@@ -1128,6 +1135,11 @@ _FROM_OUTSIDE: Final = frozenset(
     }
 )
 """What may come by the inbox."""
+
+
+def _defect(error: Exception) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"the engine itself failed at {where.filename}:{where.lineno}: {error!r}; please report it with this history"
 
 
 def _is_empty(commit: Commit) -> bool:

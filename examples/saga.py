@@ -1,0 +1,48 @@
+"""A saga: each thing that was done adds how to undo it; if the whole fails, the undoing goes in reverse.
+
+    python examples/saga.py
+
+The list of what to undo is an ordinary variable. It survives crashes because everything in a workflow does. It keeps
+`saga.db` in the current folder; delete that to begin anew.
+"""
+
+import asyncio
+
+from durableflow import ActivityFailed, Context, Engine, NonRetryableError, RetryPolicy, Task, activity, workflow
+
+
+@activity
+async def book(what: str, where: str) -> str:
+    await asyncio.sleep(0.2)
+    if (what, where) == ("car", "Venice"):
+        raise NonRetryableError("there are no cars in Venice")
+    print(f"  booked a {what} in {where}")
+    return f"{what} in {where}"
+
+
+# Undoing should not give up: many attempts, short waits.
+@activity(retry=RetryPolicy(max_attempts=50, initial=0.2, max_delay=5))
+async def cancel(booking: str) -> str:
+    await asyncio.sleep(0.2)
+    print(f"  cancelled the {booking}")
+    return booking
+
+
+@workflow
+async def trip(ctx: Context, where: str) -> str:
+    booked: list[str] = []
+    try:
+        for what in ("flight", "hotel", "car"):
+            booked.append(await ctx.call_activity(book, what, where))
+    except ActivityFailed as failed:
+        for booking in reversed(booked):
+            await ctx.call_activity(cancel, booking)
+        return f"no trip to {where}, all {len(booked)} bookings are cancelled: {failed.message}"
+    return f"to {where} with {', '.join(booked)}"
+
+
+@workflow
+async def two_trips(ctx: Context) -> list[str]:
+    """Branches of several steps run side by side, each with a saga of its own."""
+    trips: list[Task[str]] = [ctx.spawn(trip.function_of(ctx, where)) for where in ("Lisbon", "Venice")]
+    return await ctx.when_all(trips)

@@ -1,0 +1,220 @@
+"""The reference pages say what the code says: codes, tags, fields, defaults, signatures, the life cycle."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import pytest
+
+import durableflow
+from durableflow import Client, Handle, RetryPolicy, Settings, Status, errors
+from durableflow.engine import STORE_VARIABLE
+from durableflow.model import events as ev
+from durableflow.model.status import TERMINAL, TRANSITIONS
+
+PAGES = Path(__file__).parents[2] / "docs" / "reference"
+API, ERRORS, EVENTS, SETTINGS = (
+    (PAGES / f"{name}.md").read_text(encoding="utf-8") for name in ("api", "errors", "history-events", "settings")
+)
+ROW = re.compile(r"^\| `(?P<name>[^`]+)` \| (?P<second>.*?) \|", re.MULTILINE)
+
+
+def sections(page: str, level: int) -> dict[str, str]:
+    """The text under each heading of a level, up to the next heading of this level or a higher one."""
+    parts = re.split(rf"^(#{{2,{level}}}) (.+)\n", page, flags=re.MULTILINE)[1:]
+    return {
+        title: text for marks, title, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True) if len(marks) == level
+    }
+
+
+def rows(text: str) -> list[tuple[str, str]]:
+    return [(row["name"], row["second"]) for row in ROW.finditer(text)]
+
+
+def table_under(page: str, heading: str) -> list[tuple[str, str]]:
+    return rows(page.split(f"{heading}\n", 1)[1].split("\n#", 1)[0])
+
+
+# -- errors ---------------------------------------------------------------------------------------------------------
+
+CODED = {
+    kind.code: name
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, errors.DurableflowError) and "code" in vars(kind)
+}
+UNCODED = {
+    name
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type)
+    and issubclass(kind, BaseException)
+    and not issubclass(kind, errors.DurableflowError)
+    and not name.startswith("_")
+}
+
+
+def test_each_error_has_a_code_of_its_own() -> None:
+    family = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.DurableflowError)]
+    assert len(CODED) == len(family)
+
+
+def test_the_page_of_errors_has_each_code_with_its_name_in_order() -> None:
+    found = re.findall(r"^### (DF\d{4}) `(\w+)`$", ERRORS, re.MULTILINE)
+    assert found == sorted(CODED.items())
+    assert set(re.findall(r"^### `(\w+)`$", ERRORS, re.MULTILINE)) == UNCODED
+
+
+def test_an_error_stands_in_the_branch_of_its_first_digit() -> None:
+    for code, name in CODED.items():
+        if not code.endswith("000") and code[2] != "5":
+            assert getattr(errors, name).mro()[1:].count(getattr(errors, CODED[f"DF{code[2]}000"])), name
+
+
+def test_codes_named_beside_errors_in_the_reference_are_theirs() -> None:
+    named = re.findall(r"`(\w+)` \((DF\d{4})\)", API + SETTINGS + EVENTS)
+    assert named
+    assert [(name, code) for name, code in named if CODED.get(code) != name] == []
+
+
+# -- events ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_events_has_each_tag_with_its_fields_in_their_order() -> None:
+    kinds: dict[str, type[msgspec.Struct]] = {kind.__struct_config__.tag: kind for kind in get_args(ev.Event)}
+    described = {title.strip("`"): text for title, text in sections(EVENTS, 3).items()}
+    assert described.keys() == kinds.keys()
+    for tag, kind in kinds.items():
+        assert tuple(name for name, _ in rows(described[tag])) == kind.__struct_fields__, tag
+
+
+def test_an_event_stands_among_its_kind() -> None:
+    for title, members in (
+        ("Observations", get_args(ev.Observation)),
+        ("Decisions", ev.DECISIONS),
+        ("Notes", ev.NOTES),
+    ):
+        text = EVENTS.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+        assert set(re.findall(r"^### `(\w+)`", text, re.MULTILINE)) == {k.__struct_config__.tag for k in members}
+    ends = {re.match(r"### `(\w+)`", s)[1] for s in re.findall(r"^### `\w+`\n\nThe end", EVENTS, re.MULTILINE)}  # type: ignore[index]  # it matched above
+    assert ends == {kind.__struct_config__.tag for kind in ev.ENDS}
+
+
+# -- settings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("struct", "page", "heading"),
+    [(Settings, SETTINGS, "## The engine's settings"), (RetryPolicy, API, "### `RetryPolicy`")],
+    ids=["Settings", "RetryPolicy"],
+)
+def test_each_setting_stands_on_its_page_with_its_default(
+    struct: type[msgspec.Struct], page: str, heading: str
+) -> None:
+    defaults = {name: f"`{getattr(struct(), name)!r}`" for name in struct.__struct_fields__}
+    assert table_under(page, heading) == list(defaults.items())
+
+
+def test_the_environment_variables_are_those_of_the_code() -> None:
+    assert table_under(SETTINGS, "## The environment")[0][0] == STORE_VARIABLE
+
+
+# -- the life cycle -------------------------------------------------------------------------------------------------
+
+
+def test_the_life_cycle_on_the_page_is_the_table_of_the_code() -> None:
+    drawn = re.findall(r"^\| `([A-Z]+)` \| (\w+) \| (`[A-Z]+`(?:, `[A-Z]+`)*) \|$", API, re.MULTILINE)
+    coded = [
+        (status.value, signal.value, ", ".join(f"`{target}`" for target in targets))
+        for status, row in TRANSITIONS.items()
+        for signal, targets in row.items()
+    ]
+    assert drawn == coded
+    ends = re.search(r"^(`[A-Z]+`(?:, `[A-Z]+`)* and `[A-Z]+`) are ends\.", API, re.MULTILINE)
+    assert ends is not None
+    assert set(re.findall(r"[A-Z]+", ends[1])) == {status.value for status in TERMINAL}
+
+
+def test_the_glossary_has_each_status() -> None:
+    page = (PAGES.parent / "glossary.md").read_text(encoding="utf-8")
+    assert [name for name, _ in table_under(page, "## Status")] == [status.value for status in Status]
+
+
+# -- signatures -----------------------------------------------------------------------------------------------------
+
+SIGNATURE = re.compile(r"^#{2,6} `(?P<name>[A-Za-z_][\w.]*)(?:\((?P<parameters>.*)\))?`$", re.MULTILINE)
+HEADINGS = {heading["name"]: heading["parameters"] for heading in SIGNATURE.finditer(API)}
+FOR_THE_ENGINE = {
+    "ActivityContext.mark_cancelled",
+    "Activity.load_result",
+    "Task.execution",
+    "Task.outcome",
+    "Task.settle",
+    "Task.settle_cancelled",
+    "Task.waiters",
+    "Workflow.begin",
+    "Workflow.dump_result",
+    "Workflow.load_result",
+}
+
+
+def resolve(name: str) -> object:
+    found: object = durableflow
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def written(target: object, *, bound: bool) -> str:
+    """The parameters as a heading has them: no annotations, no self."""
+    parameters = list(inspect.signature(target).parameters.values())  # type: ignore[arg-type]  # all are callables
+    if bound:
+        parameters = parameters[1:]
+    bare = inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters])
+    return str(bare)[1:-1]
+
+
+def test_a_signature_on_the_page_is_that_of_the_code() -> None:
+    wrong = dict[str, tuple[str, str]]()
+    for name, parameters in HEADINGS.items():
+        if parameters is not None:
+            target = resolve(name)
+            real = written(target, bound="." in name)
+            if real != parameters:
+                wrong[name] = (parameters, real)
+    assert wrong == {}
+
+
+def test_functions_and_methods_stand_on_the_page_with_their_signature() -> None:
+    assert [n for n, parameters in HEADINGS.items() if parameters is None and inspect.isfunction(resolve(n))] == []
+
+
+def test_each_public_method_of_a_public_class_is_described() -> None:
+    missing = list[str]()
+    for owner in durableflow.__all__:
+        kind = resolve(owner)
+        if not isinstance(kind, type) or kind is Handle:
+            continue
+        section = sections(API, 3).get(f"`{owner}`", "") + "".join(
+            text for title, text in sections(API, 3).items() if title.startswith(f"`{owner}(")
+        )
+        for name, member in vars(kind).items():
+            full = f"{owner}.{name}"
+            inherited = owner == "Engine" and name in vars(Client)
+            described = full in HEADINGS or (not inspect.isfunction(member) and f"`{name}`" in section)
+            public = not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+            if public and not inherited and not described and full not in FOR_THE_ENGINE:
+                missing.append(full)
+    assert missing == []
+
+
+def test_a_handle_has_the_clients_methods_that_are_about_one_instance() -> None:
+    described = set(re.findall(r"`(\w+)`", sections(API, 3)["`Handle`"])) - {"id"}
+    methods = {name for name, member in vars(Handle).items() if inspect.isfunction(member) and not name.startswith("_")}
+    assert described == methods
+    for name in methods:
+        on_client = list(inspect.signature(getattr(Client, name)).parameters.values())[2:]
+        on_handle = list(inspect.signature(getattr(Handle, name)).parameters.values())[1:]
+        assert [p.replace(annotation=p.empty) for p in on_client if p.name != "workflow"] == [
+            p.replace(annotation=p.empty) for p in on_handle
+        ], name
