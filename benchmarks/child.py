@@ -38,6 +38,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--phase", type=int, default=0)
     parser.add_argument("--describe", action="store_true")
     parser.add_argument("--scale", choices=SCALES, default="quick")
+    parser.add_argument("--earlier", type=json.loads, default={}, help="figures of earlier phases")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--shared", type=Path, required=True)
@@ -90,6 +91,7 @@ async def _measure(spec: Spec, contender: Contender, arguments: argparse.Namespa
         dice=random.Random(arguments.seed),
         directory=arguments.directory,
         shared=arguments.shared,
+        earlier=arguments.earlier,
     )
     figures = await workload.phases[arguments.phase](bench)
     return {"status": "ok", "figures": figures, "notes": bench.notes, "crash": bench.crash_after}

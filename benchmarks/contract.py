@@ -52,10 +52,11 @@ class Spec:
     name: str
     title: str
     factory: str  # "module:callable", imported in the contender's own environment only
-    imports: str  # what a program that uses it imports
+    imports: str  # the statement with which a first program gets at it
     distributions: tuple[str, ...]  # whose versions are printed
     requirements: tuple[str, ...]  # for pip; "-e ." stands for this repository
     npm: tuple[str, ...] = ()
+    bare_import: str = ""  # of ours: loads next to nothing by itself, so it is shown only beside the other
     ours: bool = False
     durable: bool = True
     quick: bool = True  # takes part in a quick measurement unless asked for by name

@@ -7,8 +7,8 @@ from typing import Final
 
 from benchmarks.contract import Spec
 
-BASELINE: Final = "asyncio, msgspec"
-CODE: Final = "from time import perf_counter as t; began = t(); import {modules}; print((t() - began) * 1000)"
+BASELINE: Final = "import asyncio, msgspec"
+CODE: Final = "from time import perf_counter as t; began = t(); {statement}; print((t() - began) * 1000)"
 
 
 def import_figures(spec: Spec, python: Path, *, times: int) -> dict[str, float]:
@@ -17,18 +17,20 @@ def import_figures(spec: Spec, python: Path, *, times: int) -> dict[str, float]:
     The two take turns, so that a slow moment of the machine falls on both. The first of each, which may still have to
     compile, does not count.
     """
-    wanted, baseline = [], []
+    wanted, baseline, bare = [], [], []
     for _ in range(times + 1):
         wanted.append(_import_ms(python, spec.imports))
         if spec.ours:
             baseline.append(_import_ms(python, BASELINE))
+            bare.append(_import_ms(python, spec.bare_import))
     figures = {"import_ms": statistics.median(wanted[1:])}
     if baseline:
         figures["baseline_ms"] = statistics.median(baseline[1:])
+        figures["bare_ms"] = statistics.median(bare[1:])
         figures["over_baseline"] = figures["import_ms"] / figures["baseline_ms"]
     return figures
 
 
-def _import_ms(python: Path, modules: str) -> float:
-    command = [str(python), "-c", CODE.format(modules=modules)]
+def _import_ms(python: Path, statement: str) -> float:
+    command = [str(python), "-c", CODE.format(statement=statement)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)

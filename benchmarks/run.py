@@ -178,7 +178,7 @@ class Runner:
         scale = self._measurement.scale
         for phase in range(len(workload.phases)):
             words = ["--workload", workload.name, "--phase", str(phase), "--scale", scale]
-            words += ["--seed", str(dice.randrange(2**31))]
+            words += ["--seed", str(dice.randrange(2**31)), "--earlier", json.dumps(cell.figures)]
             timeout_s = SLOW_TIMEOUT_S if workload.slow else PHASE_TIMEOUT_S[scale]
             answer = self._child(spec, python, words, directory, timeout_s=timeout_s)
             if answer["status"] != "ok":

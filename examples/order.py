@@ -28,6 +28,8 @@ from durableflow import (
 
 @dataclass(frozen=True)
 class Order:
+    """What a customer wants."""
+
     item: str
     quantity: int
     cents: int
@@ -35,7 +37,7 @@ class Order:
 
 
 class OrderFailed(Exception):
-    pass
+    """The order came to nothing, and what had been done for it was undone."""
 
 
 @activity
@@ -94,7 +96,7 @@ async def fulfil(ctx: Context, order: Order) -> str:
     except (ActivityFailed, EventTimeout, OrderFailed) as error:
         await ctx.call_activity(refund, payment)
         await ctx.call_activity(release_stock, order)
-        raise OrderFailed(f"undone, because {error}") from error
+        raise OrderFailed("refunded and put back, because it could not be sent") from error
 
 
 async def main() -> None:

@@ -46,8 +46,8 @@ async def quote(ctx: Context, item: str) -> str:
     rate = await ctx.call_activity(exchange_rate, "USD")
     try:
         price = await ctx.call_activity(price_of, item)
-    except ActivityFailed as failed:  # told after the last attempt, with how many there were
-        return f"no price for a {item}: {failed.type_name} after {failed.attempts} attempt"
+    except ActivityFailed as failed:  # raised after the last attempt; `attempts` says how many there were
+        return f"no price for a {item}: {failed.type_name}"
     # Options may also be given at the call.
     rows = await ctx.call_activity(import_rows.options(timeout=60), ROWS)
     return f"a {item} is {price * rate:.2f} USD, says a list of {rows} rows"

@@ -8,7 +8,7 @@ The list of what to undo is an ordinary variable. It survives crashes because ev
 
 import asyncio
 
-from durableflow import ActivityFailed, Context, Engine, NonRetryableError, RetryPolicy, Task, activity, workflow
+from durableflow import ActivityFailed, Context, Engine, NonRetryableError, RetryPolicy, activity, workflow
 
 
 @activity
@@ -28,21 +28,30 @@ async def cancel(booking: str) -> str:
     return booking
 
 
-@workflow
-async def trip(ctx: Context, where: str) -> str:
+async def trip(ctx: Context, where: str) -> str:  # a part of the workflow below: as deterministic as that
     booked: list[str] = []
     try:
         for what in ("flight", "hotel", "car"):
-            booked.append(await ctx.call_activity(book, what, where))
+            booked += [await ctx.call_activity(book, what, where)]
     except ActivityFailed as failed:
         for booking in reversed(booked):
             await ctx.call_activity(cancel, booking)
-        return f"no trip to {where}, all {len(booked)} bookings are cancelled: {failed.message}"
+        return f"no trip to {where}, {' and '.join(booked)} are cancelled: {failed.message}"
     return f"to {where} with {', '.join(booked)}"
 
 
 @workflow
-async def two_trips(ctx: Context) -> list[str]:
-    """Branches of several steps run side by side, each with a saga of its own."""
-    trips: list[Task[str]] = [ctx.spawn(trip.function_of(ctx, where)) for where in ("Lisbon", "Venice")]
+async def holidays(ctx: Context, places: list[str]) -> list[str]:
+    trips = [ctx.spawn(trip(ctx, place)) for place in places]  # side by side, each with its own undoing
     return await ctx.when_all(trips)
+
+
+async def main() -> None:
+    async with Engine("sqlite:///saga.db") as engine:
+        handle = await engine.start(holidays.options(instance_id="holidays-1"), ["Lisbon", "Venice"])
+        for line in await handle.result():
+            print(line)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -6,7 +6,7 @@ A `Client` runs nothing. An `Engine` is a client that also works.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast
 
@@ -266,8 +266,10 @@ class Client:
             return None
         row = await self._backend.last_row(instance_id)
         if row is None:
+            await self._record(instance_id)  # raises when it was purged meanwhile
             raise CorruptHistory(f"instance {instance_id!r} is {record.status} but has no history")
-        return End(record.status, ev.load_events(row.events)[-1])
+        last = ev.load_events(row.events)[-1]
+        return End(record.status, last) if type(last) in ev.ENDS else None  # None: it was replaced meanwhile
 
     async def _record(self, instance_id: str) -> InstanceRecord:
         record = await self._backend.record(check_name(instance_id, "the instance id"))
@@ -299,16 +301,19 @@ class Client:
             async with asyncio.timeout(None if timeout is None else to_us(timeout, "timeout") / 1_000_000):
                 while True:
                     change = self._status_change(instance_id)
-                    record = await self._record(instance_id)
-                    if record.status in wanted:
-                        return _status(record)
-                    if record.status.is_terminal:
-                        raise InstanceNotActive(instance_id, record.status, f"the wait for {asked}")
-                    await change
+                    try:
+                        record = await self._record(instance_id)
+                        if record.status in wanted:
+                            return _status(record)
+                        if record.status.is_terminal:
+                            raise InstanceNotActive(instance_id, record.status, f"the wait for {asked}")
+                        await change
+                    finally:
+                        change.cancel()
         except TimeoutError:
             raise TimeoutError(f"instance {instance_id!r} was not {asked} within {timeout}; it goes on") from None
 
-    def _status_change(self, instance_id: str) -> Awaitable[object]:  # noqa: ARG002  # the engine watches one
+    def _status_change(self, instance_id: str) -> asyncio.Future[Any]:  # noqa: ARG002  # the engine watches one
         """What to await until the status may have changed."""
         return asyncio.ensure_future(self._backend.wait_for_change(_POLL_S))
 
@@ -322,6 +327,8 @@ class Client:
         rows: list[tuple[int, int, list[ev.Event]]] = []
         next_seq = 1
         while page := await self._backend.history(instance_id, next_seq, _PAGE_ROWS):
+            if page[0].first_seq < next_seq:
+                break  # the last row again: nothing follows it
             rows += [(row.first_seq, row.at_us, ev.load_events(row.events)) for row in page]
             next_seq = rows[-1][0] + len(rows[-1][2])
             if len(page) < _PAGE_ROWS:

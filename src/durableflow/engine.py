@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
@@ -144,6 +144,7 @@ class Engine(Client):
                 finally:
                     self._worker = None
                     self._led.clear()
+            worker = None
             await asyncio.sleep(_STANDBY_S)
             with suppress(StorageError):
                 worker = await self._try_to_lead()
@@ -234,16 +235,14 @@ class Engine(Client):
             try:
                 await worker.start(workflow, new, started)
             except InstancesExist:
-                live = worker.live.get(new.id)
-                if live is not None and live.new is not None:
-                    await asyncio.sleep(0)
+                settling = worker.settling(new.id)
+                if settling is not None:
+                    await asyncio.wait([settling])
                     continue
                 record = await self._backend.record(new.id)
-                if record is not None and new.replace and record.status.is_terminal:
-                    await asyncio.sleep(0)
-                    continue
-                if record is not None:
+                if record is not None and not (new.replace and record.status.is_terminal):
                     return record
+                await asyncio.sleep(0)
             else:
                 return None
 
@@ -261,16 +260,20 @@ class Engine(Client):
         if worker is None:
             return await self._wait_for_end_elsewhere(instance_id)
         future = worker.end(instance_id)
-        if not worker.knows_end_of(instance_id):
-            try:
-                end = await self._look_for_end(instance_id)
-            except InstanceStalled:
-                end = None
-                with suppress(InstanceNotActive):  # it ended meanwhile: the future knows
-                    await worker.load(instance_id)  # raises the same, unless the cause is gone
-            if end is not None:
-                return end
-        return await future
+        try:
+            if not worker.knows_end_of(instance_id):
+                try:
+                    end = await self._look_for_end(instance_id)
+                except InstanceStalled:
+                    end = None
+                    with suppress(InstanceNotActive):  # it ended meanwhile: the future knows
+                        await worker.load(instance_id)  # raises the same, unless the cause is gone
+                if end is not None:
+                    return end
+            return await future
+        finally:
+            if future.cancelled() or not future.done():
+                worker.stop_waiting(instance_id, future)
 
     async def _wait_for_end_elsewhere(self, instance_id: str) -> End:
         while self._worker is None:
@@ -280,7 +283,7 @@ class Engine(Client):
             await self._backend.wait_for_change(_STANDBY_S)
         return await self._wait_for_end(instance_id)
 
-    def _status_change(self, instance_id: str) -> Awaitable[object]:
+    def _status_change(self, instance_id: str) -> asyncio.Future[Any]:
         if self._worker is None:
             return super()._status_change(instance_id)
         return self._worker.status_change(instance_id)

@@ -24,7 +24,8 @@ Branches are cut by what the caller does next::
     ├── TaskError                  raised inside a workflow, where it waits
     │   ├── ActivityFailed
     │   ├── EventTimeout           also a TimeoutError
-    │   └── TaskCancelled          the workflow itself cancelled the task
+    │   ├── TaskCancelled          the workflow itself cancelled the task
+    │   └── SideEffectFailed       what `ctx.side_effect` called has raised
     ├── NonRetryableError          raise it in an activity: no further attempt
     ├── ActivityCancelled          raised inside an activity that is no longer wanted
     └── StorageError               try again, or mend the store
@@ -314,6 +315,24 @@ class TaskCancelled(TaskError):
     """The workflow waited for a task that it had cancelled."""
 
     code = "DF4003"
+
+
+class SideEffectFailed(TaskError, _RecordedFailure):
+    """What `ctx.side_effect` called has raised; recorded, so that replay raises the same.
+
+    Attributes:
+        type_name: qualified name of the exception.
+        message: its text.
+        traceback_text: its traceback, as text.
+    """
+
+    code = "DF4004"
+
+    def __init__(self, type_name: str, message: str, traceback_text: str) -> None:
+        self.type_name = type_name
+        self.message = message
+        self.traceback_text = traceback_text
+        super().__init__(f"a side effect failed: {type_name}: {message}")
 
 
 class NonRetryableError(DurableflowError):

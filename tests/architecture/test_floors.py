@@ -10,10 +10,10 @@ HOUSE = Path(__file__).parents[2] / "src" / "durableflow"
 FLOORS = {
     "errors": 0, "model": 1, "core": 2,
     "authoring": 3, "backends": 3, "payloads": 3, "observe": 3,
-    "runtime": 4, "client": 5, "engine": 5,
-    "__init__": 6,  # the front door: from here up, rooms may come in as guests do
-    "testing": 7, "kubernetes": 7, "http": 7, "demo": 7,
-    "cli": 8, "__main__": 9,
+    "runtime": 4, "client": 5, "engine": 5, "blocking": 6,
+    "__init__": 7,  # the front door: from here up, rooms may come in as guests do
+    "testing": 8, "kubernetes": 8, "http": 8, "demo": 8,
+    "cli": 9, "__main__": 10,
 }  # fmt: skip
 PURE = {"errors", "model", "core"}
 # What can tell neither the time nor the world. Add to it what is as blind.

@@ -129,11 +129,19 @@ class Activity(Generic[P, R]):
         twin.stored_options = merged
         return twin
 
-    def load_result(self, data: bytes) -> Any:
-        """A recorded result, of the annotated type; raises `PayloadError`."""
+    def result_loader(self) -> converter.Loader:
+        """What reads a recorded result back as the annotated type.
+
+        Raises:
+            PayloadError: the annotation is no type that can be read from JSON, or cannot be resolved.
+        """
         if self._load_result is None:
             self._load_result = converter.loader(self.arguments.result_type())
-        return self._load_result(data)
+        return self._load_result
+
+    def load_result(self, data: bytes) -> Any:
+        """A recorded result, of the annotated type; raises `PayloadError`."""
+        return self.result_loader()(data)
 
 
 @overload

@@ -11,17 +11,16 @@ import random
 import uuid
 from collections.abc import Callable, Coroutine, Generator, Iterable, MutableMapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, TypeVarTuple, cast, overload
+from typing import Any, Final, ParamSpec, TypeVar, TypeVarTuple, cast, overload
 
+from durableflow.authoring.activity import Activity, store_options
 from durableflow.core.execution import Execution
 from durableflow.core.task import Task
 from durableflow.errors import UsageError
 from durableflow.model import converter
 from durableflow.model.duration import Duration, from_datetime, to_datetime, to_us
 from durableflow.model.ids import check_name
-
-if TYPE_CHECKING:
-    from durableflow.authoring.activity import Activity
+from durableflow.model.retry import RetryPolicy
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,22 +55,37 @@ class Context:
         Raises (at once):
             PayloadError: an argument cannot be stored.
         """
+        if not isinstance(activity, Activity):  # pyright: ignore[reportUnnecessaryIsInstance]  # users pass anything
+            raise _not_an_activity(activity)
         name = activity.name
         data = activity.arguments.dump(args, kwargs, f"the arguments of activity {name!r}")
         learn = self._execution.on_activity_object
         if learn is not None:
             learn(activity)
-        return self._execution.schedule_activity(name, data, activity.stored_options, activity.load_result)
+        return self._execution.schedule_activity(name, data, activity.stored_options, activity.result_loader())
 
-    def call_activity_by_name(self, name: str, /, *args: object, result_type: type[R] | None = None) -> Task[R]:
-        """Have the activity registered as `name` run, here or elsewhere; its function need not be imported.
+    def call_activity_by_name(
+        self,
+        name: str,
+        /,
+        *args: object,
+        result_type: type[R] | None = None,
+        retry: RetryPolicy | int | None = None,
+        timeout: Duration | None = None,
+        schedule_to_start: Duration | None = None,
+        schedule_to_close: Duration | None = None,
+        heartbeat_timeout: Duration | None = None,
+    ) -> Task[R]:
+        """Have the activity registered as `name` run; its function need not be imported here.
 
         Args:
             result_type: what the result is read back as; plain JSON values when left out.
+            retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout: as for `@activity`.
         """
         check_name(name, "the name of an activity")
         data = converter.dump(args, f"the arguments of activity {name!r}") if args else converter.EMPTY_ARGUMENTS
-        return self._execution.schedule_activity(name, data, None, converter.loader(result_type or Any))
+        options = store_options(retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout)
+        return self._execution.schedule_activity(name, data, options, converter.loader(result_type or Any))
 
     def sleep(self, duration: Duration) -> Task[None]:
         """Be woken after `duration` (seconds or timedelta) of workflow time; durable, never early."""
@@ -102,6 +116,8 @@ class Context:
         return self._execution.await_event(name, converter.loader(type_), timeout_us)
 
     @overload
+    def when_all(self, a: Task[T1], /) -> Task[tuple[T1]]: ...  # first: a task can be iterated over, too
+    @overload
     def when_all(self, tasks: Iterable[Task[T]], /) -> Task[list[T]]: ...
     @overload
     def when_all(self, a: Task[T1], b: Task[T2], /) -> Task[tuple[T1, T2]]: ...
@@ -122,12 +138,12 @@ class Context:
         the failure that came first is raised, after all are done.
         """
         parts = _parts(tasks)
-        return self._execution.when_all(parts, tuple if parts and parts[0] is tasks[0] else list)
+        return self._execution.when_all(parts, tuple if not tasks or isinstance(tasks[0], Task) else list)
 
     @overload
-    def when_any(self, tasks: Iterable[Task[T]], /) -> Task[Task[T]]: ...
+    def when_any(self, /, *tasks: Task[T]) -> Task[Task[T]]: ...  # first: a task can be iterated over, too
     @overload
-    def when_any(self, /, *tasks: Task[T]) -> Task[Task[T]]: ...
+    def when_any(self, tasks: Iterable[Task[T]], /) -> Task[Task[T]]: ...
     def when_any(self, /, *tasks: Any) -> Task[Any]:
         """Wait for the first task to be done, in whatever way, and give that task.
 
@@ -152,6 +168,9 @@ class Context:
         """`make()`, called once and recorded; for small local facts. What can fail belongs in an activity.
 
         The value is the stored one: plain JSON values, or the annotated return type of `make`.
+
+        Raises:
+            SideEffectFailed: `make()` raised; recorded too, so that replay raises the same.
         """
         kind = converter.hints_of(make).get("return", Any)
         data = self._execution.side_effect(lambda: converter.dump(make(), "the side effect"))
@@ -213,6 +232,14 @@ class ReplaySilentLogger(logging.LoggerAdapter[logging.Logger]):
         """Put the instance id before the message and into the record."""
         message, kwargs = super().process(msg, kwargs)
         return f"[{self._execution.instance_id}] {message}", kwargs
+
+
+def _not_an_activity(value: object) -> UsageError:
+    if isinstance(value, str):
+        return UsageError(f"call_activity takes an activity, not its name; write ctx.call_activity_by_name({value!r}, ...)")
+    name = getattr(value, "__name__", None)
+    hint = f"; decorate it: @activity def {name}(...)" if callable(value) and name else ""
+    return UsageError(f"call_activity takes an activity, not {value!r:.60}{hint}")
 
 
 def _parts(tasks: tuple[Any, ...]) -> list[Task[Any]]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 import msgspec
 
 from durableflow.authoring.context import Context
-from durableflow.authoring.determinism import warn_about
 from durableflow.errors import RegistrationError
 from durableflow.model import converter
 from durableflow.model.duration import Duration, from_datetime, to_us
@@ -154,10 +153,10 @@ class Workflow(Generic[P, R]):
 def _result_type(definition: Workflow[..., Any]) -> Any:
     """The type that a workflow returns; of a generator, its third parameter."""
     annotation = definition.arguments.result_type()
-    if not inspect.isgeneratorfunction(definition.function):
-        return annotation
     arguments: tuple[Any, ...] = getattr(annotation, "__args__", ())
-    return arguments[-1] if arguments and getattr(annotation, "__origin__", None) is Generator else Any
+    if arguments and getattr(annotation, "__origin__", None) in {Generator, Coroutine}:
+        return arguments[-1]  # also of a plain function that hands on the generator of another
+    return Any if inspect.isgeneratorfunction(definition.function) else annotation
 
 
 @overload
@@ -210,6 +209,7 @@ class WorkflowDecorator:
     def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> Workflow[P, R]: ...
     def __call__(self, function: Callable[..., Any], /) -> Any:
         """The workflow made of `function`, registered by its name."""
+        from durableflow.authoring.determinism import warn_about  # costs nothing where no workflow is defined
         from durableflow.authoring.registry import DEFAULT  # registry knows workflows
 
         made: Workflow[..., Any] = Workflow(function, name=self._name, version=self._version, timeout=self._timeout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
+from itertools import islice
 
 from durableflow.backends.base import (
     Commit,
@@ -26,7 +27,7 @@ from durableflow.errors import AppendConflict, InstancesExist, LeaseLost
 class _Instance:
     """An instance's row and what hangs on it."""
 
-    __slots__ = ("beats", "record", "rows")
+    __slots__ = ("beats", "inbox", "record", "rows")
 
     def __init__(self, new: NewInstance) -> None:
         self.record = InstanceRecord(
@@ -42,34 +43,38 @@ class _Instance:
         )
         self.rows: list[HistoryRow] = []
         self.beats: dict[int, Heartbeat] = {}
+        self.inbox: dict[int, tuple[Message, str | None]] = {}
 
 
 class MemoryBackend:
     """Everything in dictionaries of one process; gone with it.
 
     The object may outlive engines: open another engine on it to see what a restart would.
+    Several engines and clients may have it open at once, in one event loop.
     """
 
-    shared = False
+    shared = True
 
     def __init__(self) -> None:
         self._workers: dict[int, Lease] = {}
         self._last_worker_id = 0
         self._instances: dict[str, _Instance] = {}
         self._wakes: list[tuple[int, str]] = []
-        self._inbox: dict[int, tuple[Message, str | None]] = {}
+        self._inbox: dict[int, Message] = {}
         self._last_number = 0
-        self._changed = asyncio.Event()
+        self._openers = 0
+        self._watchers: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:
         return f"<MemoryBackend of {len(self._instances)} instances>"
 
     async def open(self) -> None:
         """See `Backend.open`."""
-        self._changed = asyncio.Event()
+        self._openers += 1
 
     async def close(self) -> None:
         """See `Backend.close`."""
+        self._openers = max(0, self._openers - 1)
 
     # -- the worker's side ----------------------------------------------------------------------------------
 
@@ -100,28 +105,54 @@ class MemoryBackend:
         """See `Backend.commit`."""
         self._check(lease)
         instances = self._instances
-        taken = {new.id for new in commit.new if not self._may_insert(new)}
+        made: set[str] = set()
+        taken: set[str] = set()
+        for new in commit.new:
+            (taken if new.id in made or not self._may_insert(new) else made).add(new.id)
         if taken:
             raise InstancesExist(taken)
-        made = {new.id for new in commit.new}
-        conflicts = {row.instance_id for row in commit.rows if row.instance_id not in made and self._holds(row)}
+        conflicts = self._conflicts(commit.rows, made)
         if conflicts:
             raise AppendConflict(conflicts)
+        # Nothing below fails: all or nothing.
         for new in commit.new:
             self._insert(new)
         for row in commit.rows:
-            instances[row.instance_id].rows.append(row)
+            if row.instance_id in instances:
+                insort(instances[row.instance_id].rows, row, key=_first_seq)
         for change in commit.changes:
-            self._change(change)
+            if change.id in instances:
+                self._change(change)
         for number in commit.consumed:
-            self._inbox.pop(number, None)
+            self._consume(number)
         for beat in commit.heartbeats:
-            instances[beat.instance_id].beats[beat.task] = beat
-        self._changed.set()
+            if beat.instance_id in instances:
+                instances[beat.instance_id].beats[beat.task] = beat
+        if self._openers > 1:  # a lone engine hears of its own commits without this
+            self._notify()
+
+    def _conflicts(self, rows: Sequence[HistoryRow], made: set[str]) -> set[str]:
+        """Instances of which a row is there already, or comes twice."""
+        found: set[str] = set()
+        keys: set[tuple[str, int]] = set()
+        for row in rows:
+            key = (row.instance_id, row.first_seq)
+            if key in keys or (row.instance_id not in made and self._holds(row)):
+                found.add(row.instance_id)
+            keys.add(key)
+        return found
 
     def _holds(self, row: HistoryRow) -> bool:
-        rows = self._instances[row.instance_id].rows
-        return bool(rows) and rows[-1].first_seq >= row.first_seq
+        instance = self._instances.get(row.instance_id)
+        if instance is None or not instance.rows or instance.rows[-1].first_seq < row.first_seq:
+            return False
+        index = bisect_left(instance.rows, row.first_seq, key=_first_seq)
+        return instance.rows[index].first_seq == row.first_seq
+
+    def _consume(self, number: int) -> None:
+        message = self._inbox.pop(number, None)
+        if message is not None:
+            self._instances[message.instance_id].inbox.pop(number, None)
 
     def _may_insert(self, new: NewInstance) -> bool:
         old = self._instances.get(new.id)
@@ -160,8 +191,9 @@ class MemoryBackend:
             del self._wakes[index]
 
     def _remove(self, instance_id: str) -> None:
-        self._drop_wake(self._instances.pop(instance_id).record)
-        for number in [n for n, (message, _) in self._inbox.items() if message.instance_id == instance_id]:
+        instance = self._instances.pop(instance_id)
+        self._drop_wake(instance.record)
+        for number in instance.inbox:
             del self._inbox[number]
 
     async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
@@ -170,7 +202,7 @@ class MemoryBackend:
         for instance_id in instance_ids:
             instance = self._instances.get(instance_id)
             if instance is not None:
-                messages = [message for message, _ in self._inbox.values() if message.instance_id == instance_id]
+                messages = [message for message, _ in instance.inbox.values()]
                 found.append(
                     LoadedInstance(instance.record, list(instance.rows), messages, list(instance.beats.values()))
                 )
@@ -189,23 +221,33 @@ class MemoryBackend:
 
     async def inbox(self, after: int, limit: int) -> list[Message]:
         """See `Backend.inbox`."""
-        return [message for number, (message, _) in sorted(self._inbox.items()) if number > after][:limit]
+        return list(islice((message for number, message in self._inbox.items() if number > after), limit))
 
     async def wait_for_change(self, timeout_s: float) -> bool:
         """See `Backend.wait_for_change`."""
+        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers.append(watcher)
         try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
+            await asyncio.wait_for(watcher, timeout_s)
         except TimeoutError:
             return False
-        self._changed.clear()
+        finally:
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
         return True
+
+    def _notify(self) -> None:
+        watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
+            if not watcher.done():
+                watcher.set_result(None)
 
     # -- the client's side ----------------------------------------------------------------------------------
 
     async def send(self, messages: Sequence[Outgoing]) -> list[SendResult]:
         """See `Backend.send`."""
         results = [self._send_one(message) for message in messages]
-        self._changed.set()
+        self._notify()
         return results
 
     def _send_one(self, message: Outgoing) -> SendResult:
@@ -218,14 +260,11 @@ class MemoryBackend:
             return SendResult("missing")
         elif known.record.status.is_terminal:
             return SendResult("over", known.record)
-        elif message.event_id is not None and any(
-            waiting.instance_id == message.instance_id and event_id == message.event_id
-            for waiting, event_id in self._inbox.values()
-        ):
+        elif message.event_id is not None and any(e == message.event_id for _, e in known.inbox.values()):
             return SendResult("delivered")
-        self._last_number += 1
-        stored = Message(self._last_number, message.instance_id, message.data)
-        self._inbox[self._last_number] = (stored, message.event_id)
+        number = self._last_number = self._last_number + 1
+        stored = self._inbox[number] = Message(number, message.instance_id, message.data)
+        self._instances[message.instance_id].inbox[number] = (stored, message.event_id)
         return SendResult("delivered")
 
     async def record(self, instance_id: str) -> InstanceRecord | None:
@@ -239,7 +278,7 @@ class MemoryBackend:
         if instance is None:
             return []
         rows = instance.rows
-        first = max(0, bisect_left(rows, from_seq + 1, key=lambda row: row.first_seq) - 1)
+        first = max(0, bisect_left(rows, from_seq + 1, key=_first_seq) - 1)
         return rows[first : first + limit]
 
     async def last_row(self, instance_id: str) -> HistoryRow | None:
@@ -255,10 +294,17 @@ class MemoryBackend:
 
     async def purge(self, instance_ids: Sequence[str]) -> list[str]:
         """See `Backend.purge`."""
-        over = [i for i in instance_ids if i in self._instances and self._instances[i].record.status.is_terminal]
-        for instance_id in over:
-            self._remove(instance_id)
-        return over
+        purged: list[str] = []
+        for instance_id in instance_ids:
+            instance = self._instances.get(instance_id)
+            if instance is not None and instance.record.status.is_terminal:
+                self._remove(instance_id)
+                purged.append(instance_id)
+        return purged
+
+
+def _first_seq(row: HistoryRow) -> int:
+    return row.first_seq
 
 
 def _matches(record: InstanceRecord, query: Query) -> bool:

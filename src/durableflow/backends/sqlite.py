@@ -139,7 +139,7 @@ class SqliteBackend:
         self.power_loss_safe = power_loss_safe
         self.hook: Callable[[str], None] | None = None
         self._thread: _ConnectionThread | None = None
-        self._reader: aiosqlite.Connection | None = None
+        self._reader: asyncio.Future[aiosqlite.Connection] | None = None
         self._reader_lock = asyncio.Lock()
         self._data_version: int | None = None
         self._watchers: list[asyncio.Future[bool]] = []
@@ -167,9 +167,13 @@ class SqliteBackend:
         """See `Backend.open`."""
         if not self.path.parent.is_dir():
             raise StorageError(f"cannot open {self.path}: the folder {self.path.parent} does not exist")
-        thread = _ConnectionThread(self.path)
+        if self._thread is not None:
+            raise UsageError(f"{self!r} is open already; make another backend to open the file twice")
+        self._reader_lock = asyncio.Lock()
+        self._data_version = None
+        thread = _ConnectionThread(self.path, self._configure)
         try:
-            await thread.call(self._prepare)
+            await thread.call(self._migrate)
         except BaseException:
             await thread.stop()
             raise
@@ -182,20 +186,25 @@ class SqliteBackend:
         if watch is not None:
             watch.cancel()
         reader, self._reader = self._reader, None
-        if reader is not None:
-            await asyncio.shield(reader.close())
-        if thread is not None:
-            await thread.stop()
-        self._unlock()
+        try:
+            if reader is not None:
+                await asyncio.shield(_close_reader(reader))
+        finally:
+            try:
+                if thread is not None:
+                    await thread.stop()
+            finally:
+                self._unlock()
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
+    def _configure(self, connection: sqlite3.Connection) -> None:
         execute = connection.execute
-        execute("pragma journal_mode=wal")
+        mode = execute("pragma journal_mode=wal").fetchone()[0]
+        if mode != "wal":
+            raise StorageError(f"{self.path} is in a place where SQLite cannot keep a write-ahead log ({mode!r})")
         execute(f"pragma synchronous={'full' if self.power_loss_safe else 'normal'}")
         execute("pragma temp_store=memory")
         execute("pragma cache_size=-65536")
         execute("pragma wal_autocheckpoint=4000")
-        self._migrate(connection)
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         def change(connection: sqlite3.Connection) -> None:
@@ -243,7 +252,7 @@ class SqliteBackend:
             if hook is not None:
                 hook("after commit")
         except BaseException as error:
-            _roll_back(connection)
+            _roll_back(connection)  # whatever comes of it: the outcome is unknown
             raise CommitOutcomeUnknown(f"{self.path}: the commit did not answer: {error}") from error
         return result
 
@@ -264,7 +273,14 @@ class SqliteBackend:
             self._take_lock(worker_id)
             return Lease(worker_id, now_us + ttl_us)
 
-        return await self._write(change)
+        def acquire(connection: sqlite3.Connection) -> Lease | None:
+            try:
+                return self._transact(connection, change)
+            except BaseException:
+                self._unlock()  # if there is a worker row after all, its lease alone decides
+                raise
+
+        return await self._connection().call(acquire)
 
     async def renew(self, lease: Lease, ttl_us: int, now_us: int) -> Lease:
         """See `Backend.renew`."""
@@ -419,9 +435,15 @@ class SqliteBackend:
             async with self._reader_lock:
                 self._connection()
                 if self._reader is None:
-                    self._reader = await aiosqlite.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-                    await self._reader.execute("pragma query_only=1")
-                return list(await self._reader.execute_fetchall(sql, parameters))
+                    connecting = aiosqlite.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+                    self._reader = asyncio.ensure_future(_open_reader(connecting))
+                # Whoever is cancelled here leaves the connecting be: its thread is no daemon, `close` must find it.
+                try:
+                    reader = await asyncio.shield(self._reader)
+                except sqlite3.Error:
+                    self._reader = None
+                    raise
+                return list(await reader.execute_fetchall(sql, parameters))
         except sqlite3.Error as error:
             raise StorageError(f"{self.path}: {error}") from error
 
@@ -431,6 +453,7 @@ class SqliteBackend:
         return self.path.with_name(f"{self.path.name}-worker-{worker_id}")
 
     def _take_lock(self, worker_id: int) -> None:
+        self._unlock()  # of an earlier worker of this engine
         path = self._lock_path(worker_id)
         file = path.open("wb")
         if _try_lock(file):
@@ -451,6 +474,17 @@ class SqliteBackend:
         if lock is not None:
             lock[1].unlink(missing_ok=True)
             lock[0].close()
+
+
+async def _open_reader(connecting: aiosqlite.Connection) -> aiosqlite.Connection:
+    reader = await connecting
+    await reader.execute("pragma query_only=1")
+    return reader
+
+
+async def _close_reader(opening: asyncio.Future[aiosqlite.Connection]) -> None:
+    with suppress(sqlite3.Error):
+        await (await opening).close()
 
 
 def _try_lock(file: IO[bytes]) -> bool:
@@ -478,7 +512,8 @@ def _lease_lost(lease: Lease) -> LeaseLost:
 
 def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
-        connection.execute("rollback")
+        with suppress(sqlite3.Error):  # the thread closes a connection that stays in a transaction
+            connection.execute("rollback")
 
 
 # -- statements -------------------------------------------------------------------------------------------------
@@ -491,7 +526,7 @@ def _write_commit(connection: sqlite3.Connection, commit: Commit) -> None:
         try:
             connection.executemany("insert into history values (?, ?, ?, ?)", commit.rows)
         except sqlite3.IntegrityError as error:
-            raise AppendConflict({row.instance_id for row in commit.rows}) from error
+            raise AppendConflict(_conflicting(connection, commit.rows)) from error
     if commit.changes:
         connection.executemany(
             "update instances set status = ?, wake_us = ?, finished_us = ?, custom_status = ?, stall_reason = ? "
@@ -527,11 +562,36 @@ def _insert_instances(connection: sqlite3.Connection, new: Sequence[NewInstance]
     )
     if cursor.rowcount != len(new):
         connection.execute("rollback")
-        found = {i.id for i in new if connection.execute("select 1 from instances where id = ?", (i.id,)).fetchone()}
-        raise InstancesExist(found or {i.id for i in new})
+        raise InstancesExist(_taken(connection, new))
     tags = [(key, value, i.id) for i in new for key, value in i.tags.items()]
     if tags:
         connection.executemany("insert into tags values (?, ?, ?)", tags)
+
+
+def _taken(connection: sqlite3.Connection, new: Sequence[NewInstance]) -> set[str]:
+    """Ids that cannot be had: they are in the store and may not be replaced, or come twice."""
+    seen: set[str] = set()
+    taken: set[str] = set()
+    for instance in new:
+        record = _read_record(connection, instance.id)
+        if instance.id in seen or (record is not None and not (instance.replace and record.status.is_terminal)):
+            taken.add(instance.id)
+        seen.add(instance.id)
+    return taken
+
+
+def _conflicting(connection: sqlite3.Connection, rows: Sequence[HistoryRow]) -> set[str]:
+    """Instances of which a row is in the store already, or comes twice. Takes the transaction back first."""
+    connection.execute("rollback")
+    there = "select 1 from history where instance = ? and first_seq = ?"
+    seen: set[tuple[str, int]] = set()
+    found: set[str] = set()
+    for row in rows:
+        key = (row.instance_id, row.first_seq)
+        if key in seen or connection.execute(there, key).fetchone():
+            found.add(row.instance_id)
+        seen.add(key)
+    return found
 
 
 def _purge_one(connection: sqlite3.Connection, instance_id: str) -> bool:
@@ -652,8 +712,9 @@ _Call = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Callable[..., An
 class _ConnectionThread:
     """One SQLite connection and the only thread that touches it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, configure: Callable[[sqlite3.Connection], None]) -> None:
         self._path = path
+        self._configure = configure
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name=f"durableflow {path.name}", daemon=True)
@@ -670,8 +731,11 @@ class _ConnectionThread:
         """Finish what was asked, close the connection, end the thread."""
         if not self._stopped:
             self._stopped = True
-            await self.call(sqlite3.Connection.close)
-            self._calls.put(None)
+            try:
+                with suppress(StorageError):  # it could not even be connected
+                    await self.call(sqlite3.Connection.close)
+            finally:
+                self._calls.put(None)
 
     def _work(self) -> None:
         connection: sqlite3.Connection | None = None
@@ -679,18 +743,35 @@ class _ConnectionThread:
             loop, future, function, args = call
             try:
                 if connection is None:
-                    connection = sqlite3.connect(
-                        self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=True
-                    )
+                    connection = self._connect()
                 result = function(connection, *args)
             except BaseException as error:
                 answer: Callable[[asyncio.Future[Any], Any], None] = _reject
                 value: Any = _as_storage_error(self._path, error)
             else:
                 answer, value = _resolve, result
+            if connection is not None and _is_left_open(connection):
+                connection.close()  # not even a rollback went through: this one is beyond use
+                connection = None
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(answer, future, value)
             del call, future, function, args, value
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=True)
+        try:
+            self._configure(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _is_left_open(connection: sqlite3.Connection) -> bool:
+    try:
+        return connection.in_transaction
+    except sqlite3.ProgrammingError:  # it is closed
+        return False
 
 
 def _as_storage_error(path: Path, error: BaseException) -> BaseException:

@@ -12,7 +12,8 @@ Rules that this file keeps:
    them in order. Where an attempt of an activity stands is noted at once all the same.
 5. Putting a suspended generator away makes Python run its `finally` blocks. By then the
    context is inert: whatever they ask of it raises `GeneratorExit`, so nothing can be
-   recorded or started from there.
+   recorded or started from there. Code that swallows this too, in a loop, gets tasks that
+   lead nowhere instead, so that it comes to a wait and can be left there.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ import inspect
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
-from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, ClassVar, Final, Protocol, TypeVar, cast
 
 from durableflow.core.describe import describe
@@ -43,8 +43,8 @@ from durableflow.errors import (
     UsageError,
 )
 from durableflow.model import events as ev
-from durableflow.model.converter import PAYLOAD_LIMIT_BYTES, Loader, digest
-from durableflow.model.failure import Failure, activity_failed, record
+from durableflow.model.converter import NULL, PAYLOAD_LIMIT_BYTES, Loader, digest
+from durableflow.model.failure import activity_failed, record, side_effect_failed
 from durableflow.model.status import Status
 
 T = TypeVar("T")
@@ -54,6 +54,11 @@ Steps = Generator[Any, Any, T] | Coroutine[Any, Any, T]
 
 WORKER_LOST: Final = "WorkerLost"
 """Type name of the failure of an attempt whose worker died."""
+
+_OURS: Final = ("durableflow.core.", "durableflow.authoring.")
+"""Where the frames between a user's line and the core are."""
+_STUBBORN: Final = 100
+"""So often is `GeneratorExit` raised in code that is put away and swallows it."""
 
 current_execution: Final[ContextVar[Execution | None]] = ContextVar("durableflow_execution", default=None)
 """The instance whose code is running here now, if any."""
@@ -88,7 +93,7 @@ class _Halt(BaseException):
 class _Branch:
     """A generator or coroutine that is being driven."""
 
-    __slots__ = ("error", "execution", "steps", "task", "waiting")
+    __slots__ = ("cancelled", "error", "execution", "steps", "task", "waiting", "woken")
 
     def __init__(self, execution: Execution, steps: Steps[Any], task: Task[Any] | None) -> None:
         self.execution = execution
@@ -96,21 +101,22 @@ class _Branch:
         self.task = task
         self.waiting: Task[Any] | None = None
         self.error: BaseException | None = None
+        self.woken = False
+        """Among those that go on in this turn, though it still knows what it waited for."""
+        self.cancelled = False
+        """By the workflow, with `Task.cancel`."""
 
     def wake(self, settled: Task[Any]) -> None:
         """It may go on."""
         if self.waiting is settled:
             self.execution.make_ready(self)
 
-    def interrupt(self, error: BaseException) -> bool:
-        """Raise `error` at its current wait; False when it does not wait."""
-        if self.waiting is not None and self not in self.execution.ready:
-            self.waiting.waiters.remove(self)
-            self.error = error
-            self.execution.make_ready(self)
-            return True
+    def interrupt(self, error: BaseException) -> None:
+        """Raise `error` at its current wait, or at its next one when it is not waiting."""
         self.error = self.error or error
-        return True
+        if self.waiting is not None and not self.woken:
+            self.waiting.waiters.remove(self)
+            self.execution.make_ready(self)
 
 
 class Execution:
@@ -127,7 +133,9 @@ class Execution:
         "_begun",
         "_branches",
         "_decisions",
+        "_ending_at",
         "_held",
+        "_inert_calls",
         "_last_number",
         "_mailbox",
         "_main",
@@ -185,10 +193,12 @@ class Execution:
         self._recorded = _NOTHING_RECORDED
         self._trouble: NondeterminismError | None = None
         self._running_user_code = False
+        self._ending_at = ""
+        self._inert_calls = 0
         self._tasks: dict[int, tuple[Task[Any], Loader | None]] = {}
         self._last_number = 0
         self._main: _Branch | None = None
-        self._branches: list[_Branch] | None = None
+        self._branches: dict[Task[Any], _Branch] | None = None
         self._timers: Timers | None = None
         self._mailbox: Mailbox | None = None
         self._held: list[ev.Observation] | None = None
@@ -335,28 +345,25 @@ class Execution:
     def put_away(self) -> None:
         """Forget the code's position. Its `finally` blocks run now, with an inert context (rule 5)."""
         self.inert = True
+        self.ready.clear()
+        branches = [] if self._branches is None else list(self._branches.values())
+        if self._main is not None:
+            branches.append(self._main)
+        self._branches = self._main = None
+        if not branches:
+            return
         token = current_execution.set(self)
         try:
-            branches, self._branches = self._branches or (), None
             for branch in branches:
-                self._close(branch)
-            if self._main is not None:
-                self._close(self._main)
+                _close(branch.steps)
         finally:
             current_execution.reset(token)
-        self._main = None
-        self.ready.clear()
-
-    @staticmethod
-    def _close(branch: _Branch) -> None:
-        with suppress(Exception):  # what a finally block does while it is put away concerns nobody
-            branch.steps.close()
 
     # -- observations ---------------------------------------------------------------------------------------
 
     def _take(self, event: ev.Observation) -> bool:
         """Note one observation, deliver it unless suspended, run the code. False: it changes nothing."""
-        if self.ended is not None:
+        if self.ended is not None or (self.started is None and type(event) is not ev.InstanceStarted):
             return False
         note, deliver = self._HANDLERS[type(event)]
         if not note(self, event):
@@ -403,13 +410,13 @@ class Execution:
             result = self.program.begin(self, self.started.input)
         except BaseException as error:
             self._running_user_code = False
-            self._end_with_error(error)
+            self._end_with_error(error, skip_frames=2)
             return
         self._running_user_code = False
         self._check_trouble()
         if hasattr(result, "send") and hasattr(result, "throw"):
             self._main = _Branch(self, cast("Steps[Any]", result), None)
-            self.ready.append(self._main)
+            self.make_ready(self._main)
         else:
             self._end_with_result(result)
 
@@ -425,7 +432,7 @@ class Execution:
 
     def _note_attempt_failed(self, event: ev.AttemptFailed) -> bool:
         activity = self.activities.get(event.task)
-        if activity is None or event.attempt != activity.attempt:
+        if activity is None or event.attempt != activity.attempt or not activity.started:
             return False
         activity.attempt += 1
         activity.uncounted += not event.counts
@@ -440,6 +447,8 @@ class Execution:
         activity = self.activities.get(event.task)
         if activity is None or event.attempt != activity.attempt:
             return False
+        if not activity.started and type(event) is ev.ActivityCompleted:
+            return False  # no attempt was allowed to run; giving it up needs none
         self._drop_activity(event.task)
         return True
 
@@ -583,23 +592,37 @@ class Execution:
         if kept is not None:
             self._resolve(task.number, kept)
         else:
-            mailbox.wait(folded, task.number)
+            mailbox.wait(folded, task.number, self._tasks)
             if timeout_us is not None:
                 self._arm(task.number, due_us)
         return task
 
     def side_effect(self, make: Callable[[], bytes]) -> bytes:
-        """`make()` the first time, the recorded bytes ever after."""
+        """`make()` the first time, the recorded bytes ever after; what it raises is recorded too."""
         self._check_usable()
         self._last_number += 1
         if self.replaying:
-            expected = self._expect(ev.SideEffectRecorded(self._last_number, b""))
-            return cast("ev.SideEffectRecorded", expected).value
-        value = make()
-        if len(value) > self._payload_limit_bytes:
-            raise PayloadTooLarge("the value of a side effect", len(value), self._payload_limit_bytes)
-        self._decisions.append(ev.SideEffectRecorded(self._last_number, value))
-        return value
+            recorded = cast("ev.SideEffectRecorded", self._expect(ev.SideEffectRecorded(self._last_number, b"")))
+        else:
+            recorded = self._make_side_effect(self._last_number, make)
+            self._decisions.append(recorded)
+        if recorded.failure is not None:
+            raise side_effect_failed(recorded.failure)
+        return recorded.value
+
+    def _make_side_effect(self, number: int, make: Callable[[], bytes]) -> ev.SideEffectRecorded:
+        token = current_execution.set(None)  # replay does not call `make`: what it asked of ctx would be missing
+        try:
+            value = make()
+            if len(value) > self._payload_limit_bytes:
+                raise PayloadTooLarge("the value of a side effect", len(value), self._payload_limit_bytes)
+        except TurnTooLong:
+            raise
+        except Exception as error:
+            return ev.SideEffectRecorded(number, NULL, record(error, skip_frames=2))
+        finally:
+            current_execution.reset(token)
+        return ev.SideEffectRecorded(number, value)
 
     def set_custom_status(self, value: bytes) -> None:
         """Show `value` to whoever looks at the instance."""
@@ -623,11 +646,10 @@ class Execution:
         """Drive `steps` beside the others; it begins when the caller next waits."""
         self._check_usable()
         task: Task[Any] = Task(self, 0, label)
-        branch = _Branch(self, steps, task)
         if self._branches is None:
-            self._branches = []
-        self._branches.append(branch)
-        self.ready.append(branch)
+            self._branches = {}
+        branch = self._branches[task] = _Branch(self, steps, task)
+        self.make_ready(branch)
         return task
 
     def cancel_task(self, task: Task[Any]) -> bool:
@@ -639,13 +661,14 @@ class Execution:
             stack: list[Task[Any]] = [task]
             while stack:
                 part = stack.pop()
+                if part.done:
+                    continue
                 if isinstance(part, (WhenAll, WhenAny)):
+                    part.settle_cancelled()  # before its parts are, which would settle it in their way
+                    self._wake_waiters(part)
                     stack += reversed(part.parts)
                 else:
                     self.cancel_task(part)
-            if not task.done:
-                task.settle_cancelled()
-                self._wake_waiters(task)
             return True
         if task.number == 0:
             return self._cancel_branch(task)
@@ -682,10 +705,10 @@ class Execution:
 
     def _expect(self, asked: ev.Decision) -> ev.Event:
         if not self._recorded:
-            self._mismatch(describe(asked), None, _user_location())
+            self._mismatch(describe(asked), None, self._asking_location())
         seq, recorded = self._recorded.popleft()
         if not _same(recorded, asked):
-            self._mismatch(describe(asked), (seq, recorded), _user_location())
+            self._mismatch(describe(asked), (seq, recorded), self._asking_location())
         return recorded
 
     def _mismatch(self, asked: str, recorded: tuple[int, ev.Event] | None, location: str) -> None:
@@ -694,17 +717,30 @@ class Execution:
         self.inert = True
         raise _Halt if self._running_user_code else self._trouble
 
+    def _asking_location(self) -> str:
+        return _user_location() if self._running_user_code else self._ending_at
+
     def _waiting_location(self) -> str:
         return "" if self._main is None else _suspended_location(self._main.steps)
 
     def _check_usable(self) -> None:
         if self.inert:
-            raise GeneratorExit
-        if current_execution.get() is not self:
-            raise UsageError(
-                f"the context of instance {self.instance_id!r} was used outside its workflow; "
-                "ctx methods work only while the workflow's own code runs, not in activities or threads"
-            )
+            self._refuse_inert()
+        elif current_execution.get() is not self or not self._running_user_code:
+            raise self._used_outside()
+
+    def _used_outside(self) -> UsageError:
+        return UsageError(
+            f"the context of instance {self.instance_id!r} was used outside its workflow; ctx methods work "
+            "only while the workflow's own code runs, not in activities, threads, asyncio tasks or side effects"
+        )
+
+    def _refuse_inert(self) -> None:
+        self._inert_calls += 1
+        if self._inert_calls <= _STUBBORN:
+            raise GeneratorExit if current_execution.get() is self else self._used_outside()
+        # From here on the calls go through, but what they note leads nowhere.
+        self._turn, self._decisions, self.replaying = Turn(0, 0), [], False
 
     def _check_parts(self, parts: Sequence[Task[Any]]) -> None:
         self._check_usable()
@@ -739,7 +775,7 @@ class Execution:
         try:
             value = load(data)
         except Exception as error:
-            self._fail(number, partial(_again, error))
+            self._fail(number, _Again(error, None))
         else:
             self._settle(number, value, None)
 
@@ -766,6 +802,7 @@ class Execution:
 
     def make_ready(self, branch: _Branch) -> None:
         """`branch` goes on in this turn."""
+        branch.woken = True
         self.ready.append(branch)
 
     def _run(self) -> None:
@@ -784,6 +821,7 @@ class Execution:
             value, make_error = branch.waiting.outcome()
             error = None if make_error is None else make_error()
         branch.waiting = None
+        branch.woken = False
         while True:
             self._running_user_code = True
             try:
@@ -832,21 +870,27 @@ class Execution:
         if branch.task is None:
             self._end_with_error(error)
         else:
-            self._branch_settled(branch, None, partial(_again, error))
+            frames = error.__traceback__
+            self._branch_settled(branch, None, _Again(error, frames and frames.tb_next))
 
-    def _branch_settled(self, branch: _Branch, value: object, error: ErrorFactory | None) -> None:
-        assert branch.task is not None
-        if self._branches is not None and branch in self._branches:
-            self._branches.remove(branch)
-        if not branch.task.done:
-            branch.task.settle(value, error)
-            self._wake_waiters(branch.task)
+    def _branch_settled(self, branch: _Branch, value: object, error: _Again | None) -> None:
+        task = branch.task
+        assert task is not None
+        assert self._branches is not None
+        del self._branches[task]
+        if error is not None and branch.cancelled and isinstance(error.error, Cancelled):
+            task.settle_cancelled()
+        else:
+            task.settle(value, error)
+        self._wake_waiters(task)
 
     def _cancel_branch(self, task: Task[Any]) -> bool:
-        for branch in self._branches or ():
-            if branch.task is task:
-                return branch.interrupt(Cancelled("the workflow cancelled this branch"))
-        return False
+        branch = None if self._branches is None else self._branches.get(task)
+        if branch is None or branch.cancelled:
+            return False
+        branch.cancelled = True
+        branch.interrupt(Cancelled("the workflow cancelled this branch"))
+        return True
 
     # -- the end --------------------------------------------------------------------------------------------
 
@@ -856,19 +900,21 @@ class Execution:
             if len(output) > self._payload_limit_bytes:
                 what = f"the result of workflow {self.program.name!r}"
                 raise PayloadTooLarge(what, len(output), self._payload_limit_bytes)
-        except Exception as error:
+        except BaseException as error:
             self._end_with_error(error)
         else:
+            self._ending_at = _definition_location(self.program)
             self._end(Status.COMPLETED, ev.InstanceCompleted(output))
 
-    def _end_with_error(self, error: BaseException) -> None:
+    def _end_with_error(self, error: BaseException, *, skip_frames: int = 1) -> None:
         self._check_trouble()
         if isinstance(error, (KeyboardInterrupt, TurnTooLong)):
             raise error
+        self._ending_at = _raising_location(error) or _definition_location(self.program)
         if isinstance(error, Cancelled) and self.cancel_requested:
             self._end(Status.CANCELLED, ev.InstanceCancelled(error.reason))
         else:
-            self._end(Status.FAILED, ev.InstanceFailed(record(error, skip_frames=1)))
+            self._end(Status.FAILED, ev.InstanceFailed(record(error, skip_frames=skip_frames)))
 
     def _end(self, status: Status, decision: ev.Decision | None, event: ev.Event | None = None) -> None:
         if decision is not None:
@@ -884,15 +930,45 @@ class Execution:
         self.put_away()
 
 
-def _again(error: BaseException) -> BaseException:
-    """The same exception for a further waiter, without the frames of the waiters before."""
-    return error.with_traceback(None)
+class _Again:
+    """One exception for each of several waiters, as it was when it was raised, without traces of the others."""
+
+    __slots__ = ("_cause", "_context", "_frames", "_suppress", "error")
+
+    def __init__(self, error: BaseException, frames: TracebackType | None) -> None:
+        self.error = error
+        self._frames = frames
+        self._cause, self._context = error.__cause__, error.__context__
+        self._suppress = error.__suppress_context__
+
+    def __call__(self) -> BaseException:
+        error = self.error
+        error.__cause__, error.__context__ = self._cause, self._context
+        error.__suppress_context__ = self._suppress
+        return error.with_traceback(self._frames)
+
+
+def _close(steps: Steps[Any]) -> None:
+    for _ in range(_STUBBORN):
+        try:
+            steps.close()
+        except KeyboardInterrupt:
+            raise
+        except RuntimeError:
+            continue  # it yielded in a finally block and is still there; if it raised this itself, it is gone
+        except BaseException:  # noqa: S110  # what a finally block does while it is put away concerns nobody
+            pass
+        return
 
 
 def _foreign(yielded: object) -> ForeignAwaitError:
     kind = f"{type(yielded).__module__}.{type(yielded).__qualname__}"
+    try:
+        shown = f"{yielded!r:.80} ({kind})"
+    except Exception:  # a user's __repr__ may do anything
+        shown = f"something of {kind}"
     return ForeignAwaitError(
-        f"the workflow yielded or awaited {yielded!r:.80} ({kind}), which the engine cannot replay; "
+        f"the workflow yielded or awaited {shown}, which the engine cannot replay; "
         "wait only for tasks of ctx (ctx.sleep, ctx.call_activity, ctx.wait_for_event, ...), "
         "and do everything else in an activity"
     )
@@ -909,12 +985,9 @@ def _same(recorded: ev.Event, asked: ev.Decision) -> bool:
         return recorded.task == asked.task
     if isinstance(recorded, ev.InstanceFailed):
         assert isinstance(asked, ev.InstanceFailed)
-        return _kind_of(recorded.failure) == _kind_of(asked.failure)
+        # Not its message, which may hold the address of an object.
+        return recorded.failure.type_name == asked.failure.type_name
     return recorded == asked
-
-
-def _kind_of(failure: Failure) -> tuple[str, str]:
-    return failure.type_name, failure.message
 
 
 def _user_location() -> str:
@@ -926,7 +999,24 @@ def _user_location() -> str:
 
 
 def _is_users(frame: FrameType) -> bool:
-    return not str(frame.f_globals.get("__name__")).startswith("durableflow.")
+    return not str(frame.f_globals.get("__name__")).startswith(_OURS)
+
+
+def _definition_location(program: Program) -> str:
+    """`file:line` where the workflow's function begins."""
+    code = getattr(getattr(program, "function", None), "__code__", None)
+    return "" if code is None else f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def _raising_location(error: BaseException) -> str:
+    """`file:line` of the innermost frame of the user's that `error` came through."""
+    location = ""
+    frames = error.__traceback__
+    while frames is not None:
+        if _is_users(frames.tb_frame):
+            location = f"{frames.tb_frame.f_code.co_filename}:{frames.tb_lineno}"
+        frames = frames.tb_next
+    return location
 
 
 def _suspended_location(steps: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 
 
 class Mailbox:
@@ -31,9 +32,12 @@ class Mailbox:
         kept = self._kept.get(name)
         return kept.popleft() if kept else None
 
-    def wait(self, name: str, number: int) -> None:
-        """Task `number` waits for the next event of this name."""
-        self._waiters.setdefault(name, deque()).append(number)
+    def wait(self, name: str, number: int, waiting: Container[int]) -> None:
+        """Task `number` waits for the next event of this name; `waiting` are all that still wait for anything."""
+        waiters = self._waiters.setdefault(name, deque())
+        while waiters and waiters[0] not in waiting:
+            waiters.popleft()  # it gave up; in a loop of waits that time out they would pile up
+        waiters.append(number)
 
     def next_waiter(self, name: str) -> int | None:
         """The task that has waited longest; it may have been cancelled or timed out since."""

@@ -17,12 +17,14 @@ class HistoryEvent(msgspec.Struct, frozen=True):
     Attributes:
         seq: 1 for the first.
         at_us: time of its turn, in microseconds since 1970 (UTC).
+        first_seq: the `seq` of the first event of its turn; 0 when that is not known.
         kind: stable name such as `"activity_completed"`.
     """
 
     seq: int
     at_us: int
     event: ev.Event
+    first_seq: int = 0
 
     @property
     def kind(self) -> str:
@@ -70,7 +72,9 @@ class InstanceView(msgspec.Struct):
 
 def numbered(rows: Iterable[tuple[int, int, Sequence[ev.Event]]]) -> list[HistoryEvent]:
     """The events of rows `(first_seq, at_us, events)`, each with its number and time."""
-    return [HistoryEvent(seq, at_us, event) for first, at_us, row in rows for seq, event in enumerate(row, first)]
+    return [
+        HistoryEvent(seq, at_us, event, first) for first, at_us, row in rows for seq, event in enumerate(row, first)
+    ]
 
 
 def fold(history: Iterable[HistoryEvent]) -> InstanceView:

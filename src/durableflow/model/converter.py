@@ -16,12 +16,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
+from enum import Enum
 from hashlib import blake2b
 from typing import Any, Final, cast, get_type_hints
 
 import msgspec
 
-from durableflow.errors import PayloadError
+from durableflow.errors import PayloadError, UsageError
 
 PAYLOAD_LIMIT_BYTES: Final = 2 * 1024 * 1024
 NULL: Final = b"null"
@@ -43,7 +44,7 @@ def _is_pydantic(kind: type) -> bool:
 def _encode_hook(value: object) -> object:
     dump_model = getattr(value, "model_dump", None) if _is_pydantic(type(value)) else None
     if dump_model is not None:
-        dumped: object = dump_model(mode="json")
+        dumped: object = dump_model(mode="json", by_alias=False, round_trip=True)
         return dumped
     raise PayloadError(
         f"{type(value).__module__}.{type(value).__qualname__} cannot be stored as JSON: {value!r:.80}; "
@@ -53,7 +54,7 @@ def _encode_hook(value: object) -> object:
 
 def _decode_hook(wanted: type, value: object) -> object:
     if _is_pydantic(wanted):
-        return cast("Any", wanted).model_validate(value)
+        return cast("Any", wanted).model_validate(value, by_alias=True, by_name=True)
     raise PayloadError(f"values of type {wanted.__module__}.{wanted.__qualname__} cannot be read back from JSON")
 
 
@@ -75,7 +76,7 @@ def dump(value: object, what: str = "the value") -> bytes:
         raise PayloadError(f"{what}: {error}") from None
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise PayloadError(f"{what} cannot be stored as JSON: {error}") from error
-    if b"{" in data or b"null" in data or b"\\u0000" in data:
+    if b"{" in data or b"null" in data or b"\\u0000" in data or data.count(b"[") > _DEPTH_MAX:
         _check(value, what, 0)
     return data
 
@@ -103,6 +104,8 @@ def _check(value: object, path: str, depth: int) -> None:
     elif isinstance(value, (list, tuple, set, frozenset)):
         for index, item in enumerate(cast("Sequence[object]", value)):
             _check(item, f"{path}[{index}]", depth + 1)
+    elif isinstance(value, Enum):
+        _check(value.value, path, depth)
     else:
         for name in _field_names(kind):
             _check(getattr(value, name, None), f"{path}.{name}", depth + 1)
@@ -186,17 +189,28 @@ class Arguments:
         skip: how many leading parameters are not arguments (the context of a workflow).
     """
 
-    __slots__ = ("_by_count", "_function", "_hints", "_parameters", "_skip")
+    __slots__ = ("_by_count", "_function", "_hints", "_least", "_most", "_parameters", "_skip")
 
     def __init__(self, function: Callable[..., object], *, skip: int = 0) -> None:
         self._function = function
         self._skip = skip
         self._parameters: list[inspect.Parameter] | None = None
+        self._least: float = 0
+        self._most: float = 0
         self._hints: dict[str, Any] = {}
         self._by_count: dict[int, Loader] = {}
 
     def dump(self, args: tuple[object, ...], kwargs: Mapping[str, object], what: str) -> bytes:
-        """The arguments as JSON bytes; raises `PayloadError` naming `what`."""
+        """The arguments as JSON bytes.
+
+        Raises:
+            UsageError: the function cannot be called with them.
+            PayloadError: they cannot be stored, or its annotations cannot be resolved; names `what`.
+        """
+        if self._parameters is None:
+            self._learn()
+        if kwargs or not self._least <= len(args) <= self._most:
+            self._check_call(args, kwargs, what)
         if not kwargs:
             return dump(args, what) if args else EMPTY_ARGUMENTS
         return dump({"args": args, "kwargs": kwargs}, what)
@@ -236,9 +250,20 @@ class Arguments:
 
     def _learn(self) -> list[inspect.Parameter]:
         if self._parameters is None:
-            self._parameters = list(inspect.signature(self._function).parameters.values())[self._skip :]
-            self._hints = hints_of(self._function)
+            parameters = list(inspect.signature(self._function).parameters.values())
+            skipped = [p.name for p in parameters[: self._skip] if p.kind is not inspect.Parameter.VAR_POSITIONAL]
+            parameters = parameters[len(skipped) :]
+            self._hints = hints_of(self._function, leave_out=skipped)
+            self._least, self._most = _argument_counts(parameters)
+            self._parameters = parameters
         return self._parameters
+
+    def _check_call(self, args: tuple[object, ...], kwargs: Mapping[str, object], what: str) -> None:
+        try:
+            inspect.Signature(self._learn()).bind(*args, **kwargs)
+        except TypeError as error:
+            signature = inspect.Signature(self._learn())
+            raise UsageError(f"{what}: {error}; it is {_name_of(self._function)}{signature}") from None
 
     def _hint(self, name: str) -> Any:
         parameters = self._learn()
@@ -248,7 +273,7 @@ class Arguments:
         for parameter in parameters:
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 return self._hints.get(parameter.name, Any)
-        raise PayloadError(f"{self._function.__qualname__}() has no parameter {name!r}")
+        raise PayloadError(f"{_name_of(self._function)}() has no parameter {name!r}")
 
     def _types(self, count: int) -> list[Any]:
         kinds: list[Any] = []
@@ -259,7 +284,7 @@ class Arguments:
                 kinds.append(self._hints.get(parameter.name, Any))
         if len(kinds) < count:
             raise PayloadError(
-                f"{self._function.__qualname__}() takes {len(kinds)} arguments, but {count} were stored for it"
+                f"{_name_of(self._function)}() takes {len(kinds)} arguments, but {count} were stored for it"
             )
         return kinds[:count]
 
@@ -269,8 +294,31 @@ class Arguments:
         return self._hints.get("return", Any)
 
 
-def hints_of(function: Callable[..., object]) -> dict[str, Any]:
-    """The resolved annotations of `function`; empty ones where they cannot be resolved.
+def _argument_counts(parameters: Sequence[inspect.Parameter]) -> tuple[float, float]:
+    """How many positional arguments a call without keywords can have: at least, at most."""
+    least = most = 0.0
+    for parameter in parameters:
+        required = parameter.default is inspect.Parameter.empty
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            most = math.inf
+        elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            least = math.inf if required else least
+        elif parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            least += required
+            most += 1
+    return least, most
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    name = getattr(function, "__qualname__", None)
+    return name if isinstance(name, str) else type(function).__qualname__
+
+
+def hints_of(function: Callable[..., object], *, leave_out: Sequence[str] = ()) -> dict[str, Any]:
+    """The resolved annotations of `function`.
+
+    Args:
+        leave_out: parameters whose annotations nobody needs; they may be unknown at run time.
 
     Raises:
         PayloadError: an annotation names something that does not exist.
@@ -279,7 +327,31 @@ def hints_of(function: Callable[..., object]) -> dict[str, Any]:
     try:
         return get_type_hints(target, include_extras=True)
     except NameError as error:
-        raise PayloadError(
-            f"the annotations of {getattr(function, '__qualname__', function)} cannot be resolved: {error}; "
-            "payload types must be importable where the function is defined (not only under TYPE_CHECKING)"
-        ) from error
+        if leave_out:
+            return _hints_without(target, leave_out)
+        raise _unresolved(function, error) from error
+
+
+def _hints_without(target: Callable[..., object], leave_out: Sequence[str]) -> dict[str, Any]:
+    def shadow() -> None:
+        raise NotImplementedError
+
+    shadow.__qualname__ = _name_of(target)
+    try:
+        annotations: dict[str, Any] = target.__annotations__
+    except NameError:  # Python 3.14 and above evaluate them here, all or none
+        return hints_of(target)
+    shadow.__annotations__ = {name: kind for name, kind in annotations.items() if name not in leave_out}
+    try:
+        return get_type_hints(
+            shadow, globalns=getattr(inspect.unwrap(target), "__globals__", {}), include_extras=True
+        )
+    except NameError as error:
+        raise _unresolved(target, error) from error
+
+
+def _unresolved(function: Callable[..., object], error: NameError) -> PayloadError:
+    return PayloadError(
+        f"the annotations of {_name_of(function)} cannot be resolved: {error}; "
+        "payload types must be importable where the function is defined (not only under TYPE_CHECKING)"
+    )

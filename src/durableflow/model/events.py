@@ -174,11 +174,12 @@ class TaskCancelled(msgspec.Struct, frozen=True, array_like=True, tag="task_canc
     task: int
 
 
-class SideEffectRecorded(msgspec.Struct, frozen=True, array_like=True, tag="side_effect_recorded", gc=False):
-    """The value that `side_effect` gave, used for ever."""
+class SideEffectRecorded(msgspec.Struct, frozen=True, array_like=True, tag="side_effect_recorded"):
+    """The value that `side_effect` gave, or the failure that it raised; used for ever."""
 
     task: int
     value: bytes
+    failure: Failure | None = None
 
 
 class CustomStatusSet(msgspec.Struct, frozen=True, array_like=True, tag="custom_status_set", gc=False):

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import msgspec
 
-from durableflow.errors import ActivityFailed, RemoteError, WorkflowFailed, qualified_name
+from durableflow.errors import ActivityFailed, RemoteError, SideEffectFailed, WorkflowFailed, qualified_name
 
 _TRACEBACK_CHARS = 8_000
 _MESSAGE_CHARS = 4_000
@@ -34,7 +34,7 @@ def record(error: BaseException, *, skip_frames: int = 0) -> Failure:
     """The record of `error`, without its first `skip_frames` frames (those of the engine)."""
     chain: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and len(chain) < _CAUSES and current not in chain:
+    while current is not None and len(chain) < _CAUSES and not any(current is link for link in chain):
         chain.append(current)
         hidden = None if current.__suppress_context__ else current.__context__
         current = current.__cause__ or hidden
@@ -84,6 +84,13 @@ def _cause_of(failure: Failure) -> RemoteError | None:
 def activity_failed(activity: str, failure: Failure, attempts: int) -> ActivityFailed:
     """The exception that a workflow sees for `failure`, with the recorded causes as its `__cause__`."""
     error = ActivityFailed(activity, failure.type_name, failure.message, failure.traceback_text, attempts)
+    error.__cause__ = _cause_of(failure)
+    return error
+
+
+def side_effect_failed(failure: Failure) -> SideEffectFailed:
+    """The exception that a workflow sees for a side effect that raised, live and in replay."""
+    error = SideEffectFailed(failure.type_name, failure.message, failure.traceback_text)
     error.__cause__ = _cause_of(failure)
     return error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
@@ -34,8 +35,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
             raise ValueError(f"max_attempts is {self.max_attempts!r}, but at least 1 attempt must be made")
-        if self.backoff < 1:
-            raise ValueError(f"backoff is {self.backoff!r}, but waits must not shrink: at least 1")
+        if not 1 <= self.backoff < math.inf:
+            raise ValueError(f"backoff is {self.backoff!r}, but waits must not shrink: at least 1, and finite")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter is {self.jitter!r}, but it is a share from 0 to 1")
         to_us(self.initial, "initial")
@@ -72,6 +73,8 @@ class StoredRetry(msgspec.Struct, frozen=True, array_like=True):
 
         Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
         """
+        if not self.initial_us:
+            return 0
         exponent = min(attempts_made - 1, 1024)
         try:
             delay = self.initial_us * self.backoff**exponent

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
+from itertools import count
 from typing import Any, Final, Protocol
 
 from durableflow.authoring.activity import Activity, ActivityContext, current_activity
@@ -42,6 +43,7 @@ class Owner(Protocol):
 
     id: str
     attempts: dict[int, Attempt]
+    requests: dict[int, Request]
 
     def tell(self, event: ev.Observation) -> None:
         """Deliver an observation to the instance."""
@@ -63,6 +65,29 @@ class Attempt:
         self.alarms: list[Alarm] = []
         self.beat_us = 0
         self.context: ActivityContext | None = None
+
+
+class Request:
+    """Somebody waits for a place for the next attempt of an activity.
+
+    It is `granted` once a place is reserved and its owner has been told `ActivityStarted`;
+    the place is the request's until the attempt begins.
+    """
+
+    __slots__ = ("activity", "alarms", "definition", "granted", "order", "owner")
+
+    def __init__(self, owner: Owner, activity: PendingActivity, definition: AnyActivity, order: int) -> None:
+        self.owner = owner
+        self.activity = activity
+        self.definition = definition
+        self.order = order
+        self.granted = False
+        self.alarms: list[Alarm] = []
+
+    @property
+    def is_waiting(self) -> bool:
+        """False once it was granted or withdrawn."""
+        return not self.granted and self.owner.requests.get(self.activity.task) is self
 
 
 class EndListener(Protocol):
@@ -99,7 +124,10 @@ class Attempts:
         self._free_threads = settings.activity_threads
         self._by_name: Counter[str] = Counter()
         self._isolated: tuple[str, int] | None = None
-        self._queue: deque[tuple[Owner, PendingActivity, AnyActivity]] = deque()
+        self._queues: dict[tuple[str, bool], deque[Request]] = {}
+        """Who waits, in order: one line for each activity, and one for those of it that are suspects."""
+        self._orders = count()
+        self._stopping = False
         self._loop = asyncio.get_running_loop()
         self._quiet = asyncio.Event()
         self.running: set[Attempt] = set()
@@ -111,7 +139,7 @@ class Attempts:
         limit = definition.max_concurrency
         if limit is not None and self._by_name[definition.name] >= limit:
             return False
-        if (self._free_async if definition.is_async else self._free_threads) <= 0:
+        if (self._free_async if definition.is_async else self._free_threads) <= 0 or self._stopping:
             return False
         if activity.losses and _is_suspect(activity):
             if self._isolated is not None:
@@ -135,41 +163,92 @@ class Attempts:
             self._by_name[definition.name] -= 1
         if self._isolated == (owner.id, activity.task):
             self._isolated = None
-        if self._queue:
+        if self._queues:
             self._serve_queue()
 
     def request(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
         """Begin the next attempt as soon as there is a place: the owner is told `ActivityStarted`."""
-        if self.reserve(owner, activity, definition):
-            owner.tell(ev.ActivityStarted(activity.task, activity.attempt))
+        if activity.task in owner.requests:
+            return
+        request = owner.requests[activity.task] = Request(owner, activity, definition, next(self._orders))
+        line = (definition.name, bool(activity.losses) and _is_suspect(activity))
+        if line not in self._queues and self.reserve(owner, activity, definition):
+            self._grant(request)
         else:
-            self._queue.append((owner, activity, definition))
+            self._queues.setdefault(line, deque()).append(request)
+            self._watch_schedule(request)
 
-    def drop_requests(self, owner: Owner) -> None:
-        """Forget what `owner` is waiting for."""
-        self._queue = deque(item for item in self._queue if item[0] is not owner)
+    def withdraw(self, owner: Owner, task: int) -> None:
+        """Forget what `owner` asked for `task`; a place that was reserved for it is free again."""
+        request = owner.requests.pop(task, None)
+        if request is not None:
+            for alarm in request.alarms:
+                alarm.cancel()
+            if request.granted:
+                self.release(owner, request.activity, request.definition)
+
+    def _grant(self, request: Request) -> None:
+        request.granted = True
+        for alarm in request.alarms:
+            alarm.cancel()
+        request.owner.tell(ev.ActivityStarted(request.activity.task, request.activity.attempt))
 
     def _serve_queue(self) -> None:
-        """Give free places out in order, passing by those that wait for a place of another kind."""
-        waiting: deque[tuple[Owner, PendingActivity, AnyActivity]] = deque()
-        refused: set[str] = set()
-        while self._queue and (self._free_async > 0 or self._free_threads > 0):
-            owner, activity, definition = self._queue.popleft()
-            if definition.name in refused and not activity.losses:
-                waiting.append((owner, activity, definition))
-                if len(waiting) > 1_000:
-                    break
-            elif self.reserve(owner, activity, definition):
-                owner.tell(ev.ActivityStarted(activity.task, activity.attempt))
-            else:
-                refused.add(definition.name)
-                waiting.append((owner, activity, definition))
-        self._queue.extendleft(reversed(waiting))
+        """Give free places out in the order of asking, passing by those that wait for a place of another kind."""
+        while True:
+            first: Request | None = None
+            for line, queue in list(self._queues.items()):
+                while queue and not queue[0].is_waiting:
+                    queue.popleft()
+                if not queue:
+                    del self._queues[line]
+                elif (first is None or queue[0].order < first.order) and self._has_place(queue[0]):
+                    first = queue[0]
+            if first is None or not self.reserve(first.owner, first.activity, first.definition):
+                return
+            self._grant(first)
+
+    def _has_place(self, request: Request) -> bool:
+        definition = request.definition
+        limit = definition.max_concurrency
+        return (
+            not self._stopping
+            and (self._free_async if definition.is_async else self._free_threads) > 0
+            and (limit is None or self._by_name[definition.name] < limit)
+            and not (self._isolated is not None and request.activity.losses and _is_suspect(request.activity))
+        )
+
+    def _watch_schedule(self, request: Request) -> None:
+        """Give up what finds no place in time."""
+        options, activity = request.activity.options, request.activity
+        if options is None:
+            return
+        wanted_at_us = max(activity.scheduled_at_us, activity.retry_at_us)
+        limits = [
+            (options.schedule_to_start_us, wanted_at_us, "found no place within"),
+            (options.schedule_to_close_us, activity.scheduled_at_us, "was not done, from being scheduled, within"),
+        ]
+        for limit_us, since_us, text in limits:
+            if limit_us:
+                call = partial(self._give_up, request, f"{text} {limit_us / 1e6:g} s")
+                request.alarms.append(self._alarms.at(since_us + limit_us, call))
+
+    def _give_up(self, request: Request, text: str) -> None:
+        owner, activity = request.owner, request.activity
+        if not request.is_waiting:
+            return
+        self.withdraw(owner, activity.task)
+        failure = Failure(_TIMEOUT, f"activity {activity.name!r} {text}")
+        made = activity.attempt - activity.uncounted - 1
+        self._told_ended(Attempt(owner, activity, request.definition), failure, final=True)
+        owner.tell(ev.ActivityFailed(activity.task, failure, made, activity.attempt))
 
     # -- running --------------------------------------------------------------------------------------------
 
     def begin(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
         """Run the current attempt of `activity`, whose place is reserved and whose start is durable."""
+        if owner.requests:
+            owner.requests.pop(activity.task, None)  # its place is the attempt's now
         attempt = Attempt(owner, activity, definition)
         owner.attempts[activity.task] = attempt
         self.running.add(attempt)
@@ -275,12 +354,6 @@ class Attempts:
         if options.schedule_to_close_us:
             text = f"was not done within {options.schedule_to_close_us / 1e6:g} s of being scheduled"
             self._time_out_at(attempt, attempt.activity.scheduled_at_us + options.schedule_to_close_us, text)
-        if options.schedule_to_close_us:
-            self._time_out_at(
-                attempt,
-                attempt.activity.scheduled_at_us + options.schedule_to_close_us,
-                f"did not end within {options.schedule_to_close_us / 1e6:g} s of being scheduled",
-            )
         if options.heartbeat_us:
             self._watch_beats(attempt, options.heartbeat_us)
 
@@ -318,13 +391,19 @@ class Attempts:
 
     def _beat(self, attempt: Attempt, details: bytes) -> None:
         """Called by user code, on any thread."""
+        if len(details) > self._settings.payload_limit_bytes:
+            raise PayloadTooLarge("the heartbeat details", len(details), self._settings.payload_limit_bytes)
         attempt.beat_us = self._clock.now_us()
         if not attempt.over:
             attempt.activity.details = details
             self._record_beat(attempt.owner, attempt.activity.task, attempt.number, details)
 
     async def stop(self, grace_s: float) -> None:
-        """Wait for what runs, then interrupt it: it runs again, as an attempt that does not count."""
+        """Wait for what runs, then interrupt it: it runs again, as an attempt that does not count.
+
+        No further attempt begins from here on: what asks for one is queued, and begins in the next engine.
+        """
+        self._stopping = True
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 while self.running:
@@ -348,7 +427,7 @@ class Attempts:
         for attempt in list(self.running):
             if not attempt.over:
                 self.cancel(attempt, "this worker has lost its lease")
-        self._queue.clear()
+        self._queues.clear()
 
     async def join(self) -> None:
         """Wait for the interrupted coroutines to end, then let the idle threads end."""

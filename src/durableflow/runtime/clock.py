@@ -6,7 +6,9 @@ import asyncio
 import os
 import random
 import time
-from typing import Protocol
+from typing import Final, Protocol
+
+_LONGEST_WAIT_S: Final = 30.0
 
 
 class Clock(Protocol):
@@ -43,7 +45,10 @@ class SystemClock:
 
     async def wait(self, changed: asyncio.Event, until_us: int | None) -> None:
         """See `Clock.wait`."""
-        timeout = None if until_us is None else max(0.0, (until_us - self.now_us()) / 1_000_000)
+        # Not longer than a while: the loop's clock stands still while the machine sleeps, this one does not.
+        timeout = _LONGEST_WAIT_S
+        if until_us is not None:
+            timeout = min(timeout, max(0.0, (until_us - self.now_us()) / 1_000_000))
         try:
             await asyncio.wait_for(changed.wait(), timeout)
         except TimeoutError:

@@ -7,9 +7,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, ParamSpec, TypeVar, cast
 
 from durableflow.errors import TurnTooLong
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _PERIOD_S: Final = 0.25
 
@@ -70,6 +73,29 @@ class TurnGuard:
             if fired:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._loop_thread), None)
         return self.location if fired else None
+
+    def run(self, instance_id: str, turn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `turn`, guarded.
+
+        Raises:
+            TurnTooLong: it was stopped; the message says where.
+        """
+        stopped_at: str | None = None
+        result: T | None = None
+        try:
+            self.enter(instance_id)
+            try:
+                result = turn(*args, **kwargs)
+            finally:
+                stopped_at = self.leave()
+        except TurnTooLong:
+            stopped_at = self.leave() or self.location
+        except BaseException:
+            if stopped_at is None:
+                raise
+        if stopped_at is not None:
+            raise TurnTooLong(f"a turn of its workflow did not come to a wait and was stopped at {stopped_at}")
+        return cast("T", result)
 
     def _watch(self) -> None:
         while not self._stopping.wait(min(_PERIOD_S, self._warn_s / 2, (self._limit_s or _PERIOD_S) / 4)):

@@ -23,7 +23,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         turn_warn_s: a turn that blocks the loop longer is reported with its line.
         turn_limit_s: a turn that blocks the loop longer is stopped and its instance stalls; 0 for never.
         commit_retries: how often a commit that the store refused is tried again, with growing waits.
-        check_replay: replay every instance after every turn and compare; for tests.
+        check_replay: replay every instance after its turns and compare; for tests. A difference is raised
+            to whoever waits for its end, and stalls the instance if it is not over.
     """
 
     payload_limit_bytes: int = PAYLOAD_LIMIT_BYTES

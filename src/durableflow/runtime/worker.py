@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeGuard, TypeVar, cast
 
 import msgspec
 
@@ -56,8 +56,8 @@ from durableflow.model import events as ev
 from durableflow.model.failure import Failure
 from durableflow.model.status import Status
 from durableflow.observe import facts
-from durableflow.runtime.alarms import Alarms
-from durableflow.runtime.attempts import Attempt, Attempts, Owner, failed_attempt
+from durableflow.runtime.alarms import Alarm, Alarms
+from durableflow.runtime.attempts import Attempt, Attempts, Owner, Request, failed_attempt
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.guard import TurnGuard
 from durableflow.runtime.settings import Settings
@@ -67,9 +67,20 @@ _HORIZON_US: Final = 60_000_000
 _RECENT_ENDS: Final = 4_096
 _RECENT_BYTES: Final = 4_096
 _EVICT_LOOKS: Final = 16
+_CHECK_ALWAYS_ROWS: Final = 64
 _LOST: Final = Failure(WORKER_LOST, "the worker's process ended while this attempt was running")
 
+_INTERRUPTED: Final = Failure("Interrupted", "the engine took this attempt away; it does not count")
+_LOOK_AGAIN_S: Final = 0.1
+_LOAD_AGAIN_US: Final = 1_000_000
+
 Ack = asyncio.Future[None]
+Answer = ev.ActivityCompleted | ev.ActivityFailed | ev.AttemptFailed
+T = TypeVar("T")
+
+
+class _PutAway(Exception):
+    """The instance left memory before this was taken; tell it again."""
 
 
 class End(NamedTuple):
@@ -83,8 +94,10 @@ class Live:
     """One instance in memory."""
 
     __slots__ = (
+        "alarm",
         "alarm_us",
         "attempts",
+        "checked_rows",
         "custom_status",
         "execution",
         "gone",
@@ -93,8 +106,9 @@ class Live:
         "new",
         "pending",
         "queued",
-        "requested",
+        "requests",
         "seen_message",
+        "started",
         "status",
         "wake_us",
         "worker",
@@ -109,16 +123,21 @@ class Live:
         self.queued = False
         self.gone = False
         self.new: NewInstance | None = None
+        self.started: Ack | None = None
+        """Done when a new one is durable."""
         self.attempts: dict[int, Attempt] = {}
-        self.requested: set[int] = set()
-        """Activities that wait for a place."""
+        self.requests: dict[int, Request] = {}
+        """Activities that wait for a place, or have one and wait for the commit that lets them begin."""
         self.seen_message = 0
+        self.alarm: Alarm | None = None
         self.alarm_us: int | None = None
         self.status = Status.PENDING
         self.wake_us: int | None = None
         self.custom_status: bytes | None = None
         self.log: list[HistoryRow] | None = None
         """The rows so far; kept only in replay check mode."""
+        self.checked_rows = 0
+        """How many of them there were when they were last replayed."""
 
     def tell(self, event: ev.Observation, ack: Ack | None = None, number: int = 0) -> None:
         """Give an observation to the next turn."""
@@ -133,7 +152,7 @@ class Live:
     def is_idle(self) -> bool:
         """True when it only waits for the clock or for messages."""
         execution = self.execution
-        return not (self.queued or self.attempts or self.requested) and len(execution.activities) == len(
+        return not (self.queued or self.attempts or self.requests) and len(execution.activities) == len(
             execution.unstarted
         )
 
@@ -201,7 +220,6 @@ class Worker:
         self._work = asyncio.Event()
         self._dirty: list[Live] = []
         self._beats: dict[tuple[str, int], Heartbeat] = {}
-        self._changes: list[InstanceChange] = []
         self._loading: dict[str, asyncio.Future[Live]] = {}
         self._to_load: list[str] = []
         self._load_wanted = asyncio.Event()
@@ -209,6 +227,18 @@ class Worker:
         self._status_watchers: dict[str, list[asyncio.Future[None]]] = {}
         self._recent: OrderedDict[str, End] = OrderedDict()
         self._side_work: set[asyncio.Task[None]] = set()
+        self._sleepers: dict[str, Alarm] = {}
+        """Alarms of instances that are not in memory and fall due before the horizon."""
+        self._retold: dict[str, list[Answer]] = {}
+        """What attempts had to say when the memory of their instance was dropped."""
+        self._held: set[str] = set()
+        """Instances that are being stalled: they are not loaded before that is durable."""
+        self._wanted_again: set[str] = set()
+        self._leftovers: list[int] = []
+        """Messages that came too late for their instance, to be removed with the next commit."""
+        self.replay_errors: dict[str, ReplayError] = {}
+        """What the replay check found, by instance; whoever asks for the end gets it."""
+        self._recovering = True
         self._committing = False
         self._stopping = False
         self._inbox_seen = 0
@@ -228,8 +258,8 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as loops:
                 loops.create_task(self._load_loop(), name="durableflow loader")
-                loops.create_task(self._recover(), name="durableflow recovery")
                 loops.create_task(self.alarms.run(), name="durableflow alarms")
+                loops.create_task(self._recover(), name="durableflow recovery")
                 loops.create_task(self._renew_loop(), name="durableflow lease")
                 if self._backend.shared:
                     loops.create_task(self._inbox_loop(), name="durableflow inbox")
@@ -244,12 +274,13 @@ class Worker:
         """Wait for running attempts for the grace time, then record what was interrupted."""
         self._stopping = True
         await self._attempts.stop(self._settings.grace_s)
-        while self._dirty or self._committing or self._beats or self._changes or self._side_work:
+        while self._dirty or self._committing or self._beats or self._side_work:
             self._work.set()
             await asyncio.sleep(0)
             await asyncio.sleep(0.001)
 
     async def _drop_everything(self) -> None:
+        self._stopping = True
         self._attempts.abandon()
         error = EngineClosed("the engine closed, or lost its lease, before this was durable")
         for live in list(self.live.values()):
@@ -264,6 +295,10 @@ class Worker:
         self._ends.clear()
         self._status_watchers.clear()
         self.alarms.clear()
+        self._dirty.clear()
+        self._beats.clear()
+        self._leftovers.clear()
+        self._committing = False
         for task in list(self._side_work):
             task.cancel()
         await self._attempts.join()
@@ -277,14 +312,19 @@ class Worker:
     @property
     def is_idle(self) -> bool:
         """True when nothing happens until the clock or somebody outside says something."""
+        return not self._attempts.running and self.waits_for_attempts
+
+    @property
+    def waits_for_attempts(self) -> bool:
+        """True when nothing but running attempts is under way, if anything at all."""
         return not (
             self._dirty
             or self._committing
             or self._beats
-            or self._changes
+            or self._leftovers
             or self._loading
             or self._side_work
-            or self._attempts.running
+            or self._recovering
         )
 
     async def _renew_loop(self) -> None:
@@ -310,8 +350,10 @@ class Worker:
             ack.set_exception(InstancesExist({new.id}))
             return ack
         self._recent.pop(new.id, None)
+        self.replay_errors.pop(new.id, None)
         live = Live(self, self._execution(new.id, program))
         live.new = new
+        live.started = ack
         if self._settings.check_replay:
             live.log = []
         self.live[new.id] = live
@@ -324,22 +366,29 @@ class Worker:
         Raises:
             InstanceNotFound, InstanceNotActive: nothing was written.
         """
-        live = self.live.get(instance_id)
-        while live is None or live.gone:
+        while True:
             if self._stopping:
                 raise EngineClosed("the engine is closing")
-            try:
-                live = await self.load(instance_id)
-            except InstanceStalled:
-                await self._send_to_inbox(Outgoing(instance_id, ev.dump_event(event)), asked)
-                if type(event) is ev.InstanceTerminated:
-                    await self._terminate_stalled(instance_id)
+            live = self.live.get(instance_id)
+            if live is None:
+                try:
+                    live = await self.load(instance_id)
+                except InstanceStalled:
+                    await self._send_to_inbox(_outgoing(instance_id, event), asked)
+                    if type(event) is ev.InstanceTerminated:
+                        await self._terminate_stalled(instance_id)
+                    else:
+                        await self._read_inbox()  # the cause may be gone meanwhile
+                    return
+                except InstanceNotActive as error:
+                    raise InstanceNotActive(instance_id, error.status, asked) from None
+            if live.gone:
+                continue
+            ack: Ack = self._loop.create_future()
+            live.tell(event, ack)
+            with suppress(_PutAway, InstancesExist):  # nothing was written, and the caller need not know why
+                await ack
                 return
-            except InstanceNotActive as error:
-                raise InstanceNotActive(instance_id, error.status, asked) from None
-        ack: Ack = self._loop.create_future()
-        live.tell(event, ack)
-        await ack
 
     async def load(self, instance_id: str) -> Live:
         """The instance, in memory.
@@ -359,26 +408,53 @@ class Worker:
         """Done when the instance ends; fails with `InstanceStalled` when it stalls."""
         future: asyncio.Future[End] = self._loop.create_future()
         recent = self._recent.get(instance_id)
-        if recent is not None:
+        if instance_id in self.replay_errors:
+            _reject(future, self.replay_errors[instance_id])
+        elif recent is not None:
             future.set_result(recent)
         else:
             self._ends.setdefault(instance_id, []).append(future)
         return future
 
+    def stop_waiting(self, instance_id: str, future: asyncio.Future[End]) -> None:
+        """Nobody waits for this answer of `end` any more."""
+        waiting = self._ends.get(instance_id)
+        if waiting is not None and future in waiting:
+            waiting.remove(future)
+            if not waiting:
+                del self._ends[instance_id]
+
+    def settling(self, instance_id: str) -> asyncio.Future[Any] | None:
+        """What to wait for before asking again for an id that was refused: its start, its load, its stall."""
+        live = self.live.get(instance_id)
+        if live is not None and live.new is not None:
+            return live.started
+        return self._loading.get(instance_id)
+
     def knows_end_of(self, instance_id: str) -> bool:
         """True when `end` needs no look into the store."""
-        return instance_id in self._recent or instance_id in self.live
+        return instance_id in self._recent or instance_id in self.live or instance_id in self.replay_errors
 
     def status_change(self, instance_id: str) -> asyncio.Future[None]:
         """Done when the status of the instance next changes."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self._status_watchers.setdefault(instance_id, []).append(future)
+        watchers = self._status_watchers.setdefault(instance_id, [])
+        watchers.append(future)
+
+        def forget(_: object) -> None:
+            if future in watchers:
+                watchers.remove(future)
+                if not watchers and self._status_watchers.get(instance_id) is watchers:
+                    del self._status_watchers[instance_id]
+
+        future.add_done_callback(forget)
         return future
 
     def forget_end(self, instance_ids: Iterable[str]) -> None:
         """These are purged."""
         for instance_id in instance_ids:
             self._recent.pop(instance_id, None)
+            self.replay_errors.pop(instance_id, None)
 
     def learn(self, program: AnyWorkflow) -> None:
         """Know this workflow; instances that stalled for want of it go on."""
@@ -412,7 +488,7 @@ class Worker:
             await work.wait()
             self._committing = True
             batch = self._gather()
-            if not (self._dirty or self._beats or self._changes):
+            if not (self._dirty or self._beats or self._leftovers):
                 work.clear()
             if batch.steps or not _is_empty(batch.commit):
                 await self._commit(batch)
@@ -433,9 +509,9 @@ class Worker:
         if self._beats:
             commit.heartbeats = [beat for beat in self._beats.values() if self._is_running(beat)]
             self._beats.clear()
-        if self._changes:
-            commit.changes += self._changes
-            self._changes = []
+        if self._leftovers:
+            commit.consumed += self._leftovers
+            self._leftovers = []
         return batch
 
     def _is_running(self, beat: Heartbeat) -> bool:
@@ -472,6 +548,8 @@ class Worker:
         batch.steps.append(step)
         if turn.events:
             batch.steps[-1] = self._write_step(step, batch.commit)
+        elif live.status is Status.STALLED:
+            self._write_change(live, turn, batch.commit)
         for _, _, number in told:
             if number:
                 batch.commit.consumed.append(number)
@@ -497,11 +575,8 @@ class Worker:
             else:
                 execution.note_queued(activity)
         for activity in turn.started:
-            definition = self._registry.activities[activity.name]
             if activity.task in execution.activities:
-                step.starts.append((activity, definition))
-            else:
-                self._attempts.release(live, activity, definition)
+                step.starts.append((activity, self._registry.activities[activity.name]))
         row = HistoryRow(live.id, turn.first_seq, turn.at_us, ev.dump_events(turn.events))
         commit.rows.append(row)
         if live.log is not None:
@@ -567,6 +642,8 @@ class Worker:
             if step.live.new is not None and step.live.id in instance_ids:
                 self._give_back(step)
                 self._forget(step.live, InstancesExist({step.live.id}), step.told)
+                if step.live.id in self._ends:
+                    self._reload_later([step.live.id])  # they wait for the one that is there
             else:
                 kept.append(step)
         batch.steps = kept
@@ -578,12 +655,14 @@ class Worker:
 
     def _give_back(self, step: _Step) -> None:
         for activity, definition in step.starts:
-            self._attempts.release(step.live, activity, definition)
+            if activity.task not in step.live.requests:  # else the request has the place, and is withdrawn
+                self._attempts.release(step.live, activity, definition)
 
     def _fail_batch(self, batch: _Batch, error: StorageError) -> None:
         """Nothing of the batch was written: forget its instances, and tell whoever waits."""
-        reload = [step.live.id for step in batch.steps if step.live.new is None]
+        reload = [step.live.id for step in batch.steps if step.live.new is None or step.live.id in self._ends]
         for step in batch.steps:
+            self._keep_answers(step)
             self._give_back(step)
             self._forget(step.live, error, step.told)
         self._reload_later(reload)
@@ -591,6 +670,7 @@ class Worker:
     async def _read_the_log(self, batch: _Batch) -> None:
         """Whether the batch was written is not known: forget its instances and look."""
         for step in batch.steps:
+            self._keep_answers(step)
             self._give_back(step)
             self._forget(step.live, None)
         written = {(row.instance_id, row.first_seq): row.events for row in batch.commit.rows}
@@ -609,13 +689,22 @@ class Worker:
         for step in batch.steps:
             durable = not step.turn.events or (step.live.id, step.turn.first_seq) in there
             _answer(step.told, None if durable else absent)
-        for change in batch.commit.changes:
-            if change.status is Status.STALLED:
-                self._changes.append(change)
-        self._reload_later([item.record.id for item in loaded if not item.record.status.is_terminal])
+        over = {item.record.id for item in loaded if item.record.status.is_terminal}
+        known = {item.record.id for item in loaded}
+        self._reload_later([each for each in ids if each not in over and (each in known or each in self._ends)])
         for item in loaded:
             if item.record.status.is_terminal and item.rows:
                 self._tell_end(item.record.id, End(item.record.status, ev.load_events(item.rows[-1].events)[-1]))
+
+    def _keep_answers(self, step: _Step) -> None:
+        """Remember for the reload what attempts have said, and that those that go on were interrupted by us."""
+        live = step.live
+        now_us = self._clock.now_us()
+        kept = [event for event, _, number in [*step.told, *live.pending] if _is_answer(event) and not number]
+        kept += _interrupted([activity for activity, _ in step.starts], now_us)
+        kept += _interrupted([attempt.activity for attempt in live.attempts.values()], now_us)
+        if kept:
+            self._retold[live.id] = kept
 
     def _reload_later(self, instance_ids: Sequence[str]) -> None:
         for instance_id in instance_ids:
@@ -626,14 +715,8 @@ class Worker:
     def _apply(self, step: _Step) -> None:
         live, turn, told, starts, missing = step
         execution = live.execution
-        refused = turn.refused
-        for event, ack, _ in told:
-            if ack is not None and not ack.done():
-                if refused and execution.ended is not None and any(event is other for other in refused):
-                    ack.set_exception(InstanceNotActive(live.id, execution.status, ev.tag_of(event).replace("_", " ")))
-                else:
-                    ack.set_result(None)
-        live.new = None
+        self._acknowledge(step)
+        live.new = live.started = None
         if live.status is not execution.status:
             live.status = execution.status
             self._told_status(live.id)
@@ -641,18 +724,19 @@ class Worker:
             attempt = live.attempts.get(number)
             if attempt is not None:
                 self._attempts.cancel(attempt, "the workflow no longer wants the result")
-            live.requested.discard(number)
-        if live.log is not None and turn.events:
-            self._check_replay(live)
+            if number in live.requests:
+                self._attempts.withdraw(live, number)
+        if live.log is not None and turn.events and not self._replays_alike(live) and execution.ended is None:
+            self._give_back(step)
+            self._stall(live, f"replay check: {self.replay_errors[live.id]}")
+            return
         if execution.ended is not None:
             self._finish(live, execution.ended)
             return
         for activity, definition in starts:
-            live.requested.discard(activity.task)
-            if activity.task in execution.activities:
-                self._attempts.begin(live, activity, definition)
-            else:
-                self._attempts.release(live, activity, definition)
+            self._attempts.begin(live, activity, definition)
+        if live.requests:
+            self._withdraw_late(live, told)
         if missing is not None:
             self._stall(live, _not_registered("activity", missing))
             return
@@ -668,17 +752,40 @@ class Worker:
         if len(self.live) > self._settings.cached_instances:
             self._evict()
 
+    def _acknowledge(self, step: _Step) -> None:
+        live, refused = step.live, step.turn.refused
+        execution = live.execution
+        for event, ack, _ in step.told:
+            if ack is not None and not ack.done():
+                if refused and execution.ended is not None and any(event is other for other in refused):
+                    ack.set_exception(InstanceNotActive(live.id, execution.status, ev.tag_of(event).replace("_", " ")))
+                else:
+                    ack.set_result(None)
+
+    def _withdraw_late(self, live: Live, told: Sequence[tuple[ev.Observation, Ack | None, int]]) -> None:
+        """Starts that came too late for their activity: their places are free again."""
+        for event, _, _ in told:
+            if type(event) is ev.ActivityStarted and event.task in live.requests:
+                self._attempts.withdraw(live, event.task)
+
     def _finish(self, live: Live, event: ev.Event) -> None:
         status = live.execution.status
         for attempt in list(live.attempts.values()):
             self._attempts.cancel(attempt, f"the instance is {status}")
-        if live.requested:
-            self._attempts.drop_requests(live)
+        self._withdraw_all(live)
         live.gone = True
-        _answer(live.pending, InstanceNotActive(live.id, status, "anything more"))
+        if live.pending:
+            _answer(live.pending, InstanceNotActive(live.id, status, "anything more"))
+            self._drop_messages(number for _, _, number in live.pending)
         self.live.pop(live.id, None)
         self._tell(facts.InstanceEnded(live.id, live.execution.program.name, status))
         self._tell_end(live.id, End(status, event))
+
+    def _withdraw_all(self, live: Live) -> None:
+        for number in list(live.requests):
+            self._attempts.withdraw(live, number)
+        if live.alarm is not None:
+            live.alarm.cancel()
 
     def _tell_end(self, instance_id: str, end: End) -> None:
         for future in self._ends.pop(instance_id, ()):
@@ -689,6 +796,12 @@ class Worker:
             if len(self._recent) > _RECENT_ENDS:
                 self._recent.popitem(last=False)
 
+    def _drop_messages(self, numbers: Iterable[int]) -> None:
+        """Remove messages for which their instance was over too early."""
+        self._leftovers += [number for number in numbers if number]
+        if self._leftovers:
+            self._work.set()
+
     def _told_status(self, instance_id: str) -> None:
         for future in self._status_watchers.pop(instance_id, ()):
             if not future.done():
@@ -697,31 +810,8 @@ class Worker:
     def _request_due(self, live: Live) -> None:
         """Ask for a place for each activity whose next attempt is due."""
         for activity in live.execution.due_retries(self._clock.now_us()):
-            if activity.task not in live.requested:
-                live.requested.add(activity.task)
-                definition = self._registry.activities[activity.name]
-                self._attempts.request(live, activity, definition)
-                self._watch_schedule(live, activity)
-
-    def _watch_schedule(self, live: Live, activity: PendingActivity) -> None:
-        options = activity.options
-        if options is None:
-            return
-        limits = [
-            (options.schedule_to_start_us, "found no place within"),
-            (options.schedule_to_close_us, "did not end within"),
-        ]
-        for limit_us, text in limits:
-            if limit_us:
-                call = partial(self._give_up, live, activity, f"{text} {limit_us / 1e6:g} s")
-                self.alarms.at(activity.scheduled_at_us + limit_us, call)
-
-    def _give_up(self, live: Live, activity: PendingActivity, text: str) -> None:
-        if activity.started or activity.task not in live.execution.activities:
-            return
-        message = f"activity {activity.name!r} {text} of being scheduled"
-        made = activity.attempt - activity.uncounted - 1
-        live.tell(ev.ActivityFailed(activity.task, Failure("TimeoutError", message), made, activity.attempt))
+            if activity.task not in live.requests:
+                self._attempts.request(live, activity, self._registry.activities[activity.name])
 
     # -- the clock ------------------------------------------------------------------------------------------
 
@@ -731,11 +821,13 @@ class Worker:
             return
         due_us = live.execution.next_due_us(self._clock.now_us())
         if due_us is not None and (live.alarm_us is None or due_us < live.alarm_us):
+            if live.alarm is not None:
+                live.alarm.cancel()
             live.alarm_us = due_us
-            instance_id = live.id
-            self.alarms.at(due_us, lambda: self._on_alarm(instance_id))
+            live.alarm = self.alarms.at(due_us, partial(self._on_alarm, live.id))
 
     def _on_alarm(self, instance_id: str) -> None:
+        self._sleepers.pop(instance_id, None)
         live = self.live.get(instance_id)
         if live is None:
             self._want(instance_id, nobody_waits=True)
@@ -754,7 +846,7 @@ class Worker:
         after = (-1, "")
         until_us = self._scanned_until_us = self._clock.now_us() + _HORIZON_US
         while True:
-            found = await self._backend.due(after, until_us, 1_000)
+            found = await self._patiently(partial(self._backend.due, after, until_us, 1_000))
             for wake_us, instance_id in found:
                 self._wake_at(wake_us, instance_id)
             if len(found) < 1_000:
@@ -762,16 +854,20 @@ class Worker:
             after = found[-1]
             await asyncio.sleep(0)
         await self._plan_scan()
+        self._recovering = False
 
     def _wake_at(self, wake_us: int, instance_id: str) -> None:
         if wake_us <= self._clock.now_us():
             if instance_id not in self.live:
                 self._want(instance_id, nobody_waits=True)
         else:
-            self.alarms.at(wake_us, lambda: self._on_alarm(instance_id))
+            before = self._sleepers.pop(instance_id, None)
+            if before is not None:
+                before.cancel()
+            self._sleepers[instance_id] = self.alarms.at(wake_us, partial(self._on_alarm, instance_id))
 
     async def _plan_scan(self) -> None:
-        next_us = await self._backend.next_wake(self._scanned_until_us)
+        next_us = await self._patiently(partial(self._backend.next_wake, self._scanned_until_us))
         if next_us is not None:
             self._scan_before(next_us)
 
@@ -790,15 +886,28 @@ class Worker:
     async def _scan(self) -> None:
         after = (self._scanned_until_us - 1, "\U0010ffff" * 501)
         until_us = self._scanned_until_us = self._clock.now_us() + _HORIZON_US
-        while found := await self._backend.due(after, until_us, 1_000):
+        while found := await self._patiently(partial(self._backend.due, after, until_us, 1_000)):
             for wake_us, instance_id in found:
                 self._wake_at(wake_us, instance_id)
             after = found[-1]
         await self._plan_scan()
 
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a question, asked again for as long as the store cannot answer."""
+        while True:
+            try:
+                return await ask()
+            except EngineClosed:
+                raise
+            except StorageError as error:
+                self._tell(facts.CommitRetried(str(error)))
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
     # -- loading and evicting -------------------------------------------------------------------------------
 
     def _want(self, instance_id: str, *, nobody_waits: bool = False) -> asyncio.Future[Live]:
+        if instance_id in self._held:
+            self._wanted_again.add(instance_id)
         future = self._loading.get(instance_id)
         if future is None:
             future = self._loading[instance_id] = self._loop.create_future()
@@ -818,13 +927,19 @@ class Worker:
             try:
                 found = {item.record.id: item for item in await self._backend.load(wanted)} if wanted else {}
             except StorageError as error:
+                self._tell(facts.CommitRetried(str(error)))
                 for instance_id in ids:
                     _reject(self._loading.pop(instance_id, None), error)
+                    again = partial(self._want, instance_id, nobody_waits=True)
+                    self.alarms.at(self._clock.now_us() + _LOAD_AGAIN_US, again)
                 continue
             for instance_id in ids:
                 future = self._loading.pop(instance_id, None)
                 try:
                     live = self.live.get(instance_id) or self._revive(instance_id, found.get(instance_id))
+                except _Stalls as stall:
+                    self._hold(instance_id, future)
+                    self._in_background(self._stall_durably(instance_id, stall.reason, stall.custom_status, None, []))
                 except Exception as error:
                     _reject(future, error)
                 else:
@@ -834,28 +949,40 @@ class Worker:
 
     def _revive(self, instance_id: str, loaded: LoadedInstance | None) -> Live:
         """Replay an instance into memory; a failure stalls it."""
+        self._recent.pop(instance_id, None)  # another process may have replaced the one that ended
         if loaded is None:
+            for future in self._ends.pop(instance_id, ()):
+                _reject(future, InstanceNotFound(instance_id))
             raise InstanceNotFound(instance_id)
         record = loaded.record
         if record.status.is_terminal:
+            self._drop_messages(message.number for message in loaded.messages)
+            if loaded.rows and instance_id in self._ends:
+                self._tell_end(instance_id, End(record.status, ev.load_events(loaded.rows[-1].events)[-1]))
             raise InstanceNotActive(instance_id, record.status, "anything more")
         try:
+            # one that cannot be read stalls it before it is live
+            messages = [(message.number, _event_in(message)) for message in loaded.messages]
             live = self._replay(loaded)
         except Exception as error:
             reason = str(error) if isinstance(error, ReplayError) else _defect(error)
-            if record.stall_reason != reason or record.status is not Status.STALLED:
-                self._note_stalled(instance_id, reason, record.custom_status)
-            self._tell_stalled(instance_id, reason)
             if any(_is_termination(message) for message in loaded.messages):
                 self._in_background(self._terminate_stalled(instance_id))
+            if record.stall_reason != reason or record.status is not Status.STALLED:
+                raise _Stalls(reason, record.custom_status) from error
+            self._told_stalled(instance_id, reason)
             raise InstanceStalled(instance_id, reason) from error
         self._loads += 1
+        sleeper = self._sleepers.pop(instance_id, None)
+        if sleeper is not None:
+            sleeper.cancel()
         self.live[instance_id] = live
         live.status, live.wake_us, live.custom_status = record.status, record.wake_us, record.custom_status
         if record.status is Status.STALLED:
-            self._unstall(live)
+            live.queued = True  # its next turn, be it an empty one, writes the status that it has now
+            self.take_note(live)
         self._tell(facts.InstanceRecovered(instance_id, live.execution.next_seq - 1))
-        self._go_on(live, loaded)
+        self._go_on(live, messages, loaded.heartbeats)
         return live
 
     def _replay(self, loaded: LoadedInstance) -> Live:
@@ -871,13 +998,15 @@ class Worker:
         execution = self._execution(record.id, program)
         live = Live(self, execution)
         stopped: str | None = None
-        self._guard.enter(record.id)
         try:
-            try:
-                for row in loaded.rows:
+            for row in loaded.rows:
+                self._guard.enter(record.id)
+                try:
                     execution.replay(row.first_seq, row.at_us, _events_of(row))
-            finally:
-                stopped = self._guard.leave()
+                finally:
+                    stopped = self._guard.leave()
+                if stopped is not None:
+                    break
         except TurnTooLong:
             stopped = self._guard.leave() or self._guard.location
         except BaseException:
@@ -897,18 +1026,26 @@ class Worker:
             live.log = list(loaded.rows)
         return live
 
-    def _go_on(self, live: Live, loaded: LoadedInstance) -> None:
-        """Tell a revived instance what was lost, what is due, and what is in its inbox."""
+    def _go_on(self, live: Live, messages: Sequence[tuple[int, ev.Event]], beats: Sequence[Heartbeat]) -> None:
+        """Tell a revived instance what became of its attempts, what is due, and what is in its inbox."""
         execution = live.execution
-        details = {(beat.task, beat.attempt): beat.details for beat in loaded.heartbeats}
+        answers = {(event.task, event.attempt): (event, 0) for event in self._retold.pop(live.id, ())}
+        for number, event in messages:
+            if _is_answer(event):
+                answers[event.task, event.attempt] = (event, number)
+        details = {(beat.task, beat.attempt): beat.details for beat in beats}
         for activity in list(execution.activities.values()):
             if activity.started:
                 activity.details = details.get((activity.task, activity.attempt), activity.details)
-                live.tell(failed_attempt(activity, _LOST, (WORKER_LOST,), self._clock))
+                answer, number = answers.pop((activity.task, activity.attempt), (None, 0))
+                live.tell(answer or failed_attempt(activity, _LOST, (WORKER_LOST,), self._clock), None, number)
         for event in execution.due_observations(self._clock.now_us()):
             live.tell(event)
-        for message in loaded.messages:
-            self._take_message(live, message)
+        for number, event in messages:
+            live.seen_message = number
+            if type(event) in _FROM_OUTSIDE:
+                live.tell(cast("ev.Observation", event), None, number)
+        self._drop_messages(number for _, number in answers.values())
         if execution.unstarted:
             self._request_due(live)
         self._arm(live)
@@ -940,23 +1077,35 @@ class Worker:
         live.gone = True
         for attempt in list(live.attempts.values()):
             self._attempts.cancel(attempt, "this worker no longer owns the instance")
-        if live.requested:
-            self._attempts.drop_requests(live)
+        self._withdraw_all(live)
         if self.live.get(live.id) is live:
             del self.live[live.id]
         live.execution.put_away()
         if error is not None:
             _answer(told, error)
-        _answer(live.pending, error or EngineClosed("the instance was put away; try again"))
+        _answer(live.pending, error if isinstance(error, EngineClosed) else _PutAway())
 
     # -- stalling -------------------------------------------------------------------------------------------
 
     def _stall(self, live: Live, reason: str) -> None:
         """Stop going on with an instance; what it was being told is kept in its inbox."""
+        if live.gone:
+            return
         told, live.pending = live.pending, []
+        running = [attempt.activity for attempt in live.attempts.values()]
+        told += [(event, None, 0) for event in _interrupted(running, self._clock.now_us())]
         new, custom_status = live.new, live.execution.custom_status
         self._forget(live, None)
+        self._hold(live.id, self._loading.pop(live.id, None))
         self._in_background(self._stall_durably(live.id, reason, custom_status, new, told))
+
+    def _hold(self, instance_id: str, future: asyncio.Future[Live] | None) -> None:
+        """Whoever wants the instance waits until its stall is durable."""
+        self._held.add(instance_id)
+        if future is None or future.done():
+            future = self._loop.create_future()
+        future.add_done_callback(_look_away)
+        self._loading[instance_id] = future
 
     async def _stall_durably(
         self,
@@ -966,41 +1115,49 @@ class Worker:
         new: NewInstance | None,
         told: list[tuple[ev.Observation, Ack | None, int]],
     ) -> None:
+        stalled: StorageError | InstanceStalled = InstanceStalled(instance_id, reason)
+        change = InstanceChange(instance_id, Status.STALLED, 0, None, custom_status, reason)
         try:
-            for event, ack, number in told:
-                await self._keep_message(instance_id, event, ack, number, new)
+            if await self._keep_messages(instance_id, told, new):
+                await self._backend.commit(self.lease, Commit(changes=[change]))
+                _answer(told, None)
+                self._told_stalled(instance_id, reason)
+                self._tell(facts.InstanceStalled(instance_id, reason))
+            else:
+                _answer(told, InstancesExist({instance_id}))
         except StorageError as error:
+            stalled = error
             _answer(told, error)
-        self._note_stalled(instance_id, reason, custom_status)
-        self._tell_stalled(instance_id, reason)
+            self._wanted_again.add(instance_id)
+        finally:
+            self._held.discard(instance_id)
+            future = self._loading.pop(instance_id, None)
+            _reject(future, stalled)
+        if instance_id in self._wanted_again:
+            self._wanted_again.discard(instance_id)
+            self.alarms.at(
+                self._clock.now_us() + _LOAD_AGAIN_US, partial(self._want, instance_id, nobody_waits=True)
+            )
 
-    async def _keep_message(
-        self, instance_id: str, event: ev.Observation, ack: Ack | None, number: int, new: NewInstance | None
-    ) -> None:
-        """Put back into the inbox what a stalled instance was being told by somebody outside."""
-        if isinstance(event, ev.InstanceStarted):
-            await self._backend.send([Outgoing(instance_id, ev.dump_event(event), new)])
-        elif not number and type(event) in _FROM_OUTSIDE:
-            await self._backend.send([Outgoing(instance_id, ev.dump_event(event))])
-        if ack is not None and not ack.done():
-            ack.set_result(None)
+    async def _keep_messages(
+        self, instance_id: str, told: list[tuple[ev.Observation, Ack | None, int]], new: NewInstance | None
+    ) -> bool:
+        """Put what a stalled instance was being told into its inbox; False when another has taken its id."""
+        messages = [
+            _outgoing(instance_id, event, new if isinstance(event, ev.InstanceStarted) else None)
+            for event, _, number in told
+            if not number and (type(event) in _FROM_OUTSIDE or _is_answer(event))
+        ]
+        if not messages:
+            return True
+        results = await self._backend.send(messages)
+        return results[0].outcome != "exists"
 
-    def _note_stalled(self, instance_id: str, reason: str, custom_status: bytes | None) -> None:
-        self._changes.append(InstanceChange(instance_id, Status.STALLED, 0, None, custom_status, reason))
-        self._work.set()
-
-    def _tell_stalled(self, instance_id: str, reason: str) -> None:
-        self._tell(facts.InstanceStalled(instance_id, reason))
+    def _told_stalled(self, instance_id: str, reason: str) -> None:
         error = InstanceStalled(instance_id, reason)
         for future in self._ends.pop(instance_id, ()):
             _reject(future, error)
         self._told_status(instance_id)
-
-    def _unstall(self, live: Live) -> None:
-        execution = live.execution
-        live.status, live.wake_us = execution.status, execution.wake_us()
-        self._changes.append(InstanceChange(live.id, live.status, live.wake_us, None, execution.custom_status))
-        self._work.set()
 
     async def _terminate_stalled(self, instance_id: str) -> None:
         """Obey a termination in the inbox without the code: nothing of it needs to run for that.
@@ -1013,12 +1170,13 @@ class Worker:
                 if record.status.is_terminal or not orders:
                     return
                 event = cast("ev.InstanceTerminated", ev.load_event(orders[0].data))
+                begun = [] if rows else [each for m in messages if type(each := _event_in(m)) is ev.InstanceStarted]
                 at_us = max([self._clock.now_us(), *(row.at_us for row in rows[-1:])])
                 change = InstanceChange(instance_id, Status.TERMINATED, None, at_us, record.custom_status)
                 await self._backend.commit(
                     self.lease,
                     Commit(
-                        rows=[HistoryRow(instance_id, _seq_after(rows), at_us, ev.dump_events([event]))],
+                        rows=[HistoryRow(instance_id, _seq_after(rows), at_us, ev.dump_events([*begun, event]))],
                         changes=[change],
                         consumed=[message.number for message in messages],
                     ),
@@ -1030,7 +1188,7 @@ class Worker:
     async def _retry_stalled(self) -> None:
         """Try those again whose cause may be gone."""
         after = (-1, "")
-        while found := await self._backend.due(after, 1, 1_000):
+        while found := await self._patiently(partial(self._backend.due, after, 1, 1_000)):
             for _, instance_id in found:
                 if instance_id not in self.live:
                     self._want(instance_id, nobody_waits=True)
@@ -1040,35 +1198,38 @@ class Worker:
 
     async def _inbox_loop(self) -> None:
         while True:
-            await self._backend.wait_for_change(1.0)  # a hint; the look is the truth
-            while messages := await self._backend.inbox(self._inbox_seen, 1_000):
-                for message in messages:
-                    self._inbox_seen = max(self._inbox_seen, message.number)
-                    self._route(message)
-                await asyncio.sleep(0)
+            await self._patiently(self._read_inbox)
+            await self._patiently(partial(self._backend.wait_for_change, 1.0))  # a hint; the look is the truth
+
+    async def _read_inbox(self) -> None:
+        while messages := await self._backend.inbox(self._inbox_seen, 1_000):
+            for message in messages:
+                self._inbox_seen = max(self._inbox_seen, message.number)
+                self._route(message)
+            await asyncio.sleep(0)
 
     def _route(self, message: Message) -> None:
         live = self.live.get(message.instance_id)
         if live is not None:
             self._take_message(live, message)
         elif message.instance_id in self._loading:
-            self._loading[message.instance_id].add_done_callback(lambda _: self._reroute(message))
+            self._loading[message.instance_id].add_done_callback(partial(self._reroute, message))
         else:
             self._want(message.instance_id, nobody_waits=True)
 
-    def _reroute(self, message: Message) -> None:
-        live = self.live.get(message.instance_id)
-        if live is not None:
-            self._take_message(live, message)
+    def _reroute(self, message: Message, loading: asyncio.Future[Live]) -> None:
+        """Once the load that was under way is done; if it failed, the message stays in the inbox for the next."""
+        if not loading.cancelled() and loading.exception() is None:
+            self._route(message)
 
     def _take_message(self, live: Live, message: Message) -> None:
         if message.number <= live.seen_message:
             return
         live.seen_message = message.number
         try:
-            event = ev.load_event(message.data)
-        except msgspec.DecodeError as error:
-            self._stall(live, f"message {message.number} in its inbox cannot be read: {error}")
+            event = _event_in(message)
+        except CorruptHistory as error:
+            self._stall(live, str(error))
             return
         if type(event) in _FROM_OUTSIDE:
             live.tell(cast("ev.Observation", event), None, message.number)
@@ -1107,21 +1268,33 @@ class Worker:
         """Called on the guard's thread, while the loop is blocked: it cannot be told there."""
         self._tell(facts.TurnBlocked(instance_id, seconds, location))
 
-    def _check_replay(self, live: Live) -> None:
-        """Replay the instance from its rows and compare; a difference stalls it, in tests."""
-        assert live.log is not None
-        twin = Execution(live.id, live.execution.program)
+    def _replays_alike(self, live: Live) -> bool:
+        """Replay the instance from its rows and compare; what differs is kept, and told to whoever waits for the end.
+
+        Every turn of a short history is followed by a check. A long one is replayed each time it has
+        grown by an eighth, and at its end: each row is compared, and the cost stays in proportion.
+        """
+        log = live.log
+        assert log is not None
+        if _CHECK_ALWAYS_ROWS < len(log) < live.checked_rows * 9 // 8 and live.execution.ended is None:
+            return True
+        live.checked_rows = len(log)
+        twin = Execution(live.id, live.execution.program, payload_limit_bytes=self._settings.payload_limit_bytes)
         try:
-            for row in live.log:
+            for row in log:
                 twin.replay(row.first_seq, row.at_us, ev.load_events(row.events))
             if (twin.status, twin.next_seq) != (live.execution.status, live.execution.next_seq):
                 raise CorruptHistory(f"replay of {live.id!r} ends {twin.status} at #{twin.next_seq - 1}")
         except ReplayError as error:
-            self._tell(facts.InstanceStalled(live.id, f"replay check: {error}"))
+            self.replay_errors[live.id] = error
             for future in self._ends.pop(live.id, ()):
                 _reject(future, error)
+            if live.execution.ended is not None:
+                self._tell(facts.InstanceStalled(live.id, f"replay check: {error}"))
+            return False
         finally:
             twin.put_away()
+        return True
 
 
 _FROM_OUTSIDE: Final = frozenset(
@@ -1142,6 +1315,31 @@ def _defect(error: Exception) -> str:
     return f"the engine itself failed at {where.filename}:{where.lineno}: {error!r}; please report it with this history"
 
 
+class _Stalls(Exception):
+    """The instance that is being loaded cannot go on."""
+
+    def __init__(self, reason: str, custom_status: bytes | None) -> None:
+        self.reason = reason
+        self.custom_status = custom_status
+        super().__init__(reason)
+
+
+def _is_answer(event: ev.Event) -> TypeGuard[Answer]:
+    return isinstance(event, (ev.ActivityCompleted, ev.ActivityFailed, ev.AttemptFailed))
+
+
+def _interrupted(activities: Iterable[PendingActivity], now_us: int) -> list[Answer]:
+    """What is recorded of current attempts that the engine itself took away: they are made again and do not count."""
+    return [
+        ev.AttemptFailed(a.task, a.attempt, _INTERRUPTED, now_us, counts=False, details=a.details) for a in activities
+    ]
+
+
+def _outgoing(instance_id: str, event: ev.Observation, new: NewInstance | None = None) -> Outgoing:
+    event_id = event.event_id if isinstance(event, ev.EventReceived) else None
+    return Outgoing(instance_id, ev.dump_event(event), new, event_id)
+
+
 def _is_empty(commit: Commit) -> bool:
     return not (commit.rows or commit.changes or commit.new or commit.consumed or commit.heartbeats)
 
@@ -1155,8 +1353,18 @@ def _events_of(row: HistoryRow) -> list[ev.Event]:
         ) from error
 
 
+def _event_in(message: Message) -> ev.Event:
+    try:
+        return ev.load_event(message.data)
+    except msgspec.DecodeError as error:
+        raise CorruptHistory(f"message {message.number} in its inbox cannot be read: {error}") from error
+
+
 def _is_termination(message: Message) -> bool:
-    return type(ev.load_event(message.data)) is ev.InstanceTerminated
+    try:
+        return type(_event_in(message)) is ev.InstanceTerminated
+    except CorruptHistory:
+        return False
 
 
 def _seq_after(rows: Sequence[HistoryRow]) -> int:

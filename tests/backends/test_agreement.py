@@ -1,0 +1,229 @@
+"""Memory and SQLite answer alike and hold alike, whatever is asked of them in whatever order (I45)."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from durableflow.backends.base import (
+    Backend,
+    Commit,
+    Heartbeat,
+    HistoryRow,
+    InstanceChange,
+    Lease,
+    Message,
+    NewInstance,
+    Outgoing,
+    Query,
+)
+from durableflow.backends.memory import MemoryBackend
+from durableflow.backends.sqlite import SqliteBackend
+from durableflow.errors import AppendConflict, InstancesExist, StorageError
+from durableflow.model.status import Status
+
+IDS = ["a", "A", "b", "ü", "a%"]
+TABLES = ("history", "inbox", "heartbeats", "tags")
+
+ids = st.sampled_from(IDS)
+statuses = st.sampled_from(Status)
+wakes = st.none() | st.integers(0, 5)
+small = st.integers(0, 5)
+blobs = st.sampled_from([b"", b"1", b"two"])
+tag_sets = st.dictionaries(st.sampled_from("kl"), st.sampled_from("vw"), max_size=2)
+news = st.builds(
+    NewInstance,
+    ids,
+    st.sampled_from(["order", "ship"]),
+    st.integers(1, 2),
+    statuses,
+    small,
+    wakes,
+    tag_sets,
+    st.none() | blobs,
+    st.none() | small,
+    st.booleans(),
+)
+changes = st.builds(InstanceChange, ids, statuses, wakes, st.none() | small, st.none() | blobs, st.none() | st.just("why"))
+beats = st.builds(Heartbeat, ids, st.integers(1, 2), st.integers(1, 2), blobs)
+queries = st.builds(
+    Query,
+    statuses=st.frozensets(statuses, max_size=2),
+    workflow=st.none() | st.sampled_from(["order", "ship"]),
+    tags=tag_sets,
+    id_prefix=st.none() | st.sampled_from(["", "a", "a%", "%"]),
+    created_from_us=st.none() | small,
+    created_before_us=st.none() | small,
+    after=st.none() | st.tuples(small, ids),
+    limit=st.integers(1, 4),
+)
+
+
+def told(error: StorageError) -> tuple[object, ...]:
+    """What a caller can learn from an error."""
+    named = error.instance_ids if isinstance(error, (InstancesExist, AppendConflict)) else None
+    return type(error).__name__, named
+
+
+class TwoBackends(RuleBasedStateMachine):
+    """Does everything twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loops = asyncio.Runner()
+        self.folder = Path(tempfile.mkdtemp())
+        self.sqlite = SqliteBackend(self.folder / "store.db", power_loss_safe=False)
+        self.memory = MemoryBackend()
+        self.leases: list[Lease] = []
+        self.now_us = 0
+        self.last_seq = dict.fromkeys(IDS, 0)
+        self.loops.run(self.sqlite.open())
+        self.loops.run(self.memory.open())
+
+    def teardown(self) -> None:
+        self.loops.run(self.sqlite.close())
+        self.loops.run(self.memory.close())
+        self.loops.close()
+        shutil.rmtree(self.folder)
+
+    def both(self, ask: Callable[[Backend], Awaitable[Any]]) -> Any:
+        """Ask both; the answer, on which they must agree."""
+
+        async def answer(backend: Backend) -> Any:
+            try:
+                return await ask(backend)
+            except StorageError as error:
+                return told(error)
+
+        of_memory, of_sqlite = self.loops.run(answer(self.memory)), self.loops.run(answer(self.sqlite))
+        assert of_memory == of_sqlite
+        return of_memory
+
+    # -- leases ---------------------------------------------------------------------------------------------
+
+    @rule(later=small, ttl=st.integers(1, 4))
+    def acquire(self, later: int, ttl: int) -> None:
+        self.now_us += later
+        lease = self.both(lambda backend: backend.acquire("worker", ttl, self.now_us))
+        if lease is not None:
+            self.leases.append(lease)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), later=small, ttl=st.integers(1, 4))
+    def renew(self, data: st.DataObject, later: int, ttl: int) -> None:
+        self.now_us += later
+        lease = data.draw(st.sampled_from(self.leases))
+        self.both(lambda backend: backend.renew(lease, ttl, self.now_us))
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        lease = data.draw(st.sampled_from(self.leases))
+        self.both(lambda backend: backend.release(lease))
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.leases)
+    @rule(
+        data=st.data(),
+        new=st.lists(news, max_size=2),
+        changed=st.lists(changes, max_size=2),
+        consumed=st.lists(st.integers(0, 12), max_size=3),
+        beating=st.lists(beats, max_size=2),
+    )
+    def commit(
+        self,
+        data: st.DataObject,
+        new: list[NewInstance],
+        changed: list[InstanceChange],
+        consumed: list[int],
+        beating: list[Heartbeat],
+    ) -> None:
+        lease = data.draw(st.sampled_from(self.leases[-2:]))
+        there = {record.id for record in self.both(lambda backend: backend.list_records(Query()))}
+        there |= {each.id for each in new}
+        # An engine writes only to instances that are there, and the next number or, by mistake, one that is taken.
+        rows = [
+            HistoryRow(each, max(1, self.last_seq[each] + step), self.now_us, data.draw(blobs))
+            for each, step in data.draw(st.lists(st.tuples(ids, st.sampled_from([1, 1, 1, 2, 0])), max_size=2))
+            if each in there
+        ]
+        commit = Commit(new, rows, changed, consumed, [beat for beat in beating if beat.instance_id in there])
+        if self.both(lambda backend: backend.commit(lease, commit)) is None:
+            for made in new:
+                self.last_seq[made.id] = 0
+            for row in rows:
+                self.last_seq[row.instance_id] = max(self.last_seq[row.instance_id], row.first_seq)
+
+    @rule(sent=st.lists(st.builds(Outgoing, ids, blobs, st.none(), st.none() | st.sampled_from("ef")), max_size=3))
+    def send(self, sent: list[Outgoing]) -> None:
+        self.both(lambda backend: backend.send(sent))
+
+    @rule(new=st.lists(news, max_size=2), data=blobs)
+    def send_starts(self, new: list[NewInstance], data: bytes) -> None:
+        results = self.both(lambda backend: backend.send([Outgoing(each.id, data, each) for each in new]))
+        for made, result in zip(new, results, strict=True):
+            if result.outcome == "delivered":
+                self.last_seq[made.id] = 0
+
+    @rule(purged=st.lists(ids, max_size=3))
+    def purge(self, purged: list[str]) -> None:
+        for gone in self.both(lambda backend: backend.purge(purged)):
+            self.last_seq[gone] = 0
+
+    @rule()
+    def reopen(self) -> None:
+        self.loops.run(self.sqlite.close())
+        self.loops.run(self.sqlite.open())
+
+    # -- asking ---------------------------------------------------------------------------------------------
+
+    @rule(query=queries)
+    def look_for(self, query: Query) -> None:
+        self.both(lambda backend: backend.list_records(query))
+
+    @rule(after=st.tuples(st.integers(-1, 5), ids), until=small, limit=st.integers(1, 3))
+    def look_at_the_time(self, after: tuple[int, str], until: int, limit: int) -> None:
+        self.both(lambda backend: backend.due(after, until, limit))
+        self.both(lambda backend: backend.next_wake(until))
+
+    @rule(instance_id=ids, seq=st.integers(0, 8), limit=st.integers(1, 3), after=st.integers(0, 12))
+    def look_at_one(self, instance_id: str, seq: int, limit: int, after: int) -> None:
+        self.both(lambda backend: backend.history(instance_id, seq, limit))
+        self.both(lambda backend: backend.last_row(instance_id))
+        self.both(lambda backend: backend.inbox(after, limit))
+
+    @invariant()
+    def they_hold_the_same(self) -> None:
+        for item in self.both(lambda backend: load_sorted(backend)):
+            numbers = [message.number for message in item.messages]
+            assert numbers == sorted(set(numbers))
+        messages: list[Message] = self.both(lambda backend: backend.inbox(0, 1_000))
+        assert {message.instance_id for message in messages} <= set(IDS)
+        self.both(lambda backend: backend.due((-1, ""), 100, 1_000))
+
+    @invariant()
+    def no_row_is_left_without_its_instance(self) -> None:
+        """I40, and I43: nothing is left behind, not even a transaction."""
+        thread = self.sqlite._thread
+        assert thread is not None
+        for table in TABLES:
+            sql = f"select * from {table} where instance not in (select id from instances)"
+            assert self.loops.run(thread.call(lambda connection, sql=sql: connection.execute(sql).fetchall())) == []
+        assert not self.loops.run(thread.call(lambda connection: connection.in_transaction))
+
+
+async def load_sorted(backend: Backend) -> list[Any]:
+    loaded = await backend.load(IDS)
+    return [item._replace(heartbeats=sorted(item.heartbeats)) for item in sorted(loaded, key=lambda each: each.record.id)]
+
+
+TwoBackends.TestCase.settings = settings(settings.get_profile("repeatable"), max_examples=60, stateful_step_count=25)
+TestAgreement = pytest.mark.slow(TwoBackends.TestCase)

@@ -1,0 +1,27 @@
+"""Stories are checked when their test is over: whatever it tells, replay must tell the same."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # test folders are no packages; this one has a helper of its own
+
+from stories import Story  # noqa: E402
+
+
+@pytest.fixture
+def live() -> Iterator[Callable[..., Story]]:
+    """Starts instances; at the end each is replayed and compared, then put away."""
+    told: list[Story] = []
+
+    def start(*args: object, **options: object) -> Story:
+        story = Story(*args, **options)
+        told.append(story)
+        return story
+
+    yield start
+    for story in told:
+        story.check()
+        story.execution.put_away()
