@@ -239,11 +239,14 @@ class Client:
             InstanceNotFound: there is none.
             TimeoutError: it is not over after `timeout`; nothing happens to it.
         """
-        try:
-            async with asyncio.timeout(None if timeout is None else to_us(timeout, "timeout") / 1_000_000):
-                end = await self._wait_for_end(instance_id)
-        except TimeoutError:
-            raise TimeoutError(f"instance {instance_id!r} is not over after {timeout}; it goes on") from None
+        if timeout is None:
+            end = await self._wait_for_end(instance_id)
+        else:
+            try:
+                async with asyncio.timeout(to_us(timeout, "timeout") / 1_000_000):
+                    end = await self._wait_for_end(instance_id)
+            except TimeoutError:
+                raise TimeoutError(f"instance {instance_id!r} is not over after {timeout}; it goes on") from None
         return _outcome(instance_id, end, workflow)
 
     async def _wait_for_end(self, instance_id: str) -> End:

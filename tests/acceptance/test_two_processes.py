@@ -93,6 +93,31 @@ async def test_a_frozen_worker_is_replaced_within_its_lease_and_writes_nothing_w
     await frozen.close()
 
 
+def dump(store: Path) -> list[str]:
+    """All that is in the file, but for the lease, which is renewed."""
+    with closing(sqlite3.connect(store)) as connection:
+        return [line for line in connection.iterdump() if 'INTO "workers"' not in line]
+
+
+async def test_a_worker_that_thaws_when_all_is_over_writes_not_even_a_heartbeat(stage: Any) -> None:
+    @workflow
+    async def beating(ctx: Context, label: str) -> str: ...
+
+    frozen = await stage.leading_worker("shop", lease_s=LEASE_S)
+    second = stage.worker("shop", lease_s=LEASE_S)
+    async with stage.client() as client:
+        handle = await client.start(beating.options(instance_id="b"), "job")
+        await stage.begun(process=frozen.pid)
+        await freeze_between_transactions(frozen, stage.store)
+        assert await handle.result(timeout=10) == "job is done"
+        before = dump(stage.store)
+        frozen.thaw()
+        await frozen.says("lost", timeout_s=5)
+        assert dump(stage.store) == before
+    assert [entry["process"] for entry in stage.entries(what="end")] == [second.pid]
+    await second.close()
+
+
 async def test_processes_that_hammer_one_file_are_never_told_that_it_is_locked(stage: Any) -> None:
     @workflow
     async def listening(ctx: Context, count: int) -> list[int]: ...

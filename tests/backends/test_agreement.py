@@ -225,5 +225,5 @@ async def load_sorted(backend: Backend) -> list[Any]:
     return [item._replace(heartbeats=sorted(item.heartbeats)) for item in sorted(loaded, key=lambda each: each.record.id)]
 
 
-TwoBackends.TestCase.settings = settings(settings.get_profile("repeatable"), max_examples=60, stateful_step_count=25)
+TwoBackends.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 TestAgreement = pytest.mark.slow(TwoBackends.TestCase)

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # test folders are no packages; this one has a helper of its own
 
-from stories import Story  # noqa: E402
+from stories import Story
 
 
 @pytest.fixture

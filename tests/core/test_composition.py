@@ -334,7 +334,7 @@ def test_tasks_of_another_instance_are_refused(live: Live) -> None:
 
     def borrower(ctx: Context) -> Any:
         texts: list[str] = []
-        for use in (lambda: ctx.when_all(kept[0]), lambda: kept[0].cancel()):
+        for use in (lambda: ctx.when_all(kept[0]), kept[0].cancel):
             try:
                 use()
             except UsageError as error:

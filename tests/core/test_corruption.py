@@ -97,7 +97,7 @@ def test_what_cannot_follow_is_corrupt(story: Story, event: ev.Event) -> None:
         (ev.InstanceTerminated(), received("x")),
         (ev.InstanceTerminated(), ev.InstanceTerminated()),
     ],
-    ids=lambda event: ev.tag_of(event),
+    ids=ev.tag_of,
 )
 def test_what_can_come_once_is_corrupt_when_it_comes_twice(live: Live, once: ev.Event, twice: ev.Event) -> None:
     def waits_on(ctx: Context) -> Any:
@@ -207,8 +207,8 @@ def test_any_single_event_changed_dropped_or_doubled_is_noticed_or_harmless(live
             for mutant in (
                 events[:place] + events[place + 1 :],
                 events[: place + 1] + events[place:],
-                events[:place] + [ev.TaskCancelled(1)] + events[place + 1 :],
-                events[:place] + [ev.TimerFired(2)] + events[place + 1 :],
+                [*events[:place], ev.TaskCancelled(1), *events[place + 1 :]],
+                [*events[:place], ev.TimerFired(2), *events[place + 1 :]],
             ):
                 rows = [*story.rows[:number], (first_seq, at_us, mutant), *story.rows[number + 1 :]]
                 execution = story.fresh()

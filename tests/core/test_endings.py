@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -62,10 +63,8 @@ def test_code_that_does_not_care_ends_at_once(live: Live) -> None:
 
 def test_a_swallowed_cancel_lets_the_instance_complete(live: Live) -> None:
     def flow(ctx: Context) -> Any:
-        try:
+        with suppress(Cancelled):
             yield from ctx.sleep(60)
-        except Cancelled:
-            pass
         return [(yield from ctx.call_activity(work)), ctx.is_cancelled]
 
     story = live(flow)
@@ -97,7 +96,8 @@ def test_a_cancel_before_the_beginning_runs_no_code(live: Live) -> None:
         yield from ctx.sleep(1)
 
     story = live(flow, start_at_s=5)
-    assert story.tell(ev.CancelRequested("early")).events == [ev.CancelRequested("early"), ev.InstanceCancelled("early")]
+    request = ev.CancelRequested("early")
+    assert story.tell(request).events == [request, ev.InstanceCancelled("early")]
     assert (story.status, begun) == (Status.CANCELLED, [])
 
 
@@ -250,9 +250,9 @@ def test_finally_blocks_run_when_code_is_put_away_but_their_context_is_inert(liv
             lambda: ctx.when_all([]),
             lambda: ctx.when_any([]),
             lambda: ctx.spawn(x for x in ()),  # type: ignore[arg-type]
-            lambda: ctx.random(),
-            lambda: ctx.uuid4(),
-            lambda: sleeping[-1].cancel(),
+            ctx.random,
+            ctx.uuid4,
+            sleeping[-1].cancel,
         ]
 
     sleeping: list[Any] = []
@@ -362,10 +362,8 @@ def test_code_that_swallows_everything_in_a_loop_can_be_put_away() -> None:
         while not over:
             calls.append(1)
             assert len(calls) < 100_000
-            try:
+            with suppress(BaseException):
                 yield from ctx.sleep(60)
-            except BaseException:  # noqa: BLE001, S110
-                pass
 
     story, evicted = Story(flow), Story(flow)
     evicted.execution.put_away()

@@ -28,10 +28,9 @@ def test_two_waiters_are_served_first_in_first_out(live: Live) -> None:
 def test_early_events_are_kept_in_order_and_answer_at_once(live: Live) -> None:
     def flow(ctx: Context) -> Any:
         yield from ctx.sleep(1)
-        got: list[Any] = []
-        for _ in range(3):
-            got.append((yield from ctx.wait_for_event("e")))
-        return got
+        one = yield from ctx.wait_for_event("e")
+        two = yield from ctx.wait_for_event("e")
+        return [one, two, (yield from ctx.wait_for_event("e"))]
 
     story = live(flow)
     for n in range(3):

@@ -42,7 +42,10 @@ OBSERVED: dict[str, ev.Observation] = {
 }
 
 
-@pytest.mark.parametrize("order", ["result timer event cancel", "cancel event timer result", "event cancel result timer"])
+ORDERS = ["result timer event cancel", "cancel event timer result", "event cancel result timer"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("crash", [True, False])
 def test_what_comes_meanwhile_is_delivered_in_order_at_the_resume(

@@ -27,3 +27,9 @@ def leads_somewhere(page: Path, link: re.Match[str]) -> bool:
 def test_every_link_leads_somewhere(page: Path) -> None:
     broken = [link[0] for link in LINK.finditer(page.read_text(encoding="utf-8")) if not leads_somewhere(page, link)]
     assert broken == []
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    linked = {(index.parent / link["target"]).resolve() for link in LINK.finditer(index.read_text(encoding="utf-8"))}
+    assert [page.as_posix() for page in (ROOT / "docs").rglob("*.md") if page != index and page not in linked] == []

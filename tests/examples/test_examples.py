@@ -43,7 +43,11 @@ def begin(name: str, folder: Path) -> subprocess.Popen[str]:
 def finish(name: str, folder: Path) -> list[str]:
     """What it says of its ends; lines of activities are indented."""
     with begin(name, folder) as process:
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
     assert process.returncode == 0, err
     return [line for line in out.splitlines() if not line.startswith(" ")]
 

@@ -19,6 +19,7 @@ from durableflow.model.retry import RetryPolicy, store_retry
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 def store_options(
@@ -47,7 +48,7 @@ def store_options(
     return None if made == ActivityOptions() else made
 
 
-class Activity(Generic[P, R]):
+class Activity(Generic[P, R_co]):
     """A registered activity: calls like the function it wraps, outside of workflows.
 
     Attributes:
@@ -60,7 +61,7 @@ class Activity(Generic[P, R]):
 
     def __init__(
         self,
-        function: Callable[P, R] | Callable[P, Awaitable[R]],
+        function: Callable[P, R_co] | Callable[P, Awaitable[R_co]],
         *,
         name: str | None = None,
         stored_options: ActivityOptions | None = None,
@@ -81,9 +82,9 @@ class Activity(Generic[P, R]):
         self.max_concurrency = max_concurrency
         self.arguments = converter.Arguments(function)
         self._load_result: converter.Loader | None = None
-        update_wrapper(self, cast("Callable[P, R]", function))
+        update_wrapper(self, cast("Callable[P, R_co]", function))
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """The plain function; refused inside a workflow, where its result would not be recorded.
 
         Raises:
@@ -98,7 +99,7 @@ class Activity(Generic[P, R]):
                 f"would not be recorded; write: yield from ctx.call_activity({self.name}{comma}{written})  "
                 "(or await instead of yield from)"
             )
-        return cast("R", self.function(*args, **kwargs))
+        return cast("R_co", self.function(*args, **kwargs))
 
     def __repr__(self) -> str:
         return f"<activity {self.name}>"
@@ -111,7 +112,7 @@ class Activity(Generic[P, R]):
         schedule_to_start: Duration | None = None,
         schedule_to_close: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
-    ) -> Activity[P, R]:
+    ) -> Activity[P, R_co]:
         """This activity with other options for one call; those left out stay as they are."""
         changed = store_options(retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout)
         if changed is None:
@@ -124,7 +125,7 @@ class Activity(Generic[P, R]):
             changed.schedule_to_close_us or old.schedule_to_close_us,
             changed.heartbeat_us or old.heartbeat_us,
         )
-        twin = cast("Activity[P, R]", object.__new__(Activity))
+        twin = cast("Activity[P, R_co]", object.__new__(Activity))
         twin.__dict__.update(self.__dict__)
         twin.stored_options = merged
         return twin

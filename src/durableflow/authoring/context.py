@@ -236,7 +236,9 @@ class ReplaySilentLogger(logging.LoggerAdapter[logging.Logger]):
 
 def _not_an_activity(value: object) -> UsageError:
     if isinstance(value, str):
-        return UsageError(f"call_activity takes an activity, not its name; write ctx.call_activity_by_name({value!r}, ...)")
+        return UsageError(
+            f"call_activity takes an activity, not its name; write ctx.call_activity_by_name({value!r}, ...)"
+        )
     name = getattr(value, "__name__", None)
     hint = f"; decorate it: @activity def {name}(...)" if callable(value) and name else ""
     return UsageError(f"call_activity takes an activity, not {value!r:.60}{hint}")

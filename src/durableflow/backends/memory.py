@@ -228,7 +228,8 @@ class MemoryBackend:
         watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._watchers.append(watcher)
         try:
-            await asyncio.wait_for(watcher, timeout_s)
+            async with asyncio.timeout(timeout_s):  # wait_for of Python 3.11 can swallow a cancellation
+                await watcher
         except TimeoutError:
             return False
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -79,66 +80,109 @@ def numbered(rows: Iterable[tuple[int, int, Sequence[ev.Event]]]) -> list[Histor
 
 def fold(history: Iterable[HistoryEvent]) -> InstanceView:
     """What the history says became of everything."""
-    view = InstanceView(tasks=[], events_kept=[])
-    tasks: dict[int, TaskView] = {}
-    waiting: dict[str, list[int]] = {}
+    folding = _Folding()
     for entry in history:
-        _fold_one(view, tasks, waiting, entry)
-    view.tasks = list(tasks.values())
+        folding.take(entry.event, entry.at_us)
+    view = folding.view
+    view.tasks = list(folding.tasks.values())
+    view.events_kept = [
+        name for _, name in sorted((place, name) for name, kept in folding.kept.items() for place, _ in kept)
+    ]
     return view
 
 
-def _fold_one(  # noqa: C901  # one case an event, each a line or two
-    view: InstanceView, tasks: dict[int, TaskView], waiting: dict[str, list[int]], entry: HistoryEvent
-) -> None:
-    at_us = entry.at_us
+class _Folding:
+    """A view in the making.
 
-    def end(task: int, state: str, output: bytes | None = None, failure: Failure | None = None) -> None:
-        known = tasks.get(task)
+    A row holds its observations before its decisions, though the code decided between them. It
+    matters for external events alone, which do not say which task they answer.
+    """
+
+    def __init__(self) -> None:
+        self.view = InstanceView(tasks=[], events_kept=[])
+        self.tasks: dict[int, TaskView] = {}
+        self.kept: dict[str, deque[tuple[int, bytes]]] = {}
+        self._waiting: dict[str, deque[int]] = {}
+        self._received = 0
+
+    def take(self, event: ev.Event, at_us: int) -> None:  # noqa: C901  # one case an event, each a line or two
+        view, tasks = self.view, self.tasks
+        match event:
+            case ev.InstanceStarted(workflow=workflow, version=version, input=data):
+                view.workflow, view.version, view.started_at_us, view.input = workflow, version, at_us, data
+            case ev.ActivityScheduled(task=task, name=name, input=data):
+                tasks[task] = TaskView(task, "activity", name, "running", at_us, attempts=1, input=data)
+            case ev.ActivityStarted(task=task, attempt=attempt) if task in tasks:
+                tasks[task].attempts, tasks[task].state = attempt, "running"
+            case ev.ActivityQueued(task=task) if task in tasks:
+                tasks[task].attempts, tasks[task].state = 0, "waiting"
+            case ev.AttemptFailed(task=task, failure=failure) if task in tasks:
+                tasks[task].state, tasks[task].failure = "waiting", failure
+            case ev.ActivityCompleted(task=task, output=output):
+                self._end(task, "done", at_us, output)
+            case ev.ActivityFailed(task=task, failure=failure):
+                self._end(task, "failed", at_us, failure=failure)
+            case ev.TimerCreated(task=task):
+                tasks[task] = TaskView(task, "timer", "timer", "waiting", at_us)
+            case ev.TimerFired(task=task) if task in tasks and tasks[task].ended_at_us is None:
+                self._end(task, "timed out" if tasks[task].kind == "event" else "done", at_us)
+            case ev.EventAwaited(task=task, name=name):
+                tasks[task] = TaskView(task, "event", name, "waiting", at_us)
+                kept = self.kept.get(name)
+                if kept:
+                    self._end(task, "done", at_us, kept.popleft()[1])
+                else:
+                    self._waiting.setdefault(name, deque()).append(task)
+            case ev.EventReceived(name=name, payload=payload):
+                self._received += 1
+                if not self._answer(name.casefold(), payload, at_us):
+                    self.kept.setdefault(name.casefold(), deque()).append((self._received, payload))
+            case ev.TaskCancelled(task=task) if task in tasks:
+                self._cancel(tasks[task], at_us)
+            case ev.SideEffectRecorded(task=task, value=value, failure=failure):
+                state = "done" if failure is None else "failed"
+                output = value if failure is None else None
+                tasks[task] = TaskView(
+                    task, "side effect", "side effect", state, at_us, at_us, output=output, failure=failure
+                )
+            case ev.InstanceCompleted() | ev.InstanceFailed() | ev.InstanceCancelled():
+                self._close(event, at_us)
+            case ev.InstanceTerminated() | ev.InstanceTimedOut():
+                self._close(event, at_us)
+            case _:
+                pass
+
+    def _end(
+        self, task: int, state: str, at_us: int, output: bytes | None = None, failure: Failure | None = None
+    ) -> None:
+        known = self.tasks.get(task)
         if known is not None:
             known.state, known.ended_at_us, known.output, known.failure = state, at_us, output, failure
 
-    match entry.event:
-        case ev.InstanceStarted(workflow=workflow, version=version, input=data):
-            view.workflow, view.version, view.started_at_us, view.input = workflow, version, at_us, data
-        case ev.ActivityScheduled(task=task, name=name, input=data):
-            tasks[task] = TaskView(task, "activity", name, "running", at_us, attempts=1, input=data)
-        case ev.ActivityStarted(task=task, attempt=attempt) if task in tasks:
-            tasks[task].attempts, tasks[task].state = attempt, "running"
-        case ev.ActivityQueued(task=task) if task in tasks:
-            tasks[task].attempts, tasks[task].state = 0, "waiting"
-        case ev.AttemptFailed(task=task, failure=failure) if task in tasks:
-            tasks[task].state, tasks[task].failure = "waiting", failure
-        case ev.ActivityCompleted(task=task, output=output):
-            end(task, "done", output)
-        case ev.ActivityFailed(task=task, failure=failure):
-            end(task, "failed", failure=failure)
-        case ev.TimerCreated(task=task):
-            tasks[task] = TaskView(task, "timer", "timer", "waiting", at_us)
-        case ev.EventAwaited(task=task, name=name):
-            tasks[task] = TaskView(task, "event", name, "waiting", at_us)
-            if name in view.events_kept:
-                view.events_kept.remove(name)
-                end(task, "done")
-            else:
-                waiting.setdefault(name, []).append(task)
-        case ev.TimerFired(task=task):
-            end(task, "timed out" if task in tasks and tasks[task].kind == "event" else "done")
-        case ev.EventReceived(name=name, payload=payload):
-            open_waits = [task for task in waiting.get(name.casefold(), ()) if tasks[task].state == "waiting"]
-            if open_waits:
-                end(open_waits[0], "done", payload)
-            else:
-                view.events_kept.append(name.casefold())
-        case ev.SideEffectRecorded(task=task, value=value):
-            tasks[task] = TaskView(task, "side effect", "side effect", "done", at_us, at_us, output=value)
-        case ev.TaskCancelled(task=task):
-            end(task, "cancelled")
-        case ev.InstanceCompleted(output=output):
-            view.ended_at_us, view.output = at_us, output
-        case ev.InstanceFailed(failure=failure):
-            view.ended_at_us, view.failure = at_us, failure
-        case ev.InstanceCancelled() | ev.InstanceTerminated() | ev.InstanceTimedOut():
-            view.ended_at_us = at_us
-        case _:
-            pass
+    def _answer(self, name: str, payload: bytes, at_us: int) -> bool:
+        """Give an event to the wait that is oldest; False when there is none."""
+        waiting = self._waiting.get(name)
+        while waiting:
+            task = waiting.popleft()
+            if self.tasks[task].state == "waiting":
+                self._end(task, "done", at_us, payload)
+                return True
+        return False
+
+    def _cancel(self, task: TaskView, at_us: int) -> None:
+        payload = task.output
+        self._end(task.task, "cancelled", at_us)
+        # When it has a payload: the code had given this wait up before the event came, which is the next one's.
+        if task.kind == "event" and payload is not None and not self._answer(task.name, payload, at_us):
+            self.kept.setdefault(task.name, deque()).appendleft((0, payload))
+
+    def _close(self, end: ev.Event, at_us: int) -> None:
+        view = self.view
+        view.ended_at_us = at_us
+        if isinstance(end, ev.InstanceCompleted):
+            view.output = end.output
+        elif isinstance(end, ev.InstanceFailed):
+            view.failure = end.failure
+        for task in self.tasks.values():
+            if task.ended_at_us is None:
+                task.state, task.ended_at_us = "cancelled", at_us

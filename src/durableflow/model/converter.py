@@ -75,6 +75,7 @@ def dump(value: object, what: str = "the value") -> bytes:
     except PayloadError as error:
         raise PayloadError(f"{what}: {error}") from None
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        _check(value, what, 0)  # knows the path to most of what can be wrong
         raise PayloadError(f"{what} cannot be stored as JSON: {error}") from error
     if b"{" in data or b"null" in data or b"\\u0000" in data or data.count(b"[") > _DEPTH_MAX:
         _check(value, what, 0)
@@ -92,11 +93,11 @@ def _check(value: object, path: str, depth: int) -> None:
             raise PayloadError(f"{path} is {value!r}, which JSON cannot hold; store None or a string instead")
     elif kind in _PLAIN:
         return
-    elif depth > _DEPTH_MAX:
+    elif depth >= _DEPTH_MAX:
         raise PayloadError(f"{path} is nested more than {_DEPTH_MAX} deep")
     elif isinstance(value, dict):
         for key, item in cast("dict[object, object]", value).items():
-            if not isinstance(key, str):
+            if type(key) is not str:
                 raise PayloadError(f"{path} has the key {key!r}, but JSON keys are strings; use str(key), or pairs")
             if "\0" in key:
                 raise PayloadError(f"{path} has the key {key!r}, which contains NUL, which not every store can hold")
@@ -343,9 +344,7 @@ def _hints_without(target: Callable[..., object], leave_out: Sequence[str]) -> d
         return hints_of(target)
     shadow.__annotations__ = {name: kind for name, kind in annotations.items() if name not in leave_out}
     try:
-        return get_type_hints(
-            shadow, globalns=getattr(inspect.unwrap(target), "__globals__", {}), include_extras=True
-        )
+        return get_type_hints(shadow, globalns=getattr(inspect.unwrap(target), "__globals__", {}), include_extras=True)
     except NameError as error:
         raise _unresolved(target, error) from error
 

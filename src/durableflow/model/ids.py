@@ -26,7 +26,8 @@ def fresh_id(now_us: int, random_bits: int) -> str:
     Source: the layout of ULID; Crockford's base 32 in lower case.
     """
     number = ((now_us // 1000) & 0xFFFF_FFFF_FFFF) << RANDOM_BITS | random_bits
-    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
+    pairs = _PAIRS
+    return "".join([pairs[number >> shift & 1023] for shift in _SHIFTS])
 
 
 def check_name(name: object, what: str) -> str:

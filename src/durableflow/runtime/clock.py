@@ -50,7 +50,8 @@ class SystemClock:
         if until_us is not None:
             timeout = min(timeout, max(0.0, (until_us - self.now_us()) / 1_000_000))
         try:
-            await asyncio.wait_for(changed.wait(), timeout)
+            async with asyncio.timeout(timeout):  # wait_for of Python 3.11 can swallow a cancellation
+                await changed.wait()
         except TimeoutError:
             return
 

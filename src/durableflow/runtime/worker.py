@@ -642,8 +642,7 @@ class Worker:
             if step.live.new is not None and step.live.id in instance_ids:
                 self._give_back(step)
                 self._forget(step.live, InstancesExist({step.live.id}), step.told)
-                if step.live.id in self._ends:
-                    self._reload_later([step.live.id])  # they wait for the one that is there
+                self._wake_real(step)
             else:
                 kept.append(step)
         batch.steps = kept
@@ -652,6 +651,14 @@ class Worker:
         commit.new = [new for new in commit.new if new.id not in dropped]
         commit.rows = [row for row in commit.rows if row.instance_id not in dropped]
         commit.changes = [change for change in commit.changes if change.id not in dropped]
+
+    def _wake_real(self, step: _Step) -> None:
+        """Load the instance that is there, when somebody wanted it while a start that was refused had its place."""
+        instance_id = step.live.id
+        messages = any(number for _, _, number in [*step.told, *step.live.pending])
+        if messages or instance_id in self._wanted_again or instance_id in self._ends:
+            self._wanted_again.discard(instance_id)
+            self._reload_later([instance_id])
 
     def _give_back(self, step: _Step) -> None:
         for activity, definition in step.starts:
@@ -716,14 +723,17 @@ class Worker:
         live, turn, told, starts, missing = step
         execution = live.execution
         self._acknowledge(step)
-        live.new = live.started = None
+        if live.new is not None:
+            live.new = live.started = None
+            self._wanted_again.discard(live.id)
         if live.status is not execution.status:
             live.status = execution.status
             self._told_status(live.id)
         for number in turn.cancelled:
             attempt = live.attempts.get(number)
             if attempt is not None:
-                self._attempts.cancel(attempt, "the workflow no longer wants the result")
+                over = f"the instance is {execution.status}" if execution.ended is not None else None
+                self._attempts.cancel(attempt, over or "the workflow no longer wants the result")
             if number in live.requests:
                 self._attempts.withdraw(live, number)
         if live.log is not None and turn.events and not self._replays_alike(live) and execution.ended is None:
@@ -829,8 +839,8 @@ class Worker:
     def _on_alarm(self, instance_id: str) -> None:
         self._sleepers.pop(instance_id, None)
         live = self.live.get(instance_id)
-        if live is None:
-            self._want(instance_id, nobody_waits=True)
+        if live is None or live.new is not None:
+            self._wake(instance_id)
             return
         live.alarm_us = None
         observed = live.execution.due_observations(self._clock.now_us())
@@ -858,13 +868,20 @@ class Worker:
 
     def _wake_at(self, wake_us: int, instance_id: str) -> None:
         if wake_us <= self._clock.now_us():
-            if instance_id not in self.live:
-                self._want(instance_id, nobody_waits=True)
+            self._wake(instance_id)
         else:
             before = self._sleepers.pop(instance_id, None)
             if before is not None:
                 before.cancel()
             self._sleepers[instance_id] = self.alarms.at(wake_us, partial(self._on_alarm, instance_id))
+
+    def _wake(self, instance_id: str) -> None:
+        """Bring an instance in; if a start that may yet be refused has its place, when that is decided."""
+        live = self.live.get(instance_id)
+        if live is None:
+            self._want(instance_id, nobody_waits=True)
+        elif live.new is not None:
+            self._wanted_again.add(instance_id)
 
     async def _plan_scan(self) -> None:
         next_us = await self._patiently(partial(self._backend.next_wake, self._scanned_until_us))

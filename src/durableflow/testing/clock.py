@@ -125,13 +125,15 @@ class VirtualClock:
     async def sleep(self, duration: Duration) -> None:
         """As `asyncio.sleep`, on this clock; for functions that stand in for slow activities."""
         until_us = self._now_us + to_us(duration, "the duration of sleep")
-        attempt = id(current_activity.get())
-        self._asleep[attempt] += current_activity.get() is not None
+        attempt = current_activity.get()
+        if attempt is None:
+            await self.wait(asyncio.Event(), until_us)
+            return
+        self._asleep[id(attempt)] += 1
         try:
             await self.wait(asyncio.Event(), until_us)
         finally:
-            self._asleep[attempt] -= 1
-            self._asleep = +self._asleep
+            self._asleep -= Counter({id(attempt): 1})
 
     async def settle(self) -> None:
         """Return when everything has happened that can happen now.

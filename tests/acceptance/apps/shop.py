@@ -27,6 +27,16 @@ async def try_once(label: str, seconds: float) -> str:
 
 
 @activity(retry=RetryPolicy(max_attempts=3, initial=0.05))
+async def beat(label: str) -> str:
+    here = activity_context()
+    with ledger.noted(label):
+        for count in range(3_000 if here.attempt == 1 else 3):
+            here.heartbeat([here.attempt, count])
+            await asyncio.sleep(0.02)
+    return f"{label} is done"
+
+
+@activity(retry=RetryPolicy(max_attempts=3, initial=0.05))
 async def die(how: str) -> str:
     with ledger.noted(how):
         await asyncio.sleep(0.1)  # long enough for the neighbours to begin
@@ -58,6 +68,11 @@ async def working(ctx: Context, label: str, seconds: float) -> str:
 @workflow
 async def working_once(ctx: Context, label: str, seconds: float) -> str:
     return await ctx.call_activity(try_once, label, seconds)
+
+
+@workflow
+async def beating(ctx: Context, label: str) -> str:
+    return await ctx.call_activity(beat, label)
 
 
 @workflow

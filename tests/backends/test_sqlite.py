@@ -1,0 +1,551 @@
+"""What only SQLite can get wrong: files, schemas, processes, a full disk, a COMMIT that does not answer."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durableflow.backends import sqlite as sqlite_module
+from durableflow.backends.base import Commit, Lease, Outgoing, Query
+from durableflow.backends.sqlite import MIGRATIONS, SqliteBackend
+from durableflow.errors import (
+    AppendConflict,
+    CommitOutcomeUnknown,
+    EngineClosed,
+    InstancesExist,
+    LeaseLost,
+    SchemaMismatch,
+    StorageError,
+    UsageError,
+)
+from durableflow.model.status import Status
+from durableflow.testing.contract import a_change, a_row, an_instance
+
+LEASE_US = 60_000_000
+
+
+class Planted(Exception):
+    """What a test's hook raises."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+async def backend(path: Path) -> AsyncIterator[SqliteBackend]:
+    made = SqliteBackend(path)
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def lease_of(backend: SqliteBackend) -> Lease:
+    lease = await backend.acquire("worker", LEASE_US, 0)
+    assert lease is not None
+    return lease
+
+
+def raising_at(moment: str) -> Callable[[str], None]:
+    def hook(where: str) -> None:
+        if where == moment:
+            raise Planted(where)
+
+    return hook
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread is not threading.main_thread()}
+
+
+async def wait_for_threads_to_end(before: set[str]) -> None:
+    async with asyncio.timeout(5):
+        while not threads() <= before:
+            await asyncio.sleep(0.002)
+
+
+def tables_of(path: Path) -> dict[str, list[Any]]:
+    """Everything in the file, as another program sees it."""
+    with closing(sqlite3.connect(path)) as connection:
+        names = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table' order by 1")]
+        return {name: connection.execute(f"select * from {name} order by 1").fetchall() for name in names}
+
+
+# -- files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", ":memory:"])
+def test_a_store_without_a_file_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="memory://"):
+        SqliteBackend(name)
+
+
+@pytest.mark.parametrize(
+    ("rest", "name", "safe"),
+    [
+        ("/orders.db", "orders.db", True),
+        ("//var/orders.db", "/var/orders.db", True),
+        ("/orders.db?power_loss_safe=false", "orders.db", False),
+        ("/orders.db?power_loss_safe=TRUE", "orders.db", True),
+    ],
+)
+def test_a_url_names_a_file(rest: str, name: str, safe: bool) -> None:
+    made = SqliteBackend.from_url(rest)
+    assert (made.path, made.power_loss_safe) == (Path(name).absolute(), safe)
+
+
+@pytest.mark.parametrize("rest", ["", "/", "orders.db", "/a.db?cache=shared", "/a.db?power_loss_safe=perhaps"])
+def test_a_url_that_names_no_file_or_unknown_options_is_refused(rest: str) -> None:
+    with pytest.raises(UsageError):
+        SqliteBackend.from_url(rest)
+
+
+async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    before = threads()
+    with pytest.raises(StorageError, match="no-such-folder does not exist"):
+        await SqliteBackend(tmp_path / "no-such-folder" / "store.db").open()
+    assert threads() <= before
+
+
+async def test_a_file_that_is_no_database_is_left_alone(path: Path) -> None:
+    before = threads()
+    path.write_bytes(b"not a database, but long enough to be looked at" * 100)
+    with pytest.raises(StorageError, match="not a database"):
+        await SqliteBackend(path).open()
+    await wait_for_threads_to_end(before)
+    assert path.read_bytes().startswith(b"not a database")
+
+
+async def test_a_folder_in_which_nothing_can_be_made_is_a_storage_error() -> None:
+    before = threads()
+    with pytest.raises(StorageError, match="unable to open"):
+        await SqliteBackend("/proc/store.db").open()  # nobody, not even root, makes a file there
+    await wait_for_threads_to_end(before)
+
+
+async def test_a_file_that_may_only_be_read_is_a_storage_error_that_says_so(path: Path, backend: SqliteBackend) -> None:
+    await backend.close()
+    before = threads()
+    await backend.open()
+    thread = backend._thread
+    assert thread is not None
+    await thread.call(lambda connection: connection.execute("pragma query_only=1"))
+    with pytest.raises(StorageError, match=r"readonly.*nothing was written"):
+        await backend.send([Outgoing("a", b"", an_instance("a"))])
+    await backend.close()
+    await wait_for_threads_to_end(before)
+
+
+async def test_a_store_is_opened_once_by_an_object(backend: SqliteBackend) -> None:
+    with pytest.raises(UsageError, match="open already"):
+        await backend.open()
+    assert await backend.record("nobody") is None
+
+
+async def test_what_is_not_open_says_so(path: Path) -> None:
+    made = SqliteBackend(path)
+    for ask in (made.record("a"), made.inbox(0, 1), made.send([]), made.wait_for_change(0.01), made.load(["a"])):
+        with pytest.raises(EngineClosed, match="not open"):
+            await ask
+
+
+async def test_closing_ends_both_threads(path: Path) -> None:
+    before = threads()
+    made = SqliteBackend(path)
+    await made.open()
+    assert await made.list_records(Query()) == []  # the reader's thread is no daemon: it would hang the exit
+    assert len(threads() - before) == 2
+    await made.close()
+    await wait_for_threads_to_end(before)
+
+
+async def test_a_question_that_is_cancelled_while_it_connects_leaves_no_thread_behind(path: Path) -> None:
+    before = threads()
+    for rounds in range(12):
+        made = SqliteBackend(path)
+        await made.open()
+        asking = asyncio.ensure_future(made.record("a"))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        await made.close()
+    await wait_for_threads_to_end(before)
+
+
+async def test_cancelling_the_opening_leaves_nothing_open(path: Path) -> None:
+    before = threads()
+    for rounds in range(6):
+        made = SqliteBackend(path)
+        opening = asyncio.ensure_future(made.open())
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait([opening])
+        await made.close()
+    await wait_for_threads_to_end(before)
+
+
+async def test_a_backend_may_be_used_in_one_event_loop_after_the_other(path: Path) -> None:
+    made = SqliteBackend(path)
+
+    async def use(number: int) -> int:
+        await made.open()
+        await made.send([Outgoing(f"{number}", b"", an_instance(f"{number}"))])
+        found = await asyncio.gather(*(made.list_records(Query()) for _ in range(20)))
+        await made.close()
+        return len(found[-1])
+
+    assert [await asyncio.to_thread(lambda n=n: asyncio.run(use(n))) for n in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("safe", "level"), [(True, 2), (False, 1)])
+async def test_a_commit_waits_for_the_disk_unless_told_otherwise(path: Path, safe: bool, level: int) -> None:
+    made = SqliteBackend(path, power_loss_safe=safe)
+    await made.open()
+    assert made._thread is not None
+    for pragma, expected in (("journal_mode", "wal"), ("synchronous", level)):
+        row = await made._thread.call(lambda connection, pragma=pragma: connection.execute(f"pragma {pragma}").fetchone())
+        assert row[0] == expected
+    await made.close()
+
+
+# -- schema ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_newer_schema_is_refused_and_not_touched(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table of_the_future (x)")
+        connection.execute(f"pragma user_version={len(MIGRATIONS) + 1}")
+    before = tables_of(path)
+    with pytest.raises(SchemaMismatch, match="upgrade durableflow"):
+        await SqliteBackend(path).open()
+    assert tables_of(path) == before
+
+
+STATEMENTS = [statement for script in MIGRATIONS for statement in script.split(";") if statement.strip()]
+
+
+@pytest.mark.parametrize("crash_at", range(len(STATEMENTS) + 2))
+async def test_a_migration_that_breaks_at_any_statement_is_absent(path: Path, crash_at: int) -> None:
+    """I47: whole or absent. The statements are counted as SQLite itself sees them."""
+    made = SqliteBackend(path)
+    seen = 0
+
+    def note(statement: str) -> None:
+        nonlocal seen
+        if not statement.lower().startswith(("begin", "rollback", "commit", "--")):
+            seen += 1
+
+    def configure(connection: sqlite3.Connection) -> None:
+        SqliteBackend._configure(made, connection)
+        connection.set_trace_callback(note)
+        connection.set_progress_handler(lambda: int(seen > crash_at), 1)
+
+    made._configure = configure  # type: ignore[method-assign]  # the connection of this test breaks
+    with pytest.raises(StorageError, match="nothing was written"):
+        await made.open()
+    assert tables_of(path) == {}
+    healthy = SqliteBackend(path)
+    await healthy.open()
+    await lease_of(healthy)
+    await healthy.close()
+
+
+async def test_a_migration_is_made_once_whoever_comes_first(path: Path) -> None:
+    opened = [SqliteBackend(path) for _ in range(8)]
+    await asyncio.gather(*(each.open() for each in opened))
+    await opened[0].send([Outgoing("a", b"", an_instance("a"))])
+    assert [await each.record("a") is not None for each in opened] == [True] * 8
+    for each in opened:
+        await each.close()
+
+
+@pytest.mark.parametrize("steps", range(1, len(MIGRATIONS) + 1))
+async def test_a_store_of_every_earlier_schema_is_brought_up_to_date(path: Path, steps: int) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        for script in MIGRATIONS[:steps]:
+            connection.executescript(script)
+        connection.execute("insert into workers (name, expires_us) values ('old', 0)")
+        connection.execute(f"pragma user_version={steps}")
+        connection.commit()
+    made = SqliteBackend(path)
+    await made.open()
+    assert (await lease_of(made)).worker_id == 2
+    await made.close()
+
+
+# -- commits that fail -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["begin", "before commit"])
+async def test_a_failure_before_the_commit_leaves_nothing(backend: SqliteBackend, moment: str) -> None:
+    """I7, I43."""
+    lease = await lease_of(backend)
+    backend.hook = raising_at(moment)
+    for write in (
+        backend.commit(lease, Commit(new=[an_instance("a", tags={"k": "v"})], rows=[a_row("a")])),
+        backend.send([Outgoing("a", b"", an_instance("a"))]),
+        backend.renew(lease, 1, 1),
+        backend.purge(["a"]),
+    ):
+        with pytest.raises(Planted):
+            await write
+    backend.hook = None
+    assert await backend.load(["a"]) == []
+    await backend.commit(lease, Commit(new=[an_instance("a")]))
+
+
+async def test_a_commit_without_an_answer_is_of_unknown_outcome(backend: SqliteBackend) -> None:
+    """I44: the caller must look, and may find it."""
+    lease = await lease_of(backend)
+    backend.hook = raising_at("after commit")
+    with pytest.raises(CommitOutcomeUnknown, match="did not answer"):
+        await backend.commit(lease, Commit(new=[an_instance("a")], rows=[a_row("a")]))
+    backend.hook = None
+    (loaded,) = await backend.load(["a"])
+    assert loaded.rows == [a_row("a")]
+
+
+@pytest.mark.parametrize("moment", ["begin", "before commit", "after commit"])
+async def test_a_lease_that_failed_to_be_taken_leaves_no_lock(path: Path, backend: SqliteBackend, moment: str) -> None:
+    backend.hook = raising_at(moment)
+    with pytest.raises((Planted, CommitOutcomeUnknown)):
+        await backend.acquire("worker", 10, 0)
+    backend.hook = None
+    assert not [*path.parent.glob("*-worker-*")]
+    assert await backend.acquire("worker", 10, 10) is not None
+
+
+async def test_a_connection_that_stays_in_a_transaction_is_replaced(backend: SqliteBackend) -> None:
+    """I43: as after a rollback that fails; the next call finds a connection with the same settings."""
+    assert backend._thread is not None
+    await backend._thread.call(lambda connection: connection.execute("begin immediate"))
+    await backend.send([Outgoing("a", b"", an_instance("a"))])
+    assert await backend._thread.call(lambda connection: connection.execute("pragma cache_size").fetchone()) == (-65536,)
+
+
+async def test_a_full_disk_is_a_storage_error_and_the_next_commit_works(backend: SqliteBackend) -> None:
+    lease = await lease_of(backend)
+    assert backend._thread is not None
+    pages = await backend._thread.call(lambda connection: connection.execute("pragma page_count").fetchone()[0])
+    await backend._thread.call(lambda connection: connection.execute(f"pragma max_page_count={pages + 2}").fetchone())
+    commit = Commit(new=[an_instance("a", tags={"k": "v"})], rows=[a_row("a", 1, b"x" * 100_000)])
+    with pytest.raises(StorageError, match=r"full.*nothing was written"):
+        await backend.commit(lease, commit)
+    assert await backend.load(["a"]) == []
+    assert not await backend._thread.call(lambda connection: connection.in_transaction)
+    await backend._thread.call(lambda connection: connection.execute("pragma max_page_count=1000000").fetchone())
+    await backend.commit(lease, commit)
+    assert len(await backend.load(["a"])) == 1
+
+
+async def test_refusals_leave_no_transaction_open(backend: SqliteBackend) -> None:
+    lease = await lease_of(backend)
+    await backend.commit(lease, Commit(new=[an_instance("a")], rows=[a_row("a")]))
+    assert backend._thread is not None
+    for kind, refused_lease, commit in (
+        (InstancesExist, lease, Commit(new=[an_instance("b"), an_instance("a")])),
+        (AppendConflict, lease, Commit(new=[an_instance("b")], rows=[a_row("a")])),
+        (LeaseLost, Lease(999, 0), Commit(new=[an_instance("b")])),
+    ):
+        with pytest.raises(kind):
+            await backend.commit(refused_lease, commit)
+        assert not await backend._thread.call(lambda connection: connection.in_transaction)
+    assert await backend.record("b") is None
+
+
+# -- other processes -------------------------------------------------------------------------------------------
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Fork, work in the child, and give its exit status (negative: the signal that killed it)."""
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        try:
+            work()
+            os._exit(0)
+        except BaseException:  # noqa: BLE001  # whatever it is, the child must not go on as pytest
+            os._exit(99)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def commit_and_die(path: Path, moment: str) -> None:
+    async def work() -> None:
+        made = SqliteBackend(path)
+        await made.open()
+        lease = await lease_of(made)
+        await made.commit(lease, Commit(new=[an_instance("a")], rows=[a_row("a")]))
+
+        def hook(where: str) -> None:
+            if where == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        made.hook = hook
+        commit = Commit(
+            new=[an_instance("b", tags={"k": "v"})],
+            rows=[a_row("a", 2), a_row("b")],
+            changes=[a_change("a", Status.COMPLETED)],
+        )
+        await made.commit(lease, commit)
+
+    asyncio.run(work())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "written"), [("begin", False), ("before commit", False), ("after commit", True)])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+async def test_a_process_killed_at_a_commit_leaves_it_whole_or_absent(path: Path, moment: str, written: bool) -> None:
+    """I7, I18; and its lease is no hindrance: its death shows at once, long before the lease ends."""
+    assert in_child(lambda: commit_and_die(path, moment)) == -signal.SIGKILL
+    made = SqliteBackend(path)
+    await made.open()
+    found = {item.record.id: item for item in await made.load(["a", "b"])}
+    assert found["a"].record.status is (Status.COMPLETED if written else Status.RUNNING)
+    assert [row.first_seq for row in found["a"].rows] == ([1, 2] if written else [1])
+    assert ("b" in found) is written
+    assert len(await made.list_records(Query(tags={"k": "v"}))) == written
+    lease = await made.acquire("next", LEASE_US, 1)
+    assert lease is not None
+    assert lease.worker_id == 2
+    await made.close()
+
+
+async def test_a_living_worker_in_the_same_process_is_not_taken_for_dead(path: Path, backend: SqliteBackend) -> None:
+    await lease_of(backend)
+    other = SqliteBackend(path)
+    await other.open()
+    assert await other.acquire("other", LEASE_US, 1) is None
+    await other.close()
+
+
+async def test_lock_files_are_gone_with_their_workers(path: Path) -> None:
+    first, second = SqliteBackend(path), SqliteBackend(path)
+    await first.open()
+    await second.open()
+    lease = await first.acquire("a", 10, 0)
+    assert lease is not None
+    assert [each.name for each in path.parent.glob("*-worker-*")] == ["store.db-worker-1"]
+    assert await second.acquire("b", 10, 10) is not None  # the lease of the first has ended
+    assert [each.name for each in path.parent.glob("*-worker-*")] == ["store.db-worker-2"]
+    assert await first.acquire("a", 10, 20) is not None  # and the other way round, on the same object
+    await first.close()
+    await second.close()
+    assert not [*path.parent.glob("*-worker-*")]
+
+
+async def test_without_its_lock_file_the_lease_alone_decides(path: Path, backend: SqliteBackend) -> None:
+    await lease_of(backend)
+    (path.parent / "store.db-worker-1").unlink()
+    other = SqliteBackend(path)
+    await other.open()
+    assert await other.acquire("other", LEASE_US, LEASE_US - 1) is None
+    assert await other.acquire("other", LEASE_US, LEASE_US) is not None
+    await other.close()
+
+
+@pytest.mark.slow
+async def test_two_connections_writing_hard_never_see_a_locked_database(path: Path, backend: SqliteBackend) -> None:
+    lease = await lease_of(backend)
+    await backend.commit(lease, Commit(new=[an_instance("a")]))
+    other = SqliteBackend(path)
+    await other.open()
+    until = time.monotonic() + 0.8
+    done = [0, 0, 0]
+
+    async def commit() -> None:
+        while time.monotonic() < until:
+            done[0] += 1
+            await backend.commit(lease, Commit(rows=[a_row("a", done[0], b"x" * 500)]))
+
+    async def send() -> None:
+        while time.monotonic() < until:
+            done[1] += 1
+            await other.send([Outgoing("a", b"x" * 500)])
+
+    async def look() -> None:
+        while time.monotonic() < until:
+            done[2] += 1
+            await other.list_records(Query())
+
+    await asyncio.gather(commit(), *(send() for _ in range(3)), look())
+    (loaded,) = await other.load(["a"])
+    assert (len(loaded.rows), len(loaded.messages)) == (done[0], done[1])
+    assert min(done) > 10
+    await other.close()
+
+
+@pytest.mark.slow
+async def test_a_writer_waits_for_a_long_transaction_of_another(path: Path, backend: SqliteBackend) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("begin immediate")
+        sending = asyncio.ensure_future(backend.send([Outgoing("a", b"", an_instance("a"))]))
+        done, _ = await asyncio.wait([sending], timeout=0.3)
+        assert not done
+        connection.execute("commit")
+    ((result),) = await sending
+    assert result.outcome == "delivered"
+
+
+async def test_a_store_that_stays_locked_is_a_storage_error(
+    path: Path, backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_module, "_BUSY_TIMEOUT_S", 0.05)
+    impatient = SqliteBackend(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("begin immediate")
+        with pytest.raises(StorageError, match=r"locked.*nothing was written"):
+            await impatient.open()
+
+
+async def test_however_many_wait_for_a_change_all_hear_of_it(path: Path, backend: SqliteBackend) -> None:
+    while await backend.wait_for_change(0.03):
+        pass
+    waiting = [asyncio.ensure_future(backend.wait_for_change(5)) for _ in range(50)]
+    await asyncio.sleep(0)
+    other = SqliteBackend(path)
+    await other.open()
+    await other.send([Outgoing("a", b"", an_instance("a"))])
+    assert await asyncio.gather(*waiting) == [True] * 50
+    await other.close()
+
+
+async def test_a_change_made_between_two_waits_is_not_missed(path: Path, backend: SqliteBackend) -> None:
+    while await backend.wait_for_change(0.03):
+        pass
+    other = SqliteBackend(path)
+    await other.open()
+    await other.send([Outgoing("a", b"", an_instance("a"))])
+    assert await backend.wait_for_change(5)
+    await other.close()
+
+
+UNCLOSED = """
+import asyncio, sys
+from durableflow.backends.sqlite import SqliteBackend
+
+async def main():
+    backend = SqliteBackend(sys.argv[1])
+    await backend.open()
+    await backend.acquire("worker", 1000000, 0)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_an_unclosed_writer_does_not_hang_the_exit(path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", UNCLOSED, str(path)], timeout=20, check=False)
+    assert done.returncode == 0
