@@ -200,7 +200,11 @@ class BlockingClient:
         handle = self.loop_thread.call(self.asynchronous.start, workflow, *args, **kwargs)
         return BlockingHandle(self.loop_thread, handle)
 
-    def handle(self, instance_id: str, workflow: Workflow[..., R] | None = None) -> BlockingHandle[R]:
+    @overload
+    def handle(self, instance_id: str, workflow: Workflow[..., R]) -> BlockingHandle[R]: ...
+    @overload
+    def handle(self, instance_id: str, workflow: None = None) -> BlockingHandle[Any]: ...
+    def handle(self, instance_id: str, workflow: Workflow[..., Any] | None = None) -> BlockingHandle[Any]:
         """A handle of an instance; with its workflow, results are of the annotated type."""
         return BlockingHandle(self.loop_thread, self.asynchronous.handle(instance_id, workflow))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 import msgspec
 
@@ -219,7 +219,11 @@ class Client:
         (result,) = await self._backend.send([Outgoing(new.id, ev.dump_event(started), new)])
         return result.record if result.outcome == "exists" else None
 
-    def handle(self, instance_id: str, workflow: Workflow[..., R] | None = None) -> Handle[R]:
+    @overload
+    def handle(self, instance_id: str, workflow: Workflow[..., R]) -> Handle[R]: ...
+    @overload
+    def handle(self, instance_id: str, workflow: None = None) -> Handle[Any]: ...
+    def handle(self, instance_id: str, workflow: Workflow[..., Any] | None = None) -> Handle[Any]:
         """A handle of an instance; with its workflow, results are of the annotated type."""
         return Handle(self, check_name(instance_id, "the instance id"), workflow)
 

@@ -49,7 +49,7 @@ class Engine(Client):
         store: `"sqlite:///file.db"`, `"memory://"` or a backend object; by default the
             environment's `DURABLEFLOW_STORE`, else `sqlite:///durableflow.db`.
         workflows: what this engine runs; by default all that is defined at the top of modules
-            that were imported.
+            that were imported before the engine is opened.
         activities: likewise.
         name: of the worker, for people.
         settings: bounds and times; see `Settings`.
@@ -75,10 +75,8 @@ class Engine(Client):
             payload_limit_bytes=self.settings.payload_limit_bytes,
         )
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
-        self._registry = Registry(
-            DEFAULT.workflows.values() if workflows is None else workflows,
-            DEFAULT.activities.values() if activities is None else activities,
-        )
+        self._registry = Registry(workflows or (), activities or ())
+        self._takes_all = (workflows is None, activities is None)
         self._listeners = (log_fact, *listeners)
         self._worker: Worker | None = None
         self._task: asyncio.Task[None] | None = None
@@ -93,6 +91,7 @@ class Engine(Client):
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise UsageError(f"{self!r} is open already; make another Engine to open the store twice")
+        self._registry.include(DEFAULT, workflows=self._takes_all[0], activities=self._takes_all[1])
         await self._backend.open()
         self._closing = False
         self._led = asyncio.Event()

@@ -88,11 +88,12 @@ class Stage:
         self._processes.append(process)
         return process
 
-    def worker(self, *modules: str, lease_s: float = 10.0, grace_s: float = 5.0) -> Process:
+    def worker(self, *modules: str, lease_s: float = 10.0, grace_s: float = 5.0, slow_disk: bool = False) -> Process:
         """A process with an engine that knows what these modules of `apps` define."""
-        return self.run("worker", self.store, self.ledger, *modules, "--lease", lease_s, "--grace", grace_s)
+        options = ["--lease", lease_s, "--grace", grace_s, *(["--slow-disk"] if slow_disk else [])]
+        return self.run("worker", self.store, self.ledger, *modules, *options)
 
-    async def leading_worker(self, *modules: str, **settings: float) -> Process:
+    async def leading_worker(self, *modules: str, **settings: Any) -> Process:
         worker = self.worker(*modules, **settings)
         await worker.says("leads")
         return worker

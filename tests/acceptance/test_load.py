@@ -140,14 +140,14 @@ async def check_all(stage: Any) -> None:
 async def test_workers_may_be_killed_at_any_moment_while_a_client_asks(stage: Any) -> None:
     dice = random.Random(1)
     asked = (stage.store, stage.folder / "acks.jsonl", COUNT, 1)
-    worker = await stage.leading_worker("load")
+    worker = await stage.leading_worker("load", slow_disk=True)
     client = stage.run("load", *asked)
     kills = 0
     while client.popen.poll() is None and kills < 8:
         await asyncio.sleep(dice.uniform(0.1, 0.7))
         worker.kill()
         kills += 1
-        worker = await stage.leading_worker("load")
+        worker = await stage.leading_worker("load", slow_disk=True)
         if kills == 4:  # the client, too, cannot know what became of what it was asking
             client.kill()
             client = stage.run("load", *asked)

@@ -1,5 +1,6 @@
 """The blocking twin: the whole surface without an event loop, from any thread."""
 
+import asyncio
 import inspect
 import subprocess
 import sys
@@ -222,6 +223,21 @@ def test_a_call_that_still_waits_when_it_is_closed_gets_an_error(twin: type[Bloc
     assert [isinstance(error, StorageError) for error in caught] == [True]
 
 
+def test_closing_waits_for_no_call_whatever_it_does(engine: BlockingEngine) -> None:
+    waiting = threading.Event()
+
+    async def wait() -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(lambda: engine.loop_thread.call(wait))
+        waiting.wait()
+        engine.__exit__(None, None, None)
+        with pytest.raises(EngineClosed, match="closed while the call was waiting"):
+            call.result(10)
+
+
 def test_a_store_that_cannot_be_opened_leaves_nothing_behind(tmp_path: Path) -> None:
     engine = BlockingEngine(f"sqlite:///{tmp_path / 'nowhere' / 'deep' / 'test.db'}")
     before = threading.active_count()
@@ -251,21 +267,27 @@ print(engine.run(seven))
 
 
 @pytest.mark.slow
-def test_an_interrupted_script_closes_its_engine(tmp_path: Path) -> None:
+def test_an_interrupted_script_gives_its_call_up_and_closes_its_engine(tmp_path: Path) -> None:
     program = """
-import signal, threading
+import asyncio, signal, threading
 from durableflow import BlockingEngine, Context, workflow
 
 @workflow
 async def waits(ctx: Context) -> None:
     await ctx.wait_for_event("never")
 
+async def wait_for_ever():
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("given up")
+
 with BlockingEngine("sqlite:///test.db") as engine:
     handle = engine.start(waits.options(instance_id="w"))
     main = threading.main_thread().ident
     threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
     try:
-        handle.result()
+        engine.loop_thread.call(wait_for_ever)
     except KeyboardInterrupt:
         print("interrupted", handle.status().status)
 print("closed")
@@ -273,4 +295,4 @@ print("closed")
     child = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
     )
-    assert (child.stdout, child.stderr) == ("interrupted RUNNING\nclosed\n", "")
+    assert (child.stdout, child.stderr) == ("given up\ninterrupted RUNNING\nclosed\n", "")

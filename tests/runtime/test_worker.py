@@ -99,7 +99,7 @@ async def test_while_one_commit_is_under_way_all_others_gather_for_the_next(worl
         faulty.gate.set()
         await asyncio.gather(first, *others)
         assert [len(commit.new) for commit in faulty.commits[:2]] == [1, 100]
-        assert await asyncio.gather(*((await task).result() for task in others)) == [2 * n for n in range(100)]
+        assert await asyncio.gather(*[(await task).result() for task in others]) == [2 * n for n in range(100)]
 
 
 async def test_a_commit_holds_no_more_turns_than_it_may(world: World, faulty: FaultyBackend) -> None:
@@ -265,7 +265,8 @@ async def test_a_commit_that_went_through_unheard_is_acknowledged_and_nothing_is
 
     @workflow
     async def calls_once(ctx: Context) -> list[int]:
-        return [await ctx.call_activity(once, 1), await ctx.wait_for_event("word", int), await ctx.call_activity(once, 2)]
+        heard = [await ctx.call_activity(once, 1), await ctx.wait_for_event("word", int), await ctx.call_activity(once, 2)]
+        return [*heard, await ctx.wait_for_event("word", int)]
 
     async with world.engine(faulty) as engine:
         faulty.faults = ["hide"]
@@ -275,10 +276,11 @@ async def test_a_commit_that_went_through_unheard_is_acknowledged_and_nothing_is
         faulty.faults = ["hide"]
         await handle.raise_event("word", 5, event_id="e")
         await handle.raise_event("word", 6, event_id="e")
-        assert await handle.result() == [1, 5, 2]
+        await handle.raise_event("word", 7, event_id="f")
+        assert await handle.result() == [1, 5, 2, 7]
         assert calls == [1, 2]
         history = [each.kind for each in await handle.history()]
-        assert history.count("event_received") == 1
+        assert history.count("event_received") == 2
         assert history.count("activity_scheduled") == history.count("activity_completed") == 2
 
 
@@ -395,9 +397,9 @@ async def test_a_lease_is_renewed_in_time(world: World, faulty: FaultyBackend) -
 
 
 async def test_a_second_engine_stands_by_as_a_client_and_takes_over(world: World) -> None:
-    first = await world.open()
+    first = await world.open(workflows=[waits, sleeps])
     handle = await first.start(waits)
-    async with world.engine(workflows=[waits]) as second:
+    async with world.engine(workflows=[waits, sleeps]) as second:
         assert not second.is_leading
         with pytest.raises(EngineClosed, match="not leading"):
             second.statistics()
@@ -469,16 +471,17 @@ async def test_events_reach_instances_that_are_being_loaded_and_put_away_all_the
         assert [sorted(result) for result in results] == [list(range(12))] * 8
 
 
+@pytest.mark.slow
 async def test_an_evicted_instance_keeps_no_alarm_of_its_own(world: World) -> None:
     """I48: loading and evicting it again and again does not pile anything up."""
     async with world.engine(cached_instances=0) as engine:
         handle = await engine.start(patient)
         await world.settle()
-        for n in range(200):
+        for n in range(120):
             await handle.raise_event("word", n)
-            await world.settle()
-        assert engine.statistics().evictions > 100
-        assert len(world.worker(engine).alarms._heap) < 100
+            await asyncio.sleep(0)
+        assert engine.statistics().evictions > 60
+        assert len(world.worker(engine).alarms._heap) < 80
 
 
 @workflow
@@ -617,7 +620,7 @@ async def test_a_timer_fires_at_its_moment_however_far_off_it_is(world: World, s
     if seconds:
         await world.advance(seconds - 0.000_001)
         assert (await engine.status(handle.id)).status is Status.RUNNING
-    await world.advance(0.000_001)
+        await world.advance(0.000_001)
     assert world.clock.now == due
     assert (await engine.status(handle.id)).status is Status.COMPLETED
     await world.crash(engine)

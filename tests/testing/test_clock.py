@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -258,9 +259,11 @@ async def test_a_sleep_of_the_test_itself_does_not_hide_an_attempt_that_works() 
 # -- several at once --------------------------------------------------------------------------------------------------
 
 
-async def test_two_engines_share_one_clock_and_time_waits_for_both() -> None:
+async def test_two_engines_share_one_clock_and_time_waits_for_both(tmp_path: Path) -> None:
+    """The one on a disk is the slower one, and the other must not run ahead of it."""
     clock = VirtualClock()
-    async with environment(clock) as one, environment(clock) as two:
+    on_disk = WorkflowEnvironment(f"sqlite:///{tmp_path / 'test.db'}", clock=clock)
+    async with on_disk as one, environment(clock) as two:
         await one.start(ticking.options(instance_id="one"), [1, 2, 2])
         await two.start(ticking.options(instance_id="two"), [2, 2])
         await one.advance(hours=5)

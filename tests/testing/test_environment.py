@@ -1,6 +1,8 @@
 """The environment: a whole engine for one test, with and without an event loop, on each store."""
 
+import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -8,8 +10,16 @@ from pathlib import Path
 import pytest
 
 from durableflow import Context, EventTimeout, InstanceNotFound, Settings, Status, WorkflowFailed, activity, workflow
+from durableflow.backends.memory import MemoryBackend
 from durableflow.core.view import HistoryEvent
-from durableflow.testing import BlockingEnvironment, History, NothingHappens, WorkflowEnvironment, replay
+from durableflow.testing import (
+    BlockingEnvironment,
+    History,
+    NothingHappens,
+    VirtualClock,
+    WorkflowEnvironment,
+    replay,
+)
 from durableflow.testing.clock import START
 
 
@@ -110,6 +120,20 @@ async def test_a_restart_finds_what_fell_due_meanwhile(store: str) -> None:
         assert env.now() == START + timedelta(days=2)
 
 
+class SlowToRecover(MemoryBackend):
+    async def due(self, after: tuple[int, str], until_us: int, limit: int) -> list[tuple[int, str]]:
+        await asyncio.sleep(0.02)
+        return await super().due(after, until_us, limit)
+
+
+async def test_time_waits_until_an_engine_has_found_what_is_open() -> None:
+    async with WorkflowEnvironment(SlowToRecover(), clock=VirtualClock(patience_s=0.0)) as env:
+        handle = await env.start(fulfil_lamp, "lamp")
+        await env.settle()
+        await env.restart()
+        assert await handle.result() == "given up"
+
+
 async def test_settled_means_that_nothing_more_can_happen_now(store: str) -> None:
     async with WorkflowEnvironment(store) as env:
         handle = await env.start(fulfil_lamp, "lamp")
@@ -138,9 +162,11 @@ async def test_leaving_the_environment_does_not_wait_for_what_still_works() -> N
     async def calls_stuck(ctx: Context) -> None:
         await ctx.call_activity(stuck)
 
+    began_s = time.monotonic()
     async with WorkflowEnvironment() as env:
         await env.start(calls_stuck)
     release.set()
+    assert time.monotonic() - began_s < 2  # the grace time of an engine is 5 s
 
 
 async def test_the_history_of_a_handle_can_be_saved_and_replayed(tmp_path: Path) -> None:

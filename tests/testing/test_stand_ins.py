@@ -74,8 +74,13 @@ async def look_up(ctx: Context, item: str) -> str:
 
 
 @workflow
-async def asks_elsewhere(ctx: Context, pieces: int) -> list[int]:
-    return await ctx.call_activity_by_name("count_elsewhere", pieces, result_type=list[int])
+async def asks_elsewhere(ctx: Context, order: Order) -> list[int]:
+    return await ctx.call_activity_by_name("count_elsewhere", order, result_type=list[int])
+
+
+@workflow
+async def buy_by_name(ctx: Context, order: Order) -> Receipt:
+    return await ctx.call_activity_by_name("charge_order", order, result_type=Receipt)
 
 
 LAMP = Order("lamp")
@@ -160,15 +165,15 @@ async def test_another_function_is_called_instead_plain_or_async() -> None:
 
 
 async def test_an_activity_whose_code_is_not_here_is_replaced_by_name() -> None:
-    def count(pieces: int) -> list[int]:
-        return list(range(pieces))
+    def count(order: Order) -> list[int]:
+        return list(range(order.pieces))
 
     async with WorkflowEnvironment() as env:
         stand_in = env.mock("count_elsewhere", calls=count)
-        assert await env.run(asks_elsewhere, 3) == [0, 1, 2]
-        assert [call.args for call in stand_in.calls] == [(3,)]
+        assert await env.run(asks_elsewhere, Order("lamp", 3)) == [0, 1, 2]
+        assert [call.args for call in stand_in.calls] == [(Order("lamp", 3),)]
         env.mock("count_elsewhere", returns=[7])
-        assert await env.run(asks_elsewhere, 1) == [7]
+        assert await env.run(asks_elsewhere, LAMP) == [7]
         env.assert_called("count_elsewhere", times=2)
 
 
@@ -194,6 +199,15 @@ async def test_a_stand_in_that_is_removed_leaves_the_real_function() -> None:
         by_name.remove()
         with pytest.raises(UsageError, match="no activity 'count_elsewhere' is known here"):
             env.calls("count_elsewhere")
+
+
+async def test_a_stand_in_may_come_before_everything_else() -> None:
+    env = WorkflowEnvironment()
+    by_name = env.mock("charge_order", returns=Receipt(LAMP, 1.0))
+    async with env:
+        assert await env.run(buy_by_name, LAMP) == Receipt(LAMP, 1.0)
+        by_name.remove()
+        assert await env.run(buy_by_name, LAMP) == Receipt(LAMP, 9.5)
 
 
 async def test_stand_ins_of_one_test_are_unknown_to_the_next() -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from functools import update_wrapper
-from typing import Any, Final, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast, overload
 
 from durableflow.core.execution import current_execution
 from durableflow.errors import ActivityCancelled, DirectCallError, RegistrationError, UsageError
@@ -59,6 +59,10 @@ class Activity(Generic[P, R_co]):
         max_concurrency: how many attempts run at once in one worker; None for no limit of its own.
     """
 
+    if TYPE_CHECKING:
+        exact_result: R_co
+        """Never there: by a mutable attribute a protocol can ask for just this type and no wider one; `mock` does."""
+
     def __init__(
         self,
         function: Callable[P, R_co] | Callable[P, Awaitable[R_co]],
@@ -67,22 +71,23 @@ class Activity(Generic[P, R_co]):
         stored_options: ActivityOptions | None = None,
         max_concurrency: int | None = None,
     ) -> None:
-        target = function if inspect.isroutine(function) else vars(type(function)).get("__call__")
+        target = function if inspect.isroutine(function) else _call_method(type(function))
         if target is None:
             raise RegistrationError(f"@activity wraps functions and callables, not {function!r:.80}")
         if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
             raise RegistrationError(f"activity {function!r:.80} is a generator; an activity returns one value")
         own_name = getattr(function, "__name__", None) or type(function).__name__
-        self.name = check_name(name or own_name, "the name of an activity")
+        self.name = check_name(own_name if name is None else name, "the name of an activity")
         self.function = function
-        self.is_async = inspect.iscoroutinefunction(target)
+        self.is_async = inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(function)
         self.stored_options = stored_options
         if max_concurrency is not None and max_concurrency < 1:
             raise ValueError(f"max_concurrency is {max_concurrency!r}, but must be at least 1")
         self.max_concurrency = max_concurrency
         self.arguments = converter.Arguments(function)
         self._load_result: converter.Loader | None = None
-        update_wrapper(self, cast("Callable[P, R_co]", function))
+        # Without the attributes of the callable, which could have the names of ours.
+        update_wrapper(self, cast("Callable[P, R_co]", function), updated=())
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """The plain function; refused inside a workflow, where its result would not be recorded.
@@ -143,6 +148,11 @@ class Activity(Generic[P, R_co]):
     def load_result(self, data: bytes) -> Any:
         """A recorded result, of the annotated type; raises `PayloadError`."""
         return self.result_loader()(data)
+
+
+def _call_method(kind: type) -> Any:
+    """`__call__` as its instances have it, None when they cannot be called; `kind.__call__` may be its metaclass's."""
+    return next((vars(each)["__call__"] for each in kind.__mro__ if "__call__" in vars(each)), None)
 
 
 @overload

@@ -11,6 +11,7 @@ import random
 import uuid
 from collections.abc import Callable, Coroutine, Generator, Iterable, MutableMapping
 from datetime import datetime
+from types import UnionType
 from typing import Any, Final, ParamSpec, TypeVar, TypeVarTuple, cast, overload
 
 from durableflow.authoring.activity import Activity, store_options
@@ -64,18 +65,44 @@ class Context:
             learn(activity)
         return self._execution.schedule_activity(name, data, activity.stored_options, activity.result_loader())
 
+    @overload
     def call_activity_by_name(
         self,
         name: str,
         /,
         *args: object,
-        result_type: type[R] | None = None,
+        result_type: type[T],
         retry: RetryPolicy | int | None = None,
         timeout: Duration | None = None,
         schedule_to_start: Duration | None = None,
         schedule_to_close: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
-    ) -> Task[R]:
+    ) -> Task[T]: ...
+    @overload
+    def call_activity_by_name(
+        self,
+        name: str,
+        /,
+        *args: object,
+        result_type: UnionType | None = None,
+        retry: RetryPolicy | int | None = None,
+        timeout: Duration | None = None,
+        schedule_to_start: Duration | None = None,
+        schedule_to_close: Duration | None = None,
+        heartbeat_timeout: Duration | None = None,
+    ) -> Task[Any]: ...
+    def call_activity_by_name(
+        self,
+        name: str,
+        /,
+        *args: object,
+        result_type: Any = None,
+        retry: RetryPolicy | int | None = None,
+        timeout: Duration | None = None,
+        schedule_to_start: Duration | None = None,
+        schedule_to_close: Duration | None = None,
+        heartbeat_timeout: Duration | None = None,
+    ) -> Task[Any]:
         """Have the activity registered as `name` run; its function need not be imported here.
 
         Args:
@@ -100,6 +127,8 @@ class Context:
 
     @overload
     def wait_for_event(self, name: str, type_: type[T], /, *, timeout: Duration | None = None) -> Task[T]: ...
+    @overload
+    def wait_for_event(self, name: str, type_: UnionType, /, *, timeout: Duration | None = None) -> Task[Any]: ...
     @overload
     def wait_for_event(self, name: str, /, *, timeout: Duration | None = None) -> Task[Any]: ...
     def wait_for_event(self, name: str, type_: Any = Any, /, *, timeout: Duration | None = None) -> Task[Any]:

@@ -24,9 +24,14 @@ class Registry:
         for activity in activities:
             self.add_activity(activity)
 
-    def copy(self) -> Registry:
-        """One of its own, which may learn more."""
-        return Registry(self.workflows.values(), self.activities.values())
+    def include(self, other: Registry, *, workflows: bool, activities: bool) -> None:
+        """Know what `other` knows, too; where both have a name, nothing changes."""
+        for name, workflow in other.workflows.items() if workflows else ():
+            if name not in self.workflows:
+                self.add_workflow(workflow)
+        for name, activity in other.activities.items() if activities else ():
+            if name not in self.activities:
+                self.add_activity(activity)
 
     def add_workflow(self, workflow: AnyWorkflow) -> bool:
         """Know `workflow`; True when it was new.

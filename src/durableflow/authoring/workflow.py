@@ -74,13 +74,13 @@ class Workflow(Generic[P, R]):
             )
         if version < 1:
             raise ValueError(f"version is {version!r}, but versions count from 1")
-        self.name = check_name(name or function.__name__, "the name of a workflow")
+        self.name = check_name(function.__name__ if name is None else name, "the name of a workflow")
         self.version = version
         self.function = function
         self.start_options = StartOptions(timeout_us=0 if timeout is None else to_us(timeout, "timeout"))
         self.arguments = converter.Arguments(function, skip=1)
         self._load_result: converter.Loader | None = None
-        update_wrapper(self, function)
+        update_wrapper(self, function, updated=())
 
     def __call__(self, ctx: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """A plain call of the function, for unit tests: whatever it returns, with a `ctx` of your own."""

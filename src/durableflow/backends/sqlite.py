@@ -446,6 +446,10 @@ class SqliteBackend:
                 return list(await reader.execute_fetchall(sql, parameters))
         except sqlite3.Error as error:
             raise StorageError(f"{self.path}: {error}") from error
+        except ValueError as error:  # what aiosqlite says of a connection that `close` took away meanwhile
+            if self._thread is not None:
+                raise
+            raise EngineClosed(f"{self!r} was closed before it could answer") from error
 
     # -- the lock that tells the living from the dead -------------------------------------------------------
 

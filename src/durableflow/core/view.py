@@ -140,11 +140,9 @@ class _Folding:
             case ev.TaskCancelled(task=task) if task in tasks:
                 self._cancel(tasks[task], at_us)
             case ev.SideEffectRecorded(task=task, value=value, failure=failure):
-                state = "done" if failure is None else "failed"
-                output = value if failure is None else None
-                tasks[task] = TaskView(
-                    task, "side effect", "side effect", state, at_us, at_us, output=output, failure=failure
-                )
+                tasks[task] = TaskView(task, "side effect", "side effect", "done", at_us, at_us, output=value)
+                if failure is not None:
+                    self._end(task, "failed", at_us, failure=failure)
             case ev.InstanceCompleted() | ev.InstanceFailed() | ev.InstanceCancelled():
                 self._close(event, at_us)
             case ev.InstanceTerminated() | ev.InstanceTimedOut():

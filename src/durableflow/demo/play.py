@@ -188,7 +188,8 @@ class _Play:
         tasks = [task for task in view.tasks if task.kind == "activity"]
         done = ", ".join(task.name for task in tasks if task.ended_at_us is not None)
         self._timeline.tell("client", instance, f"has in the file: results of {done}")
-        recorded = proof.results_in(instance, await client.history(instance))
+        so_far = self._ids[: self._ids.index(instance) + 1]
+        recorded = [key for each in so_far for key in proof.results_in(each, await client.history(each))]
         self._kills.append(proof.Kill(process, len(self._ledger.entries), frozenset(recorded)))
 
     async def _tell_end(self, handle: Handle[str]) -> None:

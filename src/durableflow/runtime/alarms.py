@@ -67,18 +67,22 @@ class Alarms:
             self._cancelled = max(0, self._cancelled - 1)
         return heap[0][0] if heap else None
 
-    def ring(self) -> None:
-        """Call all that is due."""
+    def ring(self) -> bool:
+        """Call all that is due now; True when there was any. What they add rings the next time."""
+        due: list[Alarm] = []
         while (due_us := self.next_due_us()) is not None and due_us <= self._clock.now_us():
-            alarm = heappop(self._heap)[2]
+            due.append(heappop(self._heap)[2])
+        for alarm in due:
             call, alarm.call = alarm.call, None
-            assert call is not None
-            call()
+            if call is not None:  # else one of those before has cancelled it
+                call()
+        return bool(due)
 
     async def run(self) -> None:
         """Ring for ever."""
         while True:
-            self.ring()
+            while self.ring():
+                await asyncio.sleep(0)
             self._earlier.clear()
             await self._clock.wait(self._earlier, self.next_due_us())
 

@@ -386,9 +386,13 @@ class Worker:
                 continue
             ack: Ack = self._loop.create_future()
             live.tell(event, ack)
-            with suppress(_PutAway, InstancesExist):  # nothing was written, and the caller need not know why
+            try:
                 await ack
-                return
+            except (_PutAway, InstancesExist):  # nothing was written, and the caller need not know why
+                continue
+            except InstanceNotActive as error:
+                raise InstanceNotActive(instance_id, error.status, asked) from None
+            return
 
     async def load(self, instance_id: str) -> Live:
         """The instance, in memory.
@@ -841,6 +845,8 @@ class Worker:
         live = self.live.get(instance_id)
         if live is None or live.new is not None:
             self._wake(instance_id)
+            return
+        if live.execution.ended is not None:  # its last commit is under way
             return
         live.alarm_us = None
         observed = live.execution.due_observations(self._clock.now_us())

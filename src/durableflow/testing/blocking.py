@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from durableflow.authoring.workflow import Workflow
 from durableflow.blocking import BlockingEngine, BlockingHandle, BlockingMethod, LoopThread, arguments_of
@@ -58,7 +58,11 @@ class BlockingEnvironment(Stage):
         """Start an instance, let time skip to its end, and give its result."""
         return self.start(workflow, *args, **kwargs).result()
 
-    def handle(self, instance_id: str, workflow: Workflow[..., R] | None = None) -> BlockingEnvironmentHandle[R]:
+    @overload
+    def handle(self, instance_id: str, workflow: Workflow[..., R]) -> BlockingEnvironmentHandle[R]: ...
+    @overload
+    def handle(self, instance_id: str, workflow: None = None) -> BlockingEnvironmentHandle[Any]: ...
+    def handle(self, instance_id: str, workflow: Workflow[..., Any] | None = None) -> BlockingEnvironmentHandle[Any]:
         """A handle of an instance."""
         return BlockingEnvironmentHandle(self.loop_thread, self.asynchronous.handle(instance_id, workflow))
 

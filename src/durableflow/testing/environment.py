@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, overload
 
 import msgspec
 
@@ -247,7 +247,11 @@ class WorkflowEnvironment(Stage):
         """Start an instance, let time skip to its end, and give its result."""
         return await (await self.start(workflow, *args, **kwargs)).result()
 
-    def handle(self, instance_id: str, workflow: Workflow[..., R] | None = None) -> EnvironmentHandle[R]:
+    @overload
+    def handle(self, instance_id: str, workflow: Workflow[..., R]) -> EnvironmentHandle[R]: ...
+    @overload
+    def handle(self, instance_id: str, workflow: None = None) -> EnvironmentHandle[Any]: ...
+    def handle(self, instance_id: str, workflow: Workflow[..., Any] | None = None) -> EnvironmentHandle[Any]:
         """A handle of an instance."""
         return EnvironmentHandle(self.engine, self.engine.handle(instance_id, workflow).id, workflow)
 

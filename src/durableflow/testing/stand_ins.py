@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from contextlib import suppress
 from copy import deepcopy
 from datetime import datetime
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, overload
+from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 import msgspec
 
@@ -186,6 +186,13 @@ class StandIns(Registry):
         elif known.function is not activity.function:
             Registry(activities=[known, activity])  # refuses it, and says where both are
 
+    def include(self, other: Registry, *, workflows: bool, activities: bool) -> None:
+        """See `Registry.include`; an activity that has a stand-in already is known all the same."""
+        super().include(other, workflows=workflows, activities=False)
+        for name, activity in other.activities.items() if activities else ():
+            if name not in self._real:
+                self.add_activity(activity)
+
     def workflow_named(self, name: str) -> AnyWorkflow:
         """The workflow that is known as `name`.
 
@@ -322,6 +329,16 @@ class StandIns(Registry):
         return activity
 
 
+class ExactActivity(Protocol[P, R]):
+    """An activity whose result is of just this type: for a covariant one, any wider type would do as well."""
+
+    exact_result: R
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What it is called like."""
+        ...
+
+
 class Stage:
     """What an environment lets a test say of activities, with or without an event loop."""
 
@@ -330,7 +347,7 @@ class Stage:
     @overload
     def mock(
         self,
-        activity: Activity[P, R],
+        activity: ExactActivity[P, R],
         /,
         *,
         returns: R = ...,

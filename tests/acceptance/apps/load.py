@@ -15,6 +15,7 @@ from pathlib import Path
 import ledger
 
 from durableflow import Client, Context, Engine, InstanceNotActive, RetryPolicy, activity, activity_context, workflow
+from durableflow.backends.sqlite import SqliteBackend
 
 PATIENT = RetryPolicy(max_attempts=40, initial=0.02, max_delay=0.2)  # losing a worker costs an attempt
 AT_ONCE = 64
@@ -113,7 +114,8 @@ async def one(talker: Client, acks: Acks, number: int) -> None:
         for turn in (1, 2):
             if ("event", instance, turn) not in acks:
                 try:  # with an id, so that whoever was killed before the acknowledgement may send it again
-                    await handle.raise_event("go", number * 10 + turn, event_id=f"{number}/{turn}")
+                    for _ in range(1 + number % 2):  # or because it forgot that it had
+                        await handle.raise_event("go", number * 10 + turn, event_id=f"{number}/{turn}")
                 except InstanceNotActive:  # it had come, and more: the instance is over
                     continue
                 acks.add("event", instance, turn, value=number * 10 + turn)
@@ -136,7 +138,8 @@ async def load(talker: Client, acks: Acks, count: int, seed: int) -> None:
 
 if __name__ == "__main__":
     store, acks, count, seed, *mine = sys.argv[1:]
-    url = f"sqlite:///{store}"
+    backend = SqliteBackend(store)
     if mine:
         ledger.open_ledger(mine[0])
-    asyncio.run(load(Engine(url) if mine else Client(url), Acks(Path(acks)), int(count), int(seed)))
+        backend.hook = ledger.slow_disk
+    asyncio.run(load(Engine(backend) if mine else Client(backend), Acks(Path(acks)), int(count), int(seed)))

@@ -1,4 +1,4 @@
-"""A worker's process: `worker.py STORE LEDGER [--lease S] [--grace S] [--settings JSON] MODULE...`.
+"""A worker's process: `worker.py STORE LEDGER [--lease S] [--grace S] [--slow-disk] MODULE...`.
 
 It says on its standard output what happens to it, and closes its engine when it is told to
 end, as an application does.
@@ -12,6 +12,7 @@ import signal
 import ledger
 
 from durableflow import Engine, Settings
+from durableflow.backends.sqlite import SqliteBackend
 from durableflow.observe import facts
 
 
@@ -33,7 +34,10 @@ async def work(arguments: argparse.Namespace) -> None:
     told_to_end = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_end.set)
     settings = Settings(lease_s=arguments.lease, grace_s=arguments.grace)
-    async with Engine(f"sqlite:///{arguments.store}", settings=settings, listeners=[listen]):
+    backend = SqliteBackend(arguments.store)
+    if arguments.slow_disk:
+        backend.hook = ledger.slow_disk
+    async with Engine(backend, settings=settings, listeners=[listen]):
         print("open", flush=True)
         await told_to_end.wait()
     print("closed", flush=True)
@@ -46,6 +50,7 @@ if __name__ == "__main__":
     parser.add_argument("modules", nargs="*")
     parser.add_argument("--lease", type=float, default=10.0)
     parser.add_argument("--grace", type=float, default=5.0)
+    parser.add_argument("--slow-disk", action="store_true")
     given = parser.parse_args()
     ledger.open_ledger(given.ledger)
     for module in given.modules:

@@ -1,0 +1,209 @@
+"""Write the histories of today's code: `python tests/histories/make.py v0.1.0`, once for each version."""
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import workflows as golden
+
+from durableflow import Workflow
+from durableflow.core.execution import WORKER_LOST, Execution
+from durableflow.model import converter
+from durableflow.model import events as ev
+from durableflow.model.failure import Failure, record
+from durableflow.testing.histories import History, Row
+
+SECOND = 1_000_000
+START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+ORDER = golden.Order("o-1", ["lamp", "chair"], Decimal("99.90"), START)
+
+
+class Scene:
+    """One instance, told what comes in; its rows are the history."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.now_us = round(START.timestamp()) * SECOND
+        self.rows: list[Row] = []
+
+    def start(
+        self, flow: Workflow[..., Any], *args: object, start_at_s: int = 0, deadline_s: int = 0, **kw: Any
+    ) -> None:
+        self.execution = Execution(f"golden-{self.name}", flow)
+        data = flow.arguments.dump(args, kw, "the input")
+        start_at_us = self.now_us + start_at_s * SECOND if start_at_s else 0
+        deadline_us = self.now_us + deadline_s * SECOND if deadline_s else 0
+        self.tell(ev.InstanceStarted(flow.name, flow.version, data, start_at_us=start_at_us, deadline_us=deadline_us))
+
+    def tell(self, *observed: ev.Observation, queue: bool = False) -> None:
+        turn = self.execution.advance(observed, now_us=self.now_us)
+        assert turn.refused == [], turn.refused
+        if queue:
+            for activity in turn.scheduled:
+                self.execution.note_queued(activity)
+        self.rows.append(Row(turn.first_seq, turn.at_us, [without_places(event) for event in turn.events]))
+
+    def done(self, task: int, value: object = None, attempt: int = 1) -> None:
+        self.tell(ev.ActivityCompleted(task, converter.dump(value), attempt))
+
+    def event(self, name: str, payload: object = None, event_id: str | None = None) -> None:
+        self.tell(ev.EventReceived(name, converter.dump(payload), event_id))
+
+    def wait(self, seconds: float) -> None:
+        self.now_us += round(seconds * SECOND)
+        self.tell(*self.execution.due_observations(self.now_us))
+
+
+def without_places(event: ev.Event) -> ev.Event:
+    """`event` without the folders of the machine that made it."""
+    if not isinstance(event, (ev.InstanceFailed, ev.SideEffectRecorded)) or event.failure is None:
+        return event
+    text = event.failure.traceback_text.replace(f"{Path(__file__).resolve().parents[2]}/", "")
+    return msgspec.structs.replace(event, failure=msgspec.structs.replace(event.failure, traceback_text=text))
+
+
+def failure() -> Failure:
+    """As an activity's would be recorded, with a cause."""
+    try:
+        try:
+            raise OSError("connection reset")
+        except OSError as error:
+            raise RuntimeError("the bank does not answer") from error
+    except RuntimeError as error:
+        made = record(error)
+    cause = made.cause
+    assert cause is not None
+    lines = '  File "bank.py", line 12, in charge\n    raise RuntimeError("the bank does not answer") from error\n'
+    return Failure(made.type_name, made.message, lines, Failure(cause.type_name, cause.message, ""))
+
+
+def order(scene: Scene) -> None:
+    scene.start(golden.order, ORDER)
+    scene.now_us += 1_234
+    scene.done(2, "chair from shelf 7")
+    scene.done(1, "lamp from shelf 7")
+    scene.done(3, golden.Receipt("o-1", Decimal("99.90")))
+    scene.now_us += 3600 * SECOND
+    scene.event("approved", True, "message 17")
+
+
+def saga(scene: Scene) -> None:
+    scene.start(golden.saga, ORDER)
+    scene.done(1, "lamp from shelf 7")
+    scene.tell(ev.AttemptFailed(2, 1, failure(), scene.now_us + SECOND // 2, details=b'{"tried":1}'))
+    scene.now_us += SECOND // 2
+    scene.tell(ev.ActivityStarted(2, 2))
+    scene.tell(ev.ActivityFailed(2, failure(), 2, 2))
+    scene.done(3)
+
+
+def retries(scene: Scene) -> None:
+    scene.rows.clear()
+    scene.execution = Execution(f"golden-{scene.name}", golden.retries)
+    scene.tell(ev.InstanceStarted("golden retries", 1, b'["lamp"]'), queue=True)
+    scene.tell(ev.ActivityStarted(1, 1))
+    scene.tell(ev.AttemptFailed(1, 1, Failure(WORKER_LOST, "the worker's process ended"), scene.now_us))
+    scene.tell(ev.ActivityStarted(1, 2))
+    stopped = Failure("WorkerStopped", "the engine was closed while this attempt was running")
+    scene.tell(ev.AttemptFailed(1, 2, stopped, scene.now_us, counts=False, details=b"[1,2]"))
+    scene.tell(ev.ActivityStarted(1, 3))
+    scene.done(1, "lamp from shelf 7", attempt=3)
+
+
+def timers(scene: Scene) -> None:
+    scene.start(golden.timers)
+    scene.wait(1.5)
+    scene.wait(61)
+
+
+def events(scene: Scene) -> None:
+    scene.start(golden.events)
+    scene.event("kept", "early")
+    scene.tell(ev.EventReceived("strasse", b'"one"'), ev.EventReceived("STRAßE", b"2", "id 2"))
+    scene.wait(1)
+    scene.wait(10)
+    scene.event("typed", "not a bool")
+
+
+def branches(scene: Scene) -> None:
+    scene.start(golden.branches, ["lamp", "chair", "bad"])
+    scene.done(3, "chair from shelf 7")
+    scene.done(4, "bad from shelf 7")
+    scene.event("cancel the first")
+    scene.done(7)
+    scene.wait(1)
+
+
+def facts(scene: Scene) -> None:
+    scene.start(golden.facts)
+    scene.wait(1)
+
+
+def pause(scene: Scene) -> None:
+    scene.start(golden.pause)
+    scene.tell(ev.InstanceSuspended("lunch"))
+    scene.event("e")
+    scene.wait(5)
+    scene.done(1, "lamp from shelf 7")
+    scene.now_us += 3600 * SECOND
+    scene.tell(ev.InstanceResumed())
+
+
+def tidy(scene: Scene) -> None:
+    scene.start(golden.tidy, "o-1")
+    scene.tell(ev.CancelRequested("out of stock"))
+    scene.done(2)
+
+
+def terminated(scene: Scene) -> None:
+    scene.start(golden.long, 3)
+    scene.done(1, "0 from shelf 7")
+    scene.wait(60)
+    scene.tell(ev.InstanceTerminated("enough"))
+
+
+def timed_out(scene: Scene) -> None:
+    scene.start(golden.long, 3, start_at_s=60, deadline_s=100)
+    scene.event("unwanted")
+    scene.wait(60)
+    scene.done(1, "0 from shelf 7")
+    scene.wait(40)
+
+
+def quick(scene: Scene) -> None:
+    scene.start(golden.quick, 1, b=41)
+
+
+def still_open(scene: Scene) -> None:
+    scene.start(golden.long, 1_000)
+    for k in range(20):
+        scene.done(2 * k + 1, f"{k} from shelf 7")
+        scene.wait(60)
+
+
+SCENES: list[Callable[[Scene], None]] = [
+    order, saga, retries, timers, events, branches, facts, pause, tidy, terminated, timed_out, quick, still_open,
+]  # fmt: skip
+
+
+def main(version: str) -> None:
+    """Write the folder of `version`."""
+    folder = Path(__file__).parent / version
+    folder.mkdir()  # never edited: one that is there stays as it is
+    for play in SCENES:
+        scene = Scene(play.__name__)
+        play(scene)
+        scene.execution.put_away()
+        History(f"golden-{scene.name}", scene.rows).save(folder / f"{scene.name}.jsonl")
+        lines = [f"{row.first_seq} {row.at_us} {ev.dump_events(row.events).hex()}\n" for row in scene.rows]
+        (folder / f"{scene.name}.rows").write_text("".join(lines), encoding="ascii")
+        ended = scene.execution.ended
+        print(f"{scene.name}: {scene.execution.status}, {scene.execution.next_seq - 1} events", ended or "")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

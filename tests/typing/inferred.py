@@ -1,0 +1,213 @@
+"""What type checkers know without being told: the types of results, in every way of writing."""
+
+import random
+import uuid
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, assert_type
+
+from durableflow import (
+    Activity,
+    ActivityContext,
+    Context,
+    Engine,
+    Flow,
+    Handle,
+    RetryPolicy,
+    Task,
+    Workflow,
+    activity,
+    activity_context,
+    workflow,
+)
+
+
+@dataclass
+class Order:
+    id: str
+
+
+@dataclass
+class Receipt:
+    paid: float
+
+
+# -- activities -----------------------------------------------------------------------------------------------
+
+
+@activity
+async def charge(order: Order, *, tip: float = 0) -> Receipt:
+    return Receipt(tip)
+
+
+@activity
+def count(words: list[str], /) -> int:
+    return len(words)
+
+
+@activity(retry=RetryPolicy(max_attempts=5), timeout=3, heartbeat_timeout=timedelta(seconds=1))
+async def refund(order: Order) -> None: ...
+
+
+@activity(name="measure", retry=2, max_concurrency=4)
+def measure(first: float, *rest: float, unit: str = "m") -> dict[str, float]:
+    return {unit: first + sum(rest)}
+
+
+class Shout:
+    def __call__(self, text: str) -> str:
+        return text.upper()
+
+
+shout = activity(Shout())
+
+assert_type(charge.name, str)
+assert_type(count(["a"]), int)
+assert_type(measure(1, 2, unit="km"), dict[str, float])
+assert_type(shout("hello"), str)
+loud: Activity[[str], object] = shout
+assert_type(charge.options(retry=3, timeout=timedelta(hours=1))(Order("1"), tip=1), Receipt)
+
+
+# -- workflows, in every way of writing -------------------------------------------------------------------------
+
+
+@workflow
+def generator(ctx: Context, order: Order) -> Flow[Receipt]:
+    receipt = yield from ctx.call_activity(charge, order, tip=0.5)
+    assert_type(receipt, Receipt)
+    assert_type((yield from ctx.call_activity(count, ["a", "b"])), int)
+    assert_type((yield from ctx.call_activity(refund, order)), None)
+    assert_type((yield from ctx.call_activity(measure, 1.0, 2.0, unit="km")), dict[str, float])
+    assert_type((yield from ctx.call_activity(shout, "hello")), str)
+    assert_type((yield from ctx.call_activity(charge.options(retry=9), order)), Receipt)
+    assert_type((yield ctx.call_activity(charge, order)), Any)
+    return receipt
+
+
+@workflow
+def spelled_out(ctx: Context, order: Order) -> Generator[Any, Any, Receipt]:  # what Flow[Receipt] stands for
+    return (yield from ctx.call_activity(charge, order))
+
+
+@workflow
+async def coroutine(ctx: Context, order: Order, times: int = 1) -> Receipt:
+    receipt = await ctx.call_activity(charge, order)
+    assert_type(receipt, Receipt)
+    assert_type(await ctx.call_activity(refund, order), None)
+    return receipt
+
+
+@workflow
+def plain(ctx: Context, x: int) -> str:
+    ctx.call_activity(count, ["a"])
+    return str(x)
+
+
+@workflow(version=2, timeout=timedelta(days=1))
+def with_options(ctx: Context, x: int) -> Flow[list[int]]:
+    yield from ctx.sleep(1)
+    return [x]
+
+
+@workflow(name="with options too")
+async def with_options_too(ctx: Context) -> None: ...
+
+
+@workflow(name="plain too")
+def plain_with_options(ctx: Context, *, flag: bool = False) -> bool:
+    return flag
+
+
+async def starting(engine: Engine) -> None:
+    order = Order("1")
+    assert_type(await engine.start(generator, order), Handle[Receipt])
+    assert_type(await engine.start(spelled_out, order), Handle[Receipt])
+    assert_type(await engine.start(coroutine, order, times=2), Handle[Receipt])
+    assert_type(await engine.start(plain, 5), Handle[str])
+    assert_type(await engine.start(with_options, 5), Handle[list[int]])
+    assert_type(await engine.start(with_options_too), Handle[None])
+    assert_type(await engine.start(plain_with_options, flag=True), Handle[bool])
+    handle = await engine.start(generator.options(instance_id="order-1", tags={"a": "b"}), order)
+    assert_type(handle, Handle[Receipt])
+    assert_type(await handle.result(), Receipt)
+    assert_type(await handle.result(timeout=5), Receipt)
+    assert_type(engine.handle("order-1", generator), Handle[Receipt])
+    assert_type(engine.handle("order-1"), Handle[Any])
+    await engine.raise_event("order-1", "approved", {"by": "me"})
+
+
+def running(engine: Engine) -> None:
+    assert_type(engine.run(generator, Order("1")), Receipt)
+    assert_type(engine.run(coroutine, Order("1"), times=3), Receipt)
+    assert_type(engine.run(plain, 1), str)
+    assert_type(engine.run(with_options_too), None)
+
+
+kept: Workflow[[int], str] = plain
+
+
+# -- the context ------------------------------------------------------------------------------------------------
+
+
+async def branch(ctx: Context, order: Order) -> Receipt:
+    return await ctx.call_activity(charge, order)
+
+
+def branch_too(ctx: Context) -> Flow[int]:
+    return (yield from ctx.call_activity(count, []))
+
+
+async def waiting(ctx: Context, order: Order) -> None:
+    a, b, c = ctx.call_activity(charge, order), ctx.call_activity(count, ["a"]), ctx.sleep(1)
+    assert_type(a, Task[Receipt])
+    assert_type(c, Task[None])
+    assert_type(await ctx.when_all(a, b), tuple[Receipt, int])
+    assert_type(await ctx.when_all(a, b, c), tuple[Receipt, int, None])
+    assert_type(await ctx.when_all(a, b, c, b), tuple[Receipt, int, None, int])
+    assert_type(await ctx.when_all(a, b, c, b, a), tuple[Receipt, int, None, int, Receipt])
+    assert_type(await ctx.when_all(a), tuple[Receipt])
+    assert_type(await ctx.when_all([b, b]), list[int])
+    assert_type(await ctx.when_all(ctx.call_activity(count, []) for _ in range(3)), list[int])
+    assert_type(await ctx.when_all(*[b, b, b]), tuple[int, ...])
+    winner = await ctx.when_any([b, b])
+    assert_type(winner, Task[int])
+    assert_type(winner.result(), int)
+    assert_type(await ctx.when_any(a), Task[Receipt])
+    assert_type((await ctx.when_any(b, b)).cancel(), bool)
+    assert_type(await ctx.spawn(branch(ctx, order)), Receipt)
+    assert_type(await ctx.spawn(branch_too(ctx)), int)
+    nested = await ctx.when_all(ctx.when_all(a, b), ctx.spawn(branch_too(ctx)))
+    assert_type(nested, tuple[tuple[Receipt, int], int])
+
+
+async def events(ctx: Context) -> None:
+    assert_type(await ctx.wait_for_event("approved", bool), bool)
+    assert_type(await ctx.wait_for_event("approved", bool, timeout=5), bool)
+    assert_type(await ctx.wait_for_event("approved", list[Order], timeout=timedelta(days=2)), list[Order])
+    assert_type(await ctx.wait_for_event("approved"), Any)
+    _: bool | None = await ctx.wait_for_event("approved", bool | None)
+    assert_type(await ctx.call_activity_by_name("elsewhere", 1, "two"), Any)
+    assert_type(await ctx.call_activity_by_name("elsewhere", result_type=Receipt), Receipt)
+
+
+async def unions(ctx: Context) -> Receipt | None:
+    return await ctx.call_activity_by_name("elsewhere", result_type=Receipt | None, retry=3)
+
+
+async def knowing(ctx: Context) -> None:
+    assert_type(ctx.now(), datetime)
+    assert_type(ctx.uuid4(), uuid.UUID)
+    assert_type(ctx.random(), random.Random)
+    assert_type(ctx.side_effect(lambda: 5), int)
+    assert_type(ctx.instance_id, str)
+    assert_type(ctx.is_cancelled, bool)
+    assert_type(ctx.set_custom_status([1]), None)
+    assert_type(await ctx.create_timer(ctx.now() + timedelta(days=1)), None)
+
+
+def attempting() -> None:
+    assert_type(activity_context(), ActivityContext)
+    assert_type(activity_context().attempt, int)
+    assert_type(activity_context().heartbeat_details, Any)

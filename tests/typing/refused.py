@@ -1,0 +1,91 @@
+"""What type checkers must refuse. Each expected error is suppressed; one that stops coming is an error itself."""
+
+from datetime import datetime
+from typing import assert_type
+
+from durableflow import Context, Engine, Flow, RetryPolicy, Task, activity, workflow
+
+
+@activity
+async def charge(order: str, amount: float, *, tip: float = 0) -> int:
+    return 1
+
+
+@activity
+def note(text: str) -> None: ...
+
+
+def undecorated(text: str) -> None: ...
+
+
+@workflow
+def calls(ctx: Context, order: str) -> Flow[str]:
+    yield from ctx.call_activity(charge, 12, 1.0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    yield from ctx.call_activity(charge, order, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    yield from ctx.call_activity(charge, order)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    yield from ctx.call_activity(charge, order, 1.0, 2.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    yield from ctx.call_activity(charge, order, 1.0, tip="x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    yield from ctx.call_activity(charge, order, 1.0, top=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    yield from ctx.call_activity(undecorated, "x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    yield from ctx.call_activity("charge", order)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    result = yield from ctx.call_activity(charge, order, 1.0)
+    return result  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+
+@workflow
+async def awaits(ctx: Context, order: str) -> str:
+    await ctx.call_activity(charge, order, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await ctx.sleep("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await ctx.sleep(datetime.now())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # noqa: DTZ005  # the mistake
+    await ctx.wait_for_event("e", bool, timeout="soon")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await ctx.when_all(5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await ctx.when_any([5])  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await ctx.spawn(awaits)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    return await ctx.call_activity(charge, order, 1.0)  # type: ignore[arg-type]  # pyright: ignore[reportReturnType]
+
+
+@workflow
+def plain(ctx: Context, n: int) -> int:
+    return n
+
+
+async def starts(engine: Engine) -> None:
+    await engine.start(calls, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await engine.start(calls)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await engine.start(awaits, "o", "p")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await engine.start(plain, n="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await engine.start(plain.options(instance_id=5), 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await engine.start(plain.options(on_conflict="ignore"), 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await engine.start(charge, "o", 1.0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await engine.start("plain", 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    handle = await engine.start(plain, 1)
+    assert_type(await handle.result(), str)  # type: ignore[assert-type]  # pyright: ignore[reportAssertTypeFailure]
+
+
+def runs(engine: Engine) -> None:
+    engine.run(plain, "5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    _: str = engine.run(plain, 5)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+charge.options(retry="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+charge.options(start_to_close=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+RetryPolicy(3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+RetryPolicy(attempts=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+note(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@workflow  # type: ignore[arg-type]  # pyright: ignore[reportUntypedFunctionDecorator, reportArgumentType, reportCallIssue]
+def no_context(order: str) -> str:
+    return order
+
+
+@workflow(vresion=2)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportUntypedFunctionDecorator, reportCallIssue]
+def misspelt(ctx: Context) -> None: ...
+
+
+def widened(task: Task[int]) -> Task[object]:
+    return task
+
+
+def narrowed(task: Task[object]) -> Task[int]:
+    return task  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
