@@ -1,9 +1,15 @@
-"""What every test may count on: asyncio under anyio, no dice that cannot be thrown again, and a watch on slowness."""
+"""What every test may count on.
 
-from collections.abc import Iterator
+Asyncio under anyio, no dice that cannot be thrown again, a watch on slowness, and names of one's own:
+a test module may call its workflows and activities what it likes, whatever the others call theirs.
+"""
+
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
+
+from durableflow.authoring.registry import DEFAULT, AnyActivity, AnyWorkflow
 
 SLOW_S = 0.25
 
@@ -11,6 +17,38 @@ SLOW_S = 0.25
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("explore", deadline=None, max_examples=2_000, print_blob=True)
 settings.load_profile("repeatable")
+
+Definitions = list[AnyWorkflow | AnyActivity]
+_defined: dict[str, Definitions] = {}
+"""What each module defined, taken out of the default registry when the module had been imported."""
+
+
+def _take_definitions() -> Definitions:
+    taken: Definitions = [*DEFAULT.workflows.values(), *DEFAULT.activities.values()]
+    DEFAULT.workflows.clear()
+    DEFAULT.activities.clear()
+    return taken
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    if not isinstance(collector, pytest.Module):
+        return (yield)
+    report = yield
+    for definition in _take_definitions():
+        _defined.setdefault(definition.function.__module__, []).append(definition)
+    return report
+
+
+@pytest.fixture(autouse=True)
+def names_of_this_module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default registry holds what this module defines, and what modules that are no tests define."""
+    own = getattr(request.node, "module", None)
+    visible = [name for name in _defined if not name.rpartition(".")[2].startswith("test_")]
+    shown = [*visible, own.__name__] if own is not None else visible
+    definitions = [definition for name in shown for definition in _defined.get(name, ())]
+    monkeypatch.setattr(DEFAULT, "workflows", {d.name: d for d in definitions if hasattr(d, "version")})
+    monkeypatch.setattr(DEFAULT, "activities", {d.name: d for d in definitions if not hasattr(d, "version")})
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from durableflow.core.describe import describe
 from durableflow.core.mailbox import Mailbox
 from durableflow.core.task import ErrorFactory, Task, WhenAll, WhenAny
 from durableflow.core.timers import Timers
-from durableflow.core.turn import PendingActivity, Turn
+from durableflow.core.turn import PendingActivity, Turn, TurnStopped
 from durableflow.errors import (
     Cancelled,
     CorruptHistory,
@@ -39,7 +39,6 @@ from durableflow.errors import (
     ForeignAwaitError,
     NondeterminismError,
     PayloadTooLarge,
-    TurnTooLong,
     UsageError,
 )
 from durableflow.model import events as ev
@@ -616,8 +615,6 @@ class Execution:
             value = make()
             if len(value) > self._payload_limit_bytes:
                 raise PayloadTooLarge("the value of a side effect", len(value), self._payload_limit_bytes)
-        except TurnTooLong:
-            raise
         except Exception as error:
             return ev.SideEffectRecorded(number, NULL, record(error, skip_frames=2))
         finally:
@@ -865,7 +862,7 @@ class Execution:
             self._branch_settled(branch, value, None)
 
     def _branch_raised(self, branch: _Branch, error: BaseException) -> None:
-        if isinstance(error, (KeyboardInterrupt, TurnTooLong)):
+        if isinstance(error, (KeyboardInterrupt, TurnStopped)):
             raise error
         if branch.task is None:
             self._end_with_error(error)
@@ -908,7 +905,7 @@ class Execution:
 
     def _end_with_error(self, error: BaseException, *, skip_frames: int = 1) -> None:
         self._check_trouble()
-        if isinstance(error, (KeyboardInterrupt, TurnTooLong)):
+        if isinstance(error, (KeyboardInterrupt, TurnStopped)):
             raise error
         self._ending_at = _raising_location(error) or _definition_location(self.program)
         if isinstance(error, Cancelled) and self.cancel_requested:

@@ -5,6 +5,13 @@ from __future__ import annotations
 from durableflow.model.events import ActivityOptions, Event, Observation
 
 
+class TurnStopped(BaseException):
+    """Raised, from outside, in a turn that does not come to a wait.
+
+    No `Exception`: a loop that swallows those is often the very reason why the turn does not end.
+    """
+
+
 class PendingActivity:
     """An activity that was scheduled and has no recorded result.
 

@@ -81,10 +81,11 @@ class Alarms:
     async def run(self) -> None:
         """Ring for ever."""
         while True:
-            while self.ring():
-                await asyncio.sleep(0)
-            self._earlier.clear()
-            await self._clock.wait(self._earlier, self.next_due_us())
+            if self.ring():
+                await asyncio.sleep(0)  # others have their turn before what those calls added rings
+            else:
+                self._earlier.clear()
+                await self._clock.wait(self._earlier, self.next_due_us())
 
     def clear(self) -> None:
         """Forget all."""

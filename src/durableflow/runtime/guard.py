@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar, cast
 
+from durableflow.core.turn import TurnStopped
 from durableflow.errors import TurnTooLong
 
 P = ParamSpec("P")
@@ -21,7 +22,7 @@ class TurnGuard:
     """Guards the turns of one event loop.
 
     A turn that runs longer than `warn_s` is reported with the line it is at; one that runs
-    longer than `limit_s` gets `TurnTooLong` raised in it, again and again if it swallows it.
+    longer than `limit_s` gets `TurnStopped` raised in it, again and again if it swallows it.
 
     Args:
         warn_s: seconds.
@@ -88,13 +89,14 @@ class TurnGuard:
                 result = turn(*args, **kwargs)
             finally:
                 stopped_at = self.leave()
-        except TurnTooLong:
+        except TurnStopped:
             stopped_at = self.leave() or self.location
         except BaseException:
             if stopped_at is None:
                 raise
         if stopped_at is not None:
-            raise TurnTooLong(f"a turn of its workflow did not come to a wait and was stopped at {stopped_at}")
+            reason = f"a turn of its workflow did not come to a wait and was stopped at {stopped_at}"
+            raise TurnTooLong(reason) from None
         return cast("T", result)
 
     def _watch(self) -> None:
@@ -114,7 +116,7 @@ class TurnGuard:
                 return
             self.location = self._where()
             self._fired = True
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._loop_thread), ctypes.py_object(TurnTooLong))
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._loop_thread), ctypes.py_object(TurnStopped))
 
     def _where(self) -> str:
         frame = sys._current_frames().get(self._loop_thread)  # pyright: ignore[reportPrivateUsage]  # the documented way to another thread's stack

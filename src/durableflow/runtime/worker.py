@@ -234,6 +234,8 @@ class Worker:
         self._held: set[str] = set()
         """Instances that are being stalled: they are not loaded before that is durable."""
         self._wanted_again: set[str] = set()
+        self._stuck: set[str] = set()
+        """Instances whose turn did not come to its end here: only another process may bring them further."""
         self._leftovers: list[int] = []
         """Messages that came too late for their instance, to be removed with the next commit."""
         self.replay_errors: dict[str, ReplayError] = {}
@@ -497,6 +499,7 @@ class Worker:
             if batch.steps or not _is_empty(batch.commit):
                 await self._commit(batch)
             for live, reason in batch.stalls:
+                self._stuck.add(live.id)
                 self._stall(live, reason)
             self._committing = False
             await asyncio.sleep(0)
@@ -527,26 +530,11 @@ class Worker:
         live.queued = False
         execution = live.execution
         observed = [item[0] for item in told]
-        stopped: str | None = None
-        turn: Turn | None = None
-        reason = ""
         try:
-            self._guard.enter(live.id)
-            try:
-                turn = execution.advance(observed, now_us=now_us)
-            finally:
-                stopped = self._guard.leave()
-        except TurnTooLong:
-            stopped = self._guard.leave() or self._guard.location
-        except ReplayError as error:
-            reason = str(error)
-        except Exception as error:  # a defect of the engine: it hurts this instance only, visibly
-            reason = _defect(error)
-        if stopped is not None:
-            reason = f"a turn of its workflow did not come to a wait and was stopped at {stopped}"
-        if turn is None or reason:
+            turn = self._guard.run(live.id, execution.advance, observed, now_us=now_us)
+        except Exception as error:
             live.pending = told
-            batch.stalls.append((live, reason))
+            batch.stalls.append((live, _reason(error)))
             return
         step = _Step(live, turn, told, [], None)
         batch.steps.append(step)
@@ -984,14 +972,18 @@ class Worker:
                 self._tell_end(instance_id, End(record.status, ev.load_events(loaded.rows[-1].events)[-1]))
             raise InstanceNotActive(instance_id, record.status, "anything more")
         try:
+            if instance_id in self._stuck and record.status is Status.STALLED:
+                raise CorruptHistory(record.stall_reason or "")
             # one that cannot be read stalls it before it is live
             messages = [(message.number, _event_in(message)) for message in loaded.messages]
             live = self._replay(loaded)
         except Exception as error:
-            reason = str(error) if isinstance(error, ReplayError) else _defect(error)
+            reason = _reason(error)
             if any(_is_termination(message) for message in loaded.messages):
                 self._in_background(self._terminate_stalled(instance_id))
             if record.stall_reason != reason or record.status is not Status.STALLED:
+                if isinstance(error, TurnTooLong):
+                    self._stuck.add(instance_id)
                 raise _Stalls(reason, record.custom_status) from error
             self._told_stalled(instance_id, reason)
             raise InstanceStalled(instance_id, reason) from error
@@ -1020,24 +1012,12 @@ class Worker:
             )
         execution = self._execution(record.id, program)
         live = Live(self, execution)
-        stopped: str | None = None
         try:
             for row in loaded.rows:
-                self._guard.enter(record.id)
-                try:
-                    execution.replay(row.first_seq, row.at_us, _events_of(row))
-                finally:
-                    stopped = self._guard.leave()
-                if stopped is not None:
-                    break
-        except TurnTooLong:
-            stopped = self._guard.leave() or self._guard.location
+                self._guard.run(record.id, execution.replay, row.first_seq, row.at_us, _events_of(row))
         except BaseException:
             execution.put_away()
             raise
-        if stopped is not None:
-            execution.put_away()
-            raise TurnTooLong(f"its replay did not come to an end and was stopped at {stopped}")
         missing = [a.name for a in execution.activities.values() if a.name not in self._registry.activities]
         if missing:
             execution.put_away()
@@ -1204,6 +1184,7 @@ class Worker:
                         consumed=[message.number for message in messages],
                     ),
                 )
+                self._stuck.discard(instance_id)
                 self._tell(facts.InstanceEnded(instance_id, record.workflow, Status.TERMINATED))
                 self._tell_end(instance_id, End(Status.TERMINATED, event))
                 self._told_status(instance_id)
@@ -1333,7 +1314,10 @@ _FROM_OUTSIDE: Final = frozenset(
 """What may come by the inbox."""
 
 
-def _defect(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """Why an instance stalls; a defect of the engine, too, hurts one instance only, and visibly."""
+    if isinstance(error, ReplayError):
+        return str(error)
     where = traceback.extract_tb(error.__traceback__)[-1]
     return f"the engine itself failed at {where.filename}:{where.lineno}: {error!r}; please report it with this history"
 
