@@ -259,6 +259,9 @@ class Engine(Client):
         if worker is None:
             return await self._wait_for_end_elsewhere(instance_id)
         future = worker.end(instance_id)
+        if future.done() and not (await self._record(instance_id)).status.is_terminal:
+            worker.forget_end([instance_id])  # it has been replaced by another process
+            future = worker.end(instance_id)
         try:
             if not worker.knows_end_of(instance_id):
                 try:

@@ -34,6 +34,7 @@ def test_a_failed_attempt_is_not_told_to_the_code(live: Live) -> None:
     assert story.execution.due_retries(NOON + SECOND) == [activity]
     turn = story.tell(ev.ActivityStarted(1, 2))
     assert turn.started == [activity]
+    assert (activity.started, activity.retry_at_us) == (True, 0)
     assert story.execution.wake_us() == 0
     story.complete(1, "at last", attempt=2)
     assert story.result == "at last"
@@ -47,6 +48,7 @@ def test_the_results_of_other_attempts_are_refused(live: Live) -> None:
     assert story.tell(done(1, "not allowed to run yet", attempt=2)).refused
     story.tell(ev.ActivityStarted(1, 2))
     assert story.tell(ev.ActivityStarted(1, 2), ev.ActivityStarted(1, 1)).events == []
+    assert story.tell(*late[:3]).refused == late[:3]
     story.complete(1, "right", attempt=2)
     assert story.result == "right"
 

@@ -84,28 +84,39 @@ def test_one_exception_for_several_waiters_carries_no_trace_of_the_others(live: 
         yield from ctx.sleep(1)
         raise LookupError("x") from OSError("root")
 
+    def look(error: BaseException) -> list[Any]:
+        frames, depth = error.__traceback__, 0
+        while frames is not None:
+            frames, depth = frames.tb_next, depth + 1
+        return [repr(error.__cause__), error.__suppress_context__, depth, repr(error.__context__)]
+
     def waits(ctx: Context, task: Any) -> Any:
         try:
-            raise ValueError("something of the waiter's own")
+            yield from task
+        except LookupError as error:
+            seen.append(look(error))
+
+    def waits_in_trouble(ctx: Context, task: Any) -> Any:
+        try:
+            raise ValueError("of this waiter alone")
         except ValueError:
             try:
                 yield from task
             except LookupError as error:
-                frames = error.__traceback__
-                depth = 0
-                while frames is not None:
-                    frames, depth = frames.tb_next, depth + 1
-                seen.append([repr(error.__cause__), error.__suppress_context__, depth])
+                error.__cause__ = error.__context__
 
     def flow(ctx: Context) -> Any:
         task = ctx.spawn(fails(ctx))
-        yield from ctx.when_all([ctx.spawn(waits(ctx, task)) for _ in range(3)])
+        waiters = [waits, waits_in_trouble, waits]
+        yield from ctx.when_all([ctx.spawn(waiter(ctx, task)) for waiter in waiters])
 
     story = live(flow)
     story.wait(1)
     assert story.status is Status.COMPLETED
-    assert seen[0] == seen[1] == seen[2]
-    assert seen[0][:2] == ["OSError('root')", True]
+    first, last = seen
+    assert first == last
+    assert first[:2] == ["OSError('root')", True]
+    assert "of this waiter alone" not in str(seen)
 
 
 def test_a_cancelled_branch_can_clean_up_and_its_waiters_are_told(live: Live) -> None:

@@ -102,6 +102,32 @@ def test_an_event_before_its_timeout_takes_the_timer_with_it(live: Live) -> None
     assert story.wait(60).events == []
 
 
+def test_the_timer_of_a_wait_that_was_answered_is_not_due_any_more(live: Live) -> None:
+    def flow(ctx: Context) -> Any:
+        yield from ctx.wait_for_event("e", timeout=60)
+        yield from ctx.wait_for_event("more")
+
+    story = live(flow)
+    story.event("e")
+    assert story.execution.wake_us() is None
+    assert story.wait(60).events == []
+    assert story.tell(ev.TimerFired(1)).refused == [ev.TimerFired(1)]
+
+
+def test_a_waiter_that_gave_up_leaves_its_place_in_the_queue(live: Live) -> None:
+    def flow(ctx: Context) -> Any:
+        first, second, third = (ctx.wait_for_event("e") for _ in range(3))
+        yield from ctx.sleep(1)
+        first.cancel()
+        return [(yield from second), (yield from third)]
+
+    story = live(flow)
+    story.wait(1)
+    story.event("e", "for the second")
+    story.event("e", "for the third")
+    assert story.result == ["for the second", "for the third"]
+
+
 def test_an_event_after_its_timeout_is_kept_for_the_next_wait(live: Live) -> None:
     story = live(race)
     story.wait(60)

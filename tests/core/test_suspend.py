@@ -144,6 +144,19 @@ def test_a_second_suspend_holds_what_the_first_resume_did_not_reach(live: Live) 
     assert story.result == ["result", "event"]
 
 
+def test_a_cancel_held_before_the_beginning_runs_no_code(live: Live) -> None:
+    begun: list[int] = []
+
+    def flow(ctx: Context) -> Any:
+        begun.append(1)
+
+    story = live(flow, start_at_s=5)
+    story.tell(ev.InstanceSuspended(), ev.CancelRequested("early"))
+    assert story.wait(5).events == [ev.InstanceBegan()]
+    assert story.tell(ev.InstanceResumed()).events[-1] == ev.InstanceCancelled("early")
+    assert begun == []
+
+
 def test_an_end_among_what_was_held_drops_what_came_after_it(live: Live) -> None:
     def flow(ctx: Context) -> Any:
         return (yield from ctx.call_activity(work))

@@ -251,3 +251,8 @@ class FaultyBackend:
 @pytest.fixture
 async def faulty(world: World) -> FaultyBackend:
     return FaultyBackend(world.backend())
+
+
+@pytest.fixture
+def faulty_class() -> type[FaultyBackend]:
+    return FaultyBackend

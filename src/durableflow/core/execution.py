@@ -112,7 +112,7 @@ class _Branch:
 
     def interrupt(self, error: BaseException) -> None:
         """Raise `error` at its current wait, or at its next one when it is not waiting."""
-        self.error = self.error or error
+        self.error = error
         if self.waiting is not None and not self.woken:
             self.waiting.waiters.remove(self)
             self.execution.make_ready(self)
@@ -805,7 +805,7 @@ class Execution:
     def _run(self) -> None:
         """Run every branch that may go on, until all of them wait."""
         ready = self.ready
-        while ready and self.ended is None:
+        while ready:  # the end empties it
             self._step(ready.popleft())
 
     def _step(self, branch: _Branch) -> None:

@@ -17,7 +17,6 @@ import asyncio
 import traceback
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeGuard, TypeVar, cast
 
@@ -234,6 +233,8 @@ class Worker:
         self._held: set[str] = set()
         """Instances that are being stalled: they are not loaded before that is durable."""
         self._wanted_again: set[str] = set()
+        self._unreadable: list[tuple[Live, str]] = []
+        """Instances to be stalled because of a message in their inbox."""
         self._stuck: set[str] = set()
         """Instances whose turn did not come to its end here: only another process may bring them further."""
         self._leftovers: list[int] = []
@@ -324,6 +325,7 @@ class Worker:
             or self._committing
             or self._beats
             or self._leftovers
+            or self._unreadable
             or self._loading
             or self._side_work
             or self._recovering
@@ -494,12 +496,15 @@ class Worker:
             await work.wait()
             self._committing = True
             batch = self._gather()
-            if not (self._dirty or self._beats or self._leftovers):
+            if not (self._dirty or self._beats or self._leftovers or self._unreadable):
                 work.clear()
             if batch.steps or not _is_empty(batch.commit):
                 await self._commit(batch)
             for live, reason in batch.stalls:
                 self._stuck.add(live.id)
+                self._stall(live, reason)
+            unreadable, self._unreadable = self._unreadable, []
+            for live, reason in unreadable:
                 self._stall(live, reason)
             self._committing = False
             await asyncio.sleep(0)
@@ -625,13 +630,17 @@ class Worker:
         self._turns += len(batch.steps)
         for step in batch.steps:
             self._apply(step)
+        if len(self.live) > self._settings.cached_instances:
+            self._evict()  # not before all are applied: an idle one may have its step behind
         self._tell(facts.TurnsCommitted(len(batch.steps), len(batch.commit.rows)))
 
     def _drop_new(self, batch: _Batch, instance_ids: frozenset[str]) -> None:
         """Take instances that exist already out of the commit."""
         kept: list[_Step] = []
+        not_taken: set[int] = set()
         for step in batch.steps:
             if step.live.new is not None and step.live.id in instance_ids:
+                not_taken.update(number for _, _, number in step.told)
                 self._give_back(step)
                 self._forget(step.live, InstancesExist({step.live.id}), step.told)
                 self._wake_real(step)
@@ -643,6 +652,7 @@ class Worker:
         commit.new = [new for new in commit.new if new.id not in dropped]
         commit.rows = [row for row in commit.rows if row.instance_id not in dropped]
         commit.changes = [change for change in commit.changes if change.id not in dropped]
+        commit.consumed = [number for number in commit.consumed if number not in not_taken]
 
     def _wake_real(self, step: _Step) -> None:
         """Load the instance that is there, when somebody wanted it while a start that was refused had its place."""
@@ -751,8 +761,6 @@ class Worker:
             <= self._settings.history_soft_limit + len(turn.events)
         ):
             self._tell(facts.HistoryLong(live.id, execution.next_seq - 1))
-        if len(self.live) > self._settings.cached_instances:
-            self._evict()
 
     def _acknowledge(self, step: _Step) -> None:
         live, refused = step.live, step.turn.refused
@@ -976,11 +984,14 @@ class Worker:
                 raise CorruptHistory(record.stall_reason or "")
             # one that cannot be read stalls it before it is live
             messages = [(message.number, _event_in(message)) for message in loaded.messages]
+            if not loaded.rows and ev.InstanceStarted not in {type(event) for _, event in messages}:
+                raise CorruptHistory("it has neither a history nor a start in its inbox")
             live = self._replay(loaded)
         except Exception as error:
             reason = _reason(error)
             if any(_is_termination(message) for message in loaded.messages):
                 self._in_background(self._terminate_stalled(instance_id))
+                raise InstanceStalled(instance_id, reason) from error
             if record.stall_reason != reason or record.status is not Status.STALLED:
                 if isinstance(error, TurnTooLong):
                     self._stuck.add(instance_id)
@@ -1167,7 +1178,7 @@ class Worker:
 
         When the commit fails, the order stays in the inbox for the next load.
         """
-        with suppress(StorageError):
+        try:
             for record, rows, messages, _ in await self._backend.load([instance_id]):
                 orders = [message for message in messages if _is_termination(message)]
                 if record.status.is_terminal or not orders:
@@ -1188,6 +1199,9 @@ class Worker:
                 self._tell(facts.InstanceEnded(instance_id, record.workflow, Status.TERMINATED))
                 self._tell_end(instance_id, End(Status.TERMINATED, event))
                 self._told_status(instance_id)
+        except StorageError:
+            again = partial(self._want, instance_id, nobody_waits=True)
+            self.alarms.at(self._clock.now_us() + _LOAD_AGAIN_US, again)
 
     async def _retry_stalled(self) -> None:
         """Try those again whose cause may be gone."""
@@ -1233,7 +1247,8 @@ class Worker:
         try:
             event = _event_in(message)
         except CorruptHistory as error:
-            self._stall(live, str(error))
+            self._unreadable.append((live, str(error)))  # not now: a commit may be under way
+            self._work.set()
             return
         if type(event) in _FROM_OUTSIDE:
             live.tell(cast("ev.Observation", event), None, message.number)

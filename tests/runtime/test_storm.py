@@ -1,0 +1,147 @@
+"""Everything at once, by seeded dice: commits that fail in every way, evictions, crashes, and callers who insist.
+
+Whatever happens, each instance ends with what its events say, each result was recorded once, no activity was
+called with an input that no history holds, and what was acknowledged is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from durableflow import Client, Context, RetryPolicy, Status, StorageError, activity, activity_context, workflow
+from durableflow.errors import InstanceError
+from durableflow.model import events as ev
+
+if TYPE_CHECKING:
+    World = FaultyBackend = Any  # of conftest.py
+
+CALLED: list[tuple[str, int, int]] = []
+INSTANCES = 8
+WORDS = 4
+
+
+@activity(retry=RetryPolicy(max_attempts=50, initial=1, backoff=1), max_concurrency=3)
+async def work(number: int) -> int:
+    context = activity_context()
+    CALLED.append((context.instance_id, number, context.attempt))
+    context.heartbeat(number)
+    await asyncio.sleep(0)
+    if (number + context.attempt) % 5 == 0:
+        raise ValueError("now and then")
+    return number * 10
+
+
+@workflow
+async def storms(ctx: Context, number: int) -> list[Any]:
+    done: list[Any] = []
+    for _ in range(WORDS):
+        word = await ctx.wait_for_event("word", int)
+        part = await ctx.when_all([ctx.call_activity(work, number * 100 + word), ctx.call_activity(work, word)])
+        await ctx.sleep(1 + word % 3)
+        done.append([word, *part])
+    return done
+
+
+async def insist(world: World, ask: Any) -> None:
+    """Until it is acknowledged: the sender knows nothing but that."""
+    for _ in range(200):
+        try:
+            await ask()
+        except StorageError:
+            await asyncio.sleep(0.001)
+        else:
+            return
+    raise AssertionError("never acknowledged")
+
+
+class Faults(list[Any]):
+    """Endless faults by dice, as a plan that never runs out."""
+
+    def __init__(self, dice: random.Random) -> None:
+        super().__init__()
+        self._dice = dice
+        self.on = True
+
+    def __bool__(self) -> bool:
+        return self.on
+
+    def pop(self, _: Any = 0) -> str | None:
+        return self._dice.choice(["refuse", "lose", "hide", "conflict", None, None, None, None, None, None])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(150))
+async def test_a_storm_leaves_everything_as_it_must_be(world: World, faulty_class: Any, seed: int) -> None:
+    dice = random.Random(seed)
+    CALLED.clear()
+    known = {
+        "workflows": [storms],
+        "activities": [work],
+        "cached_instances": dice.choice([0, 2, 100]),
+        "commit_retries": dice.choice([0, 1, 6]),
+        "turns_per_commit": dice.choice([1, 3, 100]),
+    }
+    faults = Faults(dice)
+
+    def weather() -> Any:
+        made = faulty_class(world.backend())
+        made.faults = faults
+        return made
+
+    engine = await world.open(weather(), **known)
+    async with Client(world.backend(), clock=world.clock) as client:
+        for n in range(INSTANCES):
+            await insist(world, lambda n=n: engine.start(storms.options(instance_id=f"i{n}"), n))
+        for word in range(WORDS):
+            for n in range(INSTANCES):
+                asker = dice.choice([engine, client])
+                for _ in range(dice.choice([1, 1, 2])):
+                    await insist(
+                        world,
+                        lambda n=n, word=word, asker=asker: asker.raise_event(f"i{n}", "word", word, event_id=f"e{word}"),
+                    )
+            await world.advance(dice.choice([0, 1, 5]))
+            if dice.random() < 0.6:
+                await world.crash(engine)
+                engine = await world.open(weather(), **known)
+        for _ in range(3):
+            await world.advance(60)
+        faults.on = False
+        for _ in range(100):
+            await world.advance(2)
+            await asyncio.sleep(0.005)
+            statuses = Counter([(await client.status(f"i{n}")).status for n in range(INSTANCES)])
+            if statuses == {Status.COMPLETED: INSTANCES}:
+                break
+        assert statuses == {Status.COMPLETED: INSTANCES}
+        for n in range(INSTANCES):
+            expected = [[word, (n * 100 + word) * 10, word * 10] for word in range(WORDS)]
+            assert sorted(await client.result(f"i{n}")) == expected  # senders of two processes may overtake each other
+            check_history(f"i{n}", await client.history(f"i{n}"))
+        assert engine.statistics().running_attempts == 0
+        assert world.worker(engine)._attempts._by_name["work"] == 0
+    with pytest.raises(InstanceError):
+        await engine.raise_event("i0", "word", 1)
+    await world.crash(engine)
+
+
+def check_history(instance_id: str, history: list[Any]) -> None:
+    """I1 to I5, I9, and no phantoms."""
+    assert [each.seq for each in history] == list(range(1, len(history) + 1))
+    assert [each.kind for each in history].count("instance_started") == 1
+    assert [type(each.event) in ev.ENDS for each in history] == [False] * (len(history) - 1) + [True]
+    times = [each.at_us for each in history]
+    assert times == sorted(times)
+    scheduled = {each.event.task: each for each in history if each.kind == "activity_scheduled"}
+    completed = Counter(each.event.task for each in history if each.kind == "activity_completed")
+    assert completed == dict.fromkeys(scheduled, 1)
+    inputs = Counter(each.event.input for each in scheduled.values())
+    called = {b"[%d]" % number for who, number, _ in CALLED if who == instance_id}
+    assert called == set(inputs)
+    received = [each.event.event_id for each in history if each.kind == "event_received"]
+    assert len(received) == len(set(received)) == WORDS
