@@ -259,7 +259,8 @@ class Engine(Client):
         if worker is None:
             return await self._wait_for_end_elsewhere(instance_id)
         future = worker.end(instance_id)
-        if future.done() and not (await self._record(instance_id)).status.is_terminal:
+        is_told_end = future.done() and future.exception() is None
+        if is_told_end and not (await self._record(instance_id)).status.is_terminal:
             worker.forget_end([instance_id])  # it has been replaced by another process
             future = worker.end(instance_id)
         try:

@@ -1066,7 +1066,7 @@ class Worker:
 
     def _evict(self) -> None:
         """Put away the instances that have been idle longest."""
-        looks = _EVICT_LOOKS
+        looks = len(self.live) - self._settings.cached_instances + _EVICT_LOOKS
         while len(self.live) > self._settings.cached_instances and looks:
             looks -= 1
             live = next(iter(self.live.values()))
