@@ -51,7 +51,9 @@ news = st.builds(
     st.none() | small,
     st.booleans(),
 )
-changes = st.builds(InstanceChange, ids, statuses, wakes, st.none() | small, st.none() | blobs, st.none() | st.just("why"))
+changes = st.builds(
+    InstanceChange, ids, statuses, wakes, st.none() | small, st.none() | blobs, st.none() | st.just("why")
+)
 beats = st.builds(Heartbeat, ids, st.integers(1, 2), st.integers(1, 2), blobs)
 queries = st.builds(
     Query,
@@ -202,7 +204,7 @@ class TwoBackends(RuleBasedStateMachine):
 
     @invariant()
     def they_hold_the_same(self) -> None:
-        for item in self.both(lambda backend: load_sorted(backend)):
+        for item in self.both(load_sorted):
             numbers = [message.number for message in item.messages]
             assert numbers == sorted(set(numbers))
         messages: list[Message] = self.both(lambda backend: backend.inbox(0, 1_000))
@@ -222,7 +224,9 @@ class TwoBackends(RuleBasedStateMachine):
 
 async def load_sorted(backend: Backend) -> list[Any]:
     loaded = await backend.load(IDS)
-    return [item._replace(heartbeats=sorted(item.heartbeats)) for item in sorted(loaded, key=lambda each: each.record.id)]
+    return [
+        item._replace(heartbeats=sorted(item.heartbeats)) for item in sorted(loaded, key=lambda each: each.record.id)
+    ]
 
 
 TwoBackends.TestCase.settings = settings(max_examples=60, stateful_step_count=25)

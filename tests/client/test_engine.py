@@ -85,7 +85,7 @@ def test_an_engine_is_used_without_a_loop(tmp_path: Path) -> None:
 
 
 async def test_run_inside_a_loop_says_what_to_write(memory_world: World) -> None:
-    with pytest.raises(UsageError, match="await engine.start"):
+    with pytest.raises(UsageError, match=r"await engine\.start"):
         memory_world.new_engine().run(doubles, 1)
 
 
@@ -221,8 +221,8 @@ async def test_an_engine_whose_loop_died_says_why(memory_world: World, monkeypat
         monkeypatch.setattr(worker, "_gather", broken)
         with pytest.raises(EngineClosed):
             await engine.start(waits)
-        await memory_world.until(lambda: engine._task.done())
-        with pytest.raises(EngineClosed, match="has stopped.*ZeroDivisionError"):
+        await memory_world.until(engine._task.done)
+        with pytest.raises(EngineClosed, match=r"has stopped.*ZeroDivisionError"):
             await engine.start(waits)
         engine._task = None  # closing would raise the defect: the next test asks for that
 
@@ -239,7 +239,7 @@ async def test_closing_an_engine_that_died_raises_what_killed_it_and_lets_the_st
     monkeypatch.setattr(sqlite_world.worker(engine), "_gather", broken)
     with pytest.raises(EngineClosed):
         await engine.start(waits)
-    await sqlite_world.until(lambda: engine._task.done())
+    await sqlite_world.until(engine._task.done)
     with pytest.raises(ExceptionGroup) as told:
         await engine.__aexit__(None, None, None)
     assert told.group_contains(ZeroDivisionError)

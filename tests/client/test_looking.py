@@ -17,8 +17,10 @@ from durableflow import (
     UsageError,
     WorkflowFailed,
     activity,
-    client as client_module,
     workflow,
+)
+from durableflow import (
+    client as client_module,
 )
 from durableflow.model.duration import to_datetime
 
@@ -77,11 +79,13 @@ async def test_results_are_of_the_annotated_type_when_the_workflow_is_known(worl
         assert datetime.fromisoformat(await engine.result(handle.id)) == expected
 
 
-async def test_a_result_that_does_not_come_in_time_is_a_timeout_and_nothing_happens_to_the_instance(world: World) -> None:
+async def test_a_result_that_does_not_come_in_time_is_a_timeout_and_nothing_happens_to_the_instance(
+    world: World,
+) -> None:
     async with world.engine() as engine, Client(world.backend(), clock=world.clock) as client:
         handle = await engine.start(waits)
         for asker in (engine, client):
-            with pytest.raises(TimeoutError, match="is not over after 0.01; it goes on"):
+            with pytest.raises(TimeoutError, match=r"is not over after 0\.01; it goes on"):
                 await asker.result(handle.id, timeout=0.01)
             with pytest.raises(TimeoutError, match="was not COMPLETED within"):
                 await asker.wait_for_status(handle.id, Status.COMPLETED, timeout=timedelta(milliseconds=10))
@@ -172,7 +176,9 @@ async def test_instances_are_listed_page_by_page_newest_first(world: World) -> N
         assert len(found) == 25
         assert [each.created_at for each in found] == sorted((each.created_at for each in found), reverse=True)
         assert {each.instance_id for each in found} == set(made)
-        odd = await engine.list(tags={"odd": "1"}, status=[Status.RUNNING, Status.PENDING], workflow=waits, id_prefix="i0")
+        odd = await engine.list(
+            tags={"odd": "1"}, status=[Status.RUNNING, Status.PENDING], workflow=waits, id_prefix="i0"
+        )
         assert {each.instance_id for each in odd.instances} == {"i01", "i05", "i07", "i09"}
         since = found[4].created_at
         assert {each.instance_id for each in (await engine.list(created_from=since)).instances} == {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ class World:
     async def until(self, holds: Callable[[], object], awaited: Callable[[], Awaitable[object]] | None = None) -> None:
         """Wait, in real time, until something holds that only real time can bring (threads, other processes)."""
         async with asyncio.timeout(PATIENCE_S):
-            while not (holds() if awaited is None else await awaited()):
+            while not (holds() if awaited is None else await awaited()):  # noqa: ASYNC110  # what it waits for sets no event
                 await asyncio.sleep(0.001)
 
     def told(self, kind: type[Any]) -> list[Any]:
@@ -180,8 +180,8 @@ class World:
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    yield World(request.param, tmp_path)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    return World(request.param, tmp_path)
 
 
 @pytest.fixture
@@ -192,7 +192,6 @@ def sqlite_world(tmp_path: Path) -> World:
 @pytest.fixture
 def memory_world(tmp_path: Path) -> World:
     return World("memory", tmp_path)
-
 
 
 class FaultyBackend:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -254,7 +255,9 @@ async def test_an_attempt_over_its_time_fails_and_its_late_word_changes_nothing(
 async def test_schedule_to_close_ends_a_running_attempt_for_good(world: World, is_async: bool) -> None:
     began: list[int] = []
     released = threading.Event()
-    hangs = hanging(is_async, began, released, schedule_to_close=7, timeout=4, retry=RetryPolicy(max_attempts=9, initial=1))
+    hangs = hanging(
+        is_async, began, released, schedule_to_close=7, timeout=4, retry=RetryPolicy(max_attempts=9, initial=1)
+    )
     async with world.engine() as engine:
         handle = await engine.start(caller(hangs, catch=True))
         await world.until(lambda: began == [1])
@@ -375,7 +378,7 @@ async def test_an_attempt_that_gives_no_heartbeat_fails(world: World, is_async: 
         @activity(heartbeat_timeout=5, retry=1)
         async def beats_on_demand() -> None:
             for n in range(100):
-                while not beats.acquire(blocking=False):
+                while not beats.acquire(blocking=False):  # noqa: ASYNC110  # the same semaphore serves the thread
                     await asyncio.sleep(0.001)
                 beat_once(n)
                 beaten.release()
@@ -561,8 +564,7 @@ async def test_a_full_activity_does_not_hold_up_others_behind_it_in_the_queue(wo
 
 
 async def test_a_place_is_free_again_whatever_became_of_the_one_who_asked(world: World) -> None:
-    """Cancelled by its workflow, its instance terminated, given up: while it ran, while it waited, and just when
-    its turn had come."""
+    """Cancelled by its workflow or terminated: while it ran, while it waited, and when its turn came."""
     running = asyncio.Event()
 
     @activity(max_concurrency=1)
@@ -662,7 +664,11 @@ async def test_an_attempt_that_was_lost_with_its_worker_counts(world: World) -> 
         await world.crash(engine)
         engine = await world.open(workflows=[called], activities=[kills])
         await world.settle()
-    assert await engine.result(handle.id) == ["WorkerLost", "the worker's process ended while this attempt was running", 3]
+    assert await engine.result(handle.id) == [
+        "WorkerLost",
+        "the worker's process ended while this attempt was running",
+        3,
+    ]
     assert attempts == [1, 2, 3]
     await world.crash(engine)
 
@@ -814,7 +820,7 @@ async def test_no_attempt_begins_while_the_engine_closes(world: World) -> None:
     def sequence(ctx: Context) -> Flow[list[int]]:
         done = []
         for n in range(5):
-            done.append((yield from ctx.call_activity(one, n)))
+            done.append((yield from ctx.call_activity(one, n)))  # noqa: PERF401  # a comprehension cannot yield
         return done
 
     async with world.engine(grace_s=5) as engine:
@@ -924,7 +930,7 @@ async def test_jitter_only_shortens_a_wait(memory_world: World) -> None:
     async with memory_world.engine() as engine:
         await engine.start(caller(fails, catch=True))
         await memory_world.advance(timedelta(minutes=10).total_seconds())
-    waits = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+    waits = [later - earlier for earlier, later in pairwise(at)]
     assert len(at) == 30
     assert all(5 <= wait <= 10 for wait in waits)
     assert len(set(waits)) > 20

@@ -85,7 +85,7 @@ def test_an_alarm_that_arms_itself_again_for_now_does_not_hold_up_the_others() -
 def test_an_alarm_may_cancel_another_of_the_same_moment() -> None:
     alarms = Alarms(Moment())
     rung: list[str] = []
-    alarms.at(0, lambda: second.cancel())
+    alarms.at(0, lambda: second.cancel())  # noqa: PLW0108  # there is no second yet
     second = alarms.at(0, lambda: rung.append("second"))
     alarms.ring()
     assert rung == []
@@ -279,5 +279,5 @@ def test_a_url_opens_its_backend() -> None:
 
 @pytest.mark.parametrize("url", ["", "orders.db", "mysql://x", "memory://x", "sqlite:orders.db", "sqlite://orders.db"])
 def test_a_url_of_no_store_is_refused_with_what_to_write(url: str) -> None:
-    with pytest.raises(UsageError, match="memory://|sqlite:///"):
+    with pytest.raises(UsageError, match=r"memory://|sqlite:///"):
         open_backend(url)

@@ -103,7 +103,9 @@ async def test_a_storm_leaves_everything_as_it_must_be(world: World, faulty_clas
                 for _ in range(dice.choice([1, 1, 2])):
                     await insist(
                         world,
-                        lambda n=n, word=word, asker=asker: asker.raise_event(f"i{n}", "word", word, event_id=f"e{word}"),
+                        lambda n=n, word=word, asker=asker: asker.raise_event(
+                            f"i{n}", "word", word, event_id=f"e{word}"
+                        ),
                     )
             await world.advance(dice.choice([0, 1, 5]))
             if dice.random() < 0.6:

@@ -13,7 +13,6 @@ from durableflow import (
     Client,
     Context,
     EngineClosed,
-    Flow,
     InstanceNotFound,
     RetryPolicy,
     Status,
@@ -75,7 +74,9 @@ async def sleeps(ctx: Context, seconds: float) -> str:
 # -- how much is written ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("flow", "argument", "commits"), [(nothing, None, 1), (one, 1, 2), (ten, 1, 11), (wide, 500, 2)])
+@pytest.mark.parametrize(
+    ("flow", "argument", "commits"), [(nothing, None, 1), (one, 1, 2), (ten, 1, 11), (wide, 500, 2)]
+)
 async def test_the_number_of_commits_is_one_more_than_that_of_causal_stages(
     world: World, faulty: FaultyBackend, flow: Any, argument: Any, commits: int
 ) -> None:
@@ -87,7 +88,9 @@ async def test_the_number_of_commits_is_one_more_than_that_of_causal_stages(
         assert sum(len(commit.rows) for commit in faulty.commits) == commits
 
 
-async def test_while_one_commit_is_under_way_all_others_gather_for_the_next(world: World, faulty: FaultyBackend) -> None:
+async def test_while_one_commit_is_under_way_all_others_gather_for_the_next(
+    world: World, faulty: FaultyBackend
+) -> None:
     async with world.engine(faulty) as engine:
         faulty.gate.clear()
         first = asyncio.ensure_future(engine.start(nothing))
@@ -193,7 +196,9 @@ async def test_who_waits_is_told_when_the_store_stays_broken_and_nothing_is_ther
         assert await (await engine.start(one.options(instance_id="i"), 5)).result() == 10
 
 
-async def test_a_result_that_could_not_be_written_is_kept_and_not_made_again(world: World, faulty: FaultyBackend) -> None:
+async def test_a_result_that_could_not_be_written_is_kept_and_not_made_again(
+    world: World, faulty: FaultyBackend
+) -> None:
     calls: list[int] = []
 
     @activity(retry=1)
@@ -265,7 +270,11 @@ async def test_a_commit_that_went_through_unheard_is_acknowledged_and_nothing_is
 
     @workflow
     async def calls_once(ctx: Context) -> list[int]:
-        heard = [await ctx.call_activity(once, 1), await ctx.wait_for_event("word", int), await ctx.call_activity(once, 2)]
+        heard = [
+            await ctx.call_activity(once, 1),
+            await ctx.wait_for_event("word", int),
+            await ctx.call_activity(once, 2),
+        ]
         return [*heard, await ctx.wait_for_event("word", int)]
 
     async with world.engine(faulty) as engine:

@@ -1149,9 +1149,7 @@ class Worker:
             _reject(future, stalled)
         if instance_id in self._wanted_again:
             self._wanted_again.discard(instance_id)
-            self.alarms.at(
-                self._clock.now_us() + _LOAD_AGAIN_US, partial(self._want, instance_id, nobody_waits=True)
-            )
+            self.alarms.at(self._clock.now_us() + _LOAD_AGAIN_US, partial(self._want, instance_id, nobody_waits=True))
 
     async def _keep_messages(
         self, instance_id: str, told: list[tuple[ev.Observation, Ack | None, int]], new: NewInstance | None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
@@ -88,7 +88,7 @@ class Refusal(Generic[E]):
 
 
 @contextmanager
-def refused(kind: type[E]) -> Iterator[Refusal[E]]:
+def refused(kind: type[E]) -> Generator[Refusal[E]]:
     """What is called inside must raise a `kind`."""
     refusal: Refusal[E] = Refusal()
     try:
@@ -272,9 +272,7 @@ class BackendContract:
         await backend.commit(lease, Commit(new=[an_instance("a", wake_us=5, tags={"k": "v"}, custom_status=b"1")]))
         change = InstanceChange("a", Status.STALLED, 0, None, b"2", "no such workflow")
         await backend.commit(lease, Commit(changes=[change]))
-        stalled = InstanceRecord(
-            "a", "order", 1, Status.STALLED, 1_000, None, 0, {"k": "v"}, b"2", "no such workflow"
-        )
+        stalled = InstanceRecord("a", "order", 1, Status.STALLED, 1_000, None, 0, {"k": "v"}, b"2", "no such workflow")
         assert await backend.record("a") == stalled
         await backend.commit(lease, Commit(changes=[InstanceChange("a", Status.COMPLETED, None, 9, None)]))
         over = InstanceRecord("a", "order", 1, Status.COMPLETED, 1_000, 9, None, {"k": "v"})
@@ -514,7 +512,11 @@ class BackendContract:
         """Until it is taken, and for each instance on its own; sending it again is no error."""
         lease = await _lease(backend)
         await backend.commit(lease, Commit(new=[an_instance("a"), an_instance("b")]))
-        twice = [Outgoing("a", b"1", event_id="e"), Outgoing("a", b"2", event_id="e"), Outgoing("b", b"3", event_id="e")]
+        twice = [
+            Outgoing("a", b"1", event_id="e"),
+            Outgoing("a", b"2", event_id="e"),
+            Outgoing("b", b"3", event_id="e"),
+        ]
         assert [result.outcome for result in await backend.send(twice)] == ["delivered"] * 3
         await backend.send([Outgoing("a", b"4", event_id="f"), Outgoing("a", b"5"), Outgoing("a", b"5")])
         waiting = await backend.inbox(0, 100)
@@ -635,7 +637,9 @@ class BackendContract:
         assert await ids(created_from_us=20) == {"a2", "b1", "b2"}
         assert await ids(created_before_us=20) == {"a1"}
         assert await ids(created_from_us=20, created_before_us=30) == {"a2"}
-        assert await ids(tags={"k": "v"}, statuses=frozenset({Status.RUNNING}), id_prefix="a", workflow="order") == {"a1"}
+        assert await ids(tags={"k": "v"}, statuses=frozenset({Status.RUNNING}), id_prefix="a", workflow="order") == {
+            "a1"
+        }
         assert await ids(limit=3) == {"a2", "b1", "b2"}
 
     # -- purging --------------------------------------------------------------------------------------------
