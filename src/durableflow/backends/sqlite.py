@@ -625,10 +625,13 @@ def _send_one(connection: sqlite3.Connection, message: Outgoing) -> SendResult:
             return SendResult("missing")
         if record.status.is_terminal:
             return SendResult("over", record)
-    connection.execute(
-        "insert into inbox (instance, data, event_id) values (?, ?, ?) on conflict do nothing",
-        (message.instance_id, message.data, message.event_id),
-    )
+    waits = "select 1 from inbox where instance = ? and event_id = ?"  # a conflict would use up a number
+    event_id = message.event_id
+    if event_id is None or connection.execute(waits, (message.instance_id, event_id)).fetchone() is None:
+        connection.execute(
+            "insert into inbox (instance, data, event_id) values (?, ?, ?)",
+            (message.instance_id, message.data, event_id),
+        )
     return SendResult("delivered")
 
 
