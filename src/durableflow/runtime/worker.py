@@ -669,11 +669,13 @@ class Worker:
 
     def _fail_batch(self, batch: _Batch, error: StorageError) -> None:
         """Nothing of the batch was written: forget its instances, and tell whoever waits."""
-        reload = [step.live.id for step in batch.steps if step.live.new is None or step.live.id in self._ends]
+        reload = [step.live.id for step in batch.steps if step.live.new is None]
         for step in batch.steps:
             self._keep_answers(step)
             self._give_back(step)
             self._forget(step.live, error, step.told)
+            if step.live.new is not None:
+                self._wake_real(step)
         self._reload_later(reload)
 
     async def _read_the_log(self, batch: _Batch) -> None:
