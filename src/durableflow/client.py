@@ -33,8 +33,8 @@ from durableflow.model.failure import Failure, workflow_failed
 from durableflow.model.ids import RANDOM_BITS, check_name, fresh_id
 from durableflow.model.status import Status
 from durableflow.runtime.clock import Clock, SystemClock
+from durableflow.runtime.ends import End
 from durableflow.runtime.stores import open_backend
-from durableflow.runtime.worker import End
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -28,8 +28,9 @@ from durableflow.model.ids import check_name
 from durableflow.observe import facts
 from durableflow.observe.log import log_fact
 from durableflow.runtime.clock import Clock
+from durableflow.runtime.ends import End
 from durableflow.runtime.settings import Settings
-from durableflow.runtime.worker import End, Worker, WorkerStatistics
+from durableflow.runtime.worker import Worker, WorkerStatistics
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -234,7 +235,7 @@ class Engine(Client):
             try:
                 await worker.start(workflow, new, started)
             except InstancesExist:
-                settling = worker.settling(new.id)
+                settling = worker.instances.settling(new.id)
                 if settling is not None:
                     await asyncio.wait([settling])
                     continue
@@ -258,11 +259,11 @@ class Engine(Client):
         worker = self._worker
         if worker is None:
             return await self._wait_for_end_elsewhere(instance_id)
-        future = worker.end(instance_id)
+        future = worker.ends.end(instance_id)
         is_told_end = future.done() and future.exception() is None
         if is_told_end and not (await self._record(instance_id)).status.is_terminal:
-            worker.forget_end([instance_id])  # it has been replaced by another process
-            future = worker.end(instance_id)
+            worker.ends.forget([instance_id])  # it has been replaced by another process
+            future = worker.ends.end(instance_id)
         try:
             if not worker.knows_end_of(instance_id):
                 try:
@@ -270,13 +271,13 @@ class Engine(Client):
                 except InstanceStalled:
                     end = None
                     with suppress(InstanceNotActive):  # it ended meanwhile: the future knows
-                        await worker.load(instance_id)  # raises the same, unless the cause is gone
+                        await worker.instances.load(instance_id)  # raises the same, unless the cause is gone
                 if end is not None:
                     return end
             return await future
         finally:
             if future.cancelled() or not future.done():
-                worker.stop_waiting(instance_id, future)
+                worker.ends.stop_waiting(instance_id, future)
 
     async def _wait_for_end_elsewhere(self, instance_id: str) -> End:
         while self._worker is None:
@@ -289,13 +290,13 @@ class Engine(Client):
     def _status_change(self, instance_id: str) -> asyncio.Future[Any]:
         if self._worker is None:
             return super()._status_change(instance_id)
-        return self._worker.status_change(instance_id)
+        return self._worker.ends.status_change(instance_id)
 
     async def purge_many(self, instance_ids: Iterable[str]) -> Sequence[str]:
         """See `Client.purge_many`."""
         purged = await super().purge_many(instance_ids)
         if self._worker is not None:
-            self._worker.forget_end(purged)
+            self._worker.ends.forget(purged)
         return purged
 
 

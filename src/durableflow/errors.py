@@ -20,7 +20,9 @@ Branches are cut by what the caller does next::
     ├── ReplayError                the history cannot be followed; the instance stalls, unharmed
     │   ├── NondeterminismError    code and history disagree
     │   ├── CorruptHistory         the stored history is not a history
-    │   └── TurnTooLong            a turn of the workflow did not come to a wait
+    │   ├── TurnTooLong            a turn of the workflow did not come to a wait
+    │   ├── NotRegistered          the workflow, its version or an activity is not known here
+    │   └── HistoryTooLong         the history is over its hard limit
     ├── TaskError                  raised inside a workflow, where it waits
     │   ├── ActivityFailed
     │   ├── EventTimeout           also a TimeoutError
@@ -242,6 +244,18 @@ class TurnTooLong(ReplayError):
     """A turn was stopped because its workflow did not come to a wait in time."""
 
     code = "DF3003"
+
+
+class NotRegistered(ReplayError):
+    """The code that an instance needs is not registered in this engine; where it is, the instance goes on."""
+
+    code = "DF3004"
+
+
+class HistoryTooLong(ReplayError):
+    """A history holds more events than `Settings.history_hard_limit` allows."""
+
+    code = "DF3005"
 
 
 class NondeterminismError(ReplayError):

@@ -218,7 +218,7 @@ async def test_an_engine_whose_loop_died_says_why(memory_world: World, monkeypat
         def broken() -> Any:
             raise ZeroDivisionError("a defect")
 
-        monkeypatch.setattr(worker, "_gather", broken)
+        monkeypatch.setattr(worker._commits, "_gather", broken)
         with pytest.raises(EngineClosed):
             await engine.start(waits)
         await memory_world.until(engine._task.done)
@@ -236,7 +236,7 @@ async def test_closing_an_engine_that_died_raises_what_killed_it_and_lets_the_st
     def broken() -> Any:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(sqlite_world.worker(engine), "_gather", broken)
+    monkeypatch.setattr(sqlite_world.worker(engine)._commits, "_gather", broken)
     with pytest.raises(EngineClosed):
         await engine.start(waits)
     await sqlite_world.until(engine._task.done)

@@ -206,7 +206,7 @@ async def test_an_instance_begins_at_its_start_time(world: World, who: str) -> N
     async with world.engine(workflows=[notes], activities=[note]) as engine, AsyncExitStack() as stack:
         asker = await asking(world, engine, who, stack)
         handle = await asker.start(notes.options(start_delay=timedelta(hours=2), instance_id="i"), 1)
-        await world.until(lambda: "i" in world.worker(engine).live)
+        await world.until(lambda: "i" in world.worker(engine).instances.live)
         await world.settle()
         assert (await handle.status()).status is Status.PENDING
         await world.advance(7_199)

@@ -632,7 +632,7 @@ async def test_a_place_granted_in_the_same_turn_as_the_cancellation_is_given_bac
         second = await engine.start(waiter.options(instance_id="waiter"))
         await memory_world.settle()
         worker = memory_world.worker(engine)
-        live = worker.live["waiter"]
+        live = worker.instances.live["waiter"]
         live.tell(ev.EventReceived("stop", b"null"))  # told, not yet taken
         gate.set()
         await first.result()

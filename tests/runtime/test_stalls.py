@@ -91,7 +91,7 @@ async def test_changed_code_stalls_an_instance_and_the_old_code_lets_it_go_on(wo
 
 
 async def _load(world: World, engine: Any, instance_id: str) -> None:
-    await world.worker(engine).load(instance_id)
+    await world.worker(engine).instances.load(instance_id)
 
 
 async def test_a_workflow_that_is_not_known_stalls_until_it_is(world: World) -> None:
@@ -443,10 +443,10 @@ async def stall(world: World, engine: Any, instance_id: str) -> Any:
     await handle.raise_event("word", 1)
     await world.settle()
     worker = world.worker(engine)
-    worker._forget(worker.live[instance_id], None)
+    worker.instances.forget(worker.instances.live[instance_id], None)
     engine._registry.workflows["waits"] = waits_otherwise
     with pytest.raises(InstanceStalled):
-        await worker.load(instance_id)
+        await worker.instances.load(instance_id)
     return handle
 
 
@@ -572,7 +572,7 @@ async def test_a_defect_of_the_engine_hurts_one_instance(world: World) -> None:
     async with world.engine() as engine:
         handle = await engine.start(waits.options(instance_id="i"))
         await world.settle()
-        live = world.worker(engine).live["i"]
+        live = world.worker(engine).instances.live["i"]
         live.execution = Broken(live.execution)
         await handle.raise_event("word", 1)
         await engine.wait_for_status("i", Status.STALLED, timeout=5)

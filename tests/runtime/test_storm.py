@@ -126,7 +126,7 @@ async def test_a_storm_leaves_everything_as_it_must_be(world: World, faulty_clas
             assert sorted(await client.result(f"i{n}")) == expected  # senders of two processes may overtake each other
             check_history(f"i{n}", await client.history(f"i{n}"))
         assert engine.statistics().running_attempts == 0
-        assert world.worker(engine)._attempts._by_name["work"] == 0
+        assert world.worker(engine).attempts._by_name["work"] == 0
     with pytest.raises(InstanceError):
         await engine.raise_event("i0", "word", 1)
     await world.crash(engine)

@@ -22,8 +22,9 @@ from durableflow import (
     activity_context,
     workflow,
 )
-from durableflow.backends.base import Commit
+from durableflow.backends.base import Commit, Outgoing
 from durableflow.errors import CommitOutcomeUnknown, LeaseLost
+from durableflow.model import events as ev
 from durableflow.observe import facts
 
 if TYPE_CHECKING:
@@ -341,7 +342,7 @@ async def test_who_waits_for_an_end_is_not_forgotten_when_a_start_fails(world: W
             faulty.faults = [fault]
             faulty.gate.clear()
             starting = asyncio.ensure_future(engine.start(waits.options(instance_id="i")))
-            await world.until(lambda: world.worker(engine).live)
+            await world.until(lambda: world.worker(engine).instances.live)
             waiting = asyncio.ensure_future(engine.result("i"))
             await asyncio.sleep(0.002)
             faulty.gate.set()
@@ -415,7 +416,7 @@ async def test_a_second_engine_stands_by_as_a_client_and_takes_over(world: World
         await second.raise_event(handle.id, "word", "through the inbox")
         waiting = asyncio.ensure_future(second.result(handle.id))
         started = await second.start(sleeps.options(instance_id="by the second"), 5.0)
-        await world.until(lambda: started.id in world.worker(first).live)
+        await world.until(lambda: started.id in world.worker(first).instances.live)
         await world.crash(first)
         async with asyncio.timeout(5):
             await second.wait_until_leading()
@@ -490,7 +491,7 @@ async def test_an_evicted_instance_keeps_no_alarm_of_its_own(world: World) -> No
             await handle.raise_event("word", n)
             await asyncio.sleep(0)
         assert engine.statistics().evictions > 60
-        assert len(world.worker(engine).alarms._heap) < 80
+        assert len(world.worker(engine)._means.alarms._heap) < 80
 
 
 @workflow
@@ -505,10 +506,10 @@ async def test_what_was_told_to_an_instance_in_the_moment_of_its_eviction_is_not
         handle = await engine.start(waits)
         await memory_world.settle()
         worker = memory_world.worker(engine)
-        live = await worker.load(handle.id)
+        live = await worker.instances.load(handle.id)
         raising = asyncio.ensure_future(worker_message(worker, handle.id))
         await asyncio.sleep(0)
-        worker._forget(live, None)
+        worker.instances.forget(live, None)
         async with asyncio.timeout(5):
             await raising
         await handle.raise_event("word", "end")
@@ -755,15 +756,16 @@ async def test_nothing_is_left_behind_by_those_who_stopped_waiting(world: World)
             with pytest.raises(InstanceNotFound):
                 await engine.result("nobody")
         await world.settle()
-        assert (worker._ends, worker._status_watchers) == ({}, {})
+        assert (worker.ends._waiting, worker.ends._watchers) == ({}, {})
 
 
 async def test_messages_that_came_too_late_do_not_stay_in_the_store(world: World) -> None:
     """I37: they are removed with the next commit, and an engine that starts up later does not stumble over them."""
     backend = world.backend()
-    async with world.engine() as engine, Client(backend, clock=world.clock) as client:
+    async with world.engine() as engine, Client(backend, clock=world.clock):
         handle = await engine.start(waits)
-        await asyncio.gather(*(client.raise_event(handle.id, "word", word) for word in ("end", "late", "later")))
+        words = [ev.dump_event(ev.EventReceived("word", word)) for word in (b'"end"', b'"late"', b'"later"')]
+        await backend.send([Outgoing(handle.id, word) for word in words])  # in one transaction: none is refused
         assert await handle.result() == []
         await world.until(lambda: False, lambda: no_messages(backend))
 

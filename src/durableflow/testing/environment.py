@@ -138,7 +138,7 @@ class VirtualEngine(Engine):
 
     def unseen_errors(self) -> list[ReplayError]:
         """What the replay check found and no wait has raised."""
-        errors = [] if self._worker is None else list(self._worker.replay_errors.values())
+        errors = [] if self._worker is None else list(self._worker.ends.replay_errors.values())
         return [error for error in errors if error not in self._shown]
 
 

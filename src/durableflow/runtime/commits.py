@@ -1,0 +1,292 @@
+"""Making turns durable in groups.
+
+Rules that this file keeps:
+
+1. Nothing leaves before its commit: attempts begin, acknowledgements are given and results
+   are told only after the commit that holds what they depend on.
+2. One commit is under way at a time; what comes in meanwhile is gathered for the next. An
+   instance whose turn is under way takes no other before that one is durable, so the two
+   commits have no instance in common.
+3. When the next one is gathered already, it is handed over before the effects of the last
+   are made so: the store works while this thread does.
+4. The log is the truth: when a commit's outcome is unknown, or it conflicts, the memory of
+   every instance in it is dropped and read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from durableflow.backends.base import HistoryRow, LoadedInstance
+from durableflow.errors import (
+    AppendConflict,
+    CommitOutcomeUnknown,
+    EngineClosed,
+    InstancesExist,
+    LeaseLost,
+    StorageError,
+)
+from durableflow.model import events as ev
+from durableflow.observe import facts
+from durableflow.runtime.agenda import Agenda
+from durableflow.runtime.effects import Effects
+from durableflow.runtime.ends import End, Ends
+from durableflow.runtime.instances import Instances
+from durableflow.runtime.live import answer
+from durableflow.runtime.means import Means
+from durableflow.runtime.stalls import Stalls
+from durableflow.runtime.turns import Batch, Step, Turns
+from durableflow.runtime.wakes import Wakes
+
+_LOAD_BATCH: Final = 200
+_EVICT_LOOKS: Final = 16
+_FIRST_PAUSE_S: Final = 0.02
+_AHEAD_MIN: Final = 16
+"""So many instances must have news to be gathered while a commit is under way; fewer wait, and may get more news."""
+
+
+class Commits:
+    """Commits what the agenda holds, for ever.
+
+    Attributes:
+        commits, turns, evictions: how many there have been.
+    """
+
+    def __init__(
+        self,
+        means: Means,
+        agenda: Agenda,
+        instances: Instances,
+        turns: Turns,
+        effects: Effects,
+        ends: Ends,
+        stalls: Stalls,
+        wakes: Wakes,
+    ) -> None:
+        self._means = means
+        self._agenda = agenda
+        self._instances = instances
+        self._turns = turns
+        self._effects = effects
+        self._ends = ends
+        self._stalls = stalls
+        self._wakes = wakes
+        self._loop = asyncio.get_running_loop()
+        self._next = Batch()
+        """Gathered, and handed over when the commit under way is done."""
+        self._under_way: Batch | None = None
+        self._is_gathering_planned = False
+        self.commits = self.turns = self.evictions = 0
+        agenda.on_news = self._plan_to_gather
+
+    @property
+    def is_busy(self) -> bool:
+        """True while something is gathered or under way."""
+        return self._under_way is not None or bool(self._next)
+
+    async def run(self) -> None:
+        """Commit what comes in.
+
+        Raises:
+            LeaseLost: another worker took over; nothing of the commit under way was written.
+        """
+        agenda = self._agenda
+        while True:
+            while not agenda:
+                agenda.work.clear()
+                await agenda.work.wait()
+            self._gather()
+            await self._commit_all()
+            await asyncio.sleep(0)
+
+    async def _commit_all(self) -> None:
+        """Commit what is gathered, and what is gathered meanwhile, until nothing is."""
+        batch = self._take_next()
+        is_durable = await self._commit(batch)
+        while True:
+            self._gather()
+            if not self._next:
+                self._land(batch, is_durable=is_durable)
+                self._under_way = None
+                return
+            following = self._take_next()
+            flight = self._loop.create_task(self._commit(following))
+            try:
+                await asyncio.sleep(0)  # it is on its way
+                self._land(batch, is_durable=is_durable)
+                batch, is_durable = following, await flight
+            finally:
+                flight.cancel()
+
+    # -- gathering ------------------------------------------------------------------------------------------
+
+    def _plan_to_gather(self) -> None:
+        if self._under_way is not None and not self._is_gathering_planned and len(self._agenda.dirty) >= _AHEAD_MIN:
+            self._is_gathering_planned = True
+            self._loop.call_soon(self._gather_ahead)
+
+    def _gather_ahead(self) -> None:
+        self._is_gathering_planned = False
+        if self._under_way is not None:
+            self._gather()
+
+    def _gather(self) -> None:
+        room = self._means.settings.turns_per_commit - len(self._next.steps)
+        if room > 0:
+            self._turns.gather(self._next, room)
+
+    def _take_next(self) -> Batch:
+        batch, self._next = self._next, Batch()
+        self._under_way = batch
+        return batch
+
+    # -- committing -----------------------------------------------------------------------------------------
+
+    async def _commit(self, batch: Batch) -> bool:
+        """Make a batch durable, as far as it can be; False when it was not, and everybody knows.
+
+        Raises:
+            LeaseLost: nothing was written.
+        """
+        pause_s = _FIRST_PAUSE_S
+        retries = 0
+        while not batch.is_empty:
+            try:
+                await self._means.commit(batch.commit)
+                break
+            except InstancesExist as error:
+                self._drop_new(batch, error.instance_ids)
+            except LeaseLost as error:
+                self._fail(batch, error)
+                raise
+            except (AppendConflict, CommitOutcomeUnknown):
+                await self._read_the_log(batch)
+                return False
+            except StorageError as error:
+                if retries == self._means.settings.commit_retries:
+                    self._fail(batch, error)
+                    return False
+                self._means.tell(facts.CommitRetried(str(error)))
+                retries += 1
+                await asyncio.sleep(pause_s)
+                pause_s *= 2
+        return True
+
+    def _drop_new(self, batch: Batch, instance_ids: frozenset[str]) -> None:
+        """Take instances that exist already out of the commit."""
+        kept: list[Step] = []
+        not_taken: set[int] = set()
+        for step in batch.steps:
+            if step.live.new is not None and step.live.id in instance_ids:
+                not_taken.update(number for _, _, number in step.told)
+                self._effects.give_back(step)
+                self._instances.forget(step.live, InstancesExist({step.live.id}), step.told)
+                self._wake_real(step)
+            else:
+                kept.append(step)
+        batch.steps = kept
+        commit = batch.commit
+        dropped = {new.id for new in commit.new if new.id in instance_ids}
+        commit.new = [new for new in commit.new if new.id not in dropped]
+        commit.rows = [row for row in commit.rows if row.instance_id not in dropped]
+        commit.changes = [change for change in commit.changes if change.id not in dropped]
+        commit.consumed = [number for number in commit.consumed if number not in not_taken]
+
+    def _wake_real(self, step: Step) -> None:
+        """Load the instance that is there, when somebody wanted it while a start that was refused had its place."""
+        live = step.live
+        has_messages = any(number for _, _, number in [*step.told, *live.pending])
+        if self._instances.was_wanted_again(live.id) or has_messages or self._ends.is_awaited(live.id):
+            self._instances.want(live.id)
+
+    def _fail(self, batch: Batch, error: StorageError) -> None:
+        """Nothing of the batch was written: forget its instances, and tell whoever waits."""
+        for step in batch.steps:
+            is_new = step.live.new is not None
+            self._drop_memory(step)
+            answer(step.told, error)
+            if is_new:
+                self._wake_real(step)
+            else:
+                self._instances.want(step.live.id)
+
+    def _drop_memory(self, step: Step) -> None:
+        self._instances.keep_answers(step.live, step.told, [activity for activity, _ in step.starts])
+        self._effects.give_back(step)
+        self._instances.forget(step.live, None)
+
+    async def _read_the_log(self, batch: Batch) -> None:
+        """Whether the batch was written is not known: forget its instances and look."""
+        for step in batch.steps:
+            self._drop_memory(step)
+        written = {(row.instance_id, row.first_seq): row.events for row in batch.commit.rows}
+        ids = [step.live.id for step in batch.steps]
+        loaded: list[LoadedInstance] = []
+        try:
+            for start in range(0, len(ids), _LOAD_BATCH):
+                loaded += await self._means.backend.load(ids[start : start + _LOAD_BATCH])
+        except StorageError as error:
+            for step in batch.steps:
+                answer(step.told, error)
+                self._instances.want(step.live.id)
+            return
+        there = {(row.instance_id, row.first_seq) for item in loaded for row in item.rows if _holds(written, row)}
+        absent = CommitOutcomeUnknown("the commit failed and this is not in the log; try again")
+        for step in batch.steps:
+            is_durable = not step.turn.events or (step.live.id, step.turn.first_seq) in there
+            answer(step.told, None if is_durable else absent)
+        over = {item.record.id for item in loaded if item.record.status.is_terminal}
+        known = {item.record.id for item in loaded}
+        for instance_id in ids:
+            if instance_id not in over and (instance_id in known or self._ends.is_awaited(instance_id)):
+                self._instances.want(instance_id)
+        for item in loaded:
+            if item.record.status.is_terminal and item.rows:
+                last = ev.load_events(item.rows[-1].events)[-1]
+                self._ends.tell_end(item.record.id, End(item.record.status, last))
+
+    # -- once durable ---------------------------------------------------------------------------------------
+
+    def _land(self, batch: Batch, *, is_durable: bool) -> None:
+        """The commit of `batch` is over: make its effects so, and let its instances take their next turns."""
+        if is_durable:
+            self.commits += not batch.is_empty
+            self.turns += len(batch.steps)
+            for step in batch.steps:
+                live = step.live
+                live.in_commit = False
+                self._effects.apply(step)
+                if live.queued and not live.gone:
+                    self._agenda.take_note(live)
+            if len(self._instances.live) > self._means.settings.cached_instances:
+                self._evict()  # not before all are applied: an idle one may have its step behind
+            self._means.tell(facts.TurnsCommitted(len(batch.steps), len(batch.commit.rows)))
+        for live, reason in batch.stalls:
+            self._stalls.stuck.add(live.id)
+            self._stalls.stall(live, reason)
+
+    def _evict(self) -> None:
+        """Put away the instances that have been idle longest."""
+        live_now = self._instances.live
+        looks = len(live_now) - self._means.settings.cached_instances + _EVICT_LOOKS
+        while len(live_now) > self._means.settings.cached_instances and looks:
+            looks -= 1
+            live = next(iter(live_now.values()))
+            if live.is_idle and live.new is None:
+                self.evictions += 1
+                self._instances.forget(live, None)
+                self._wakes.park(live)
+            else:
+                live_now.move_to_end(live.id)
+
+    def drop_all(self, error: EngineClosed) -> None:
+        """Nothing more is committed; whoever waits for a turn that was taken gets `error`."""
+        for batch in (self._under_way, self._next):
+            for step in batch.steps if batch is not None else ():
+                answer(step.told, error)
+        self._under_way, self._next = None, Batch()
+
+
+def _holds(written: dict[tuple[str, int], bytes], row: HistoryRow) -> bool:
+    return written.get((row.instance_id, row.first_seq)) == row.events

@@ -1,0 +1,160 @@
+"""What follows once a turn is durable: acknowledgements, attempts, alarms, ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from durableflow.authoring.registry import Registry
+from durableflow.errors import InstanceNotActive
+from durableflow.model import events as ev
+from durableflow.observe import facts
+from durableflow.runtime.agenda import Agenda
+from durableflow.runtime.attempts import Attempts
+from durableflow.runtime.ends import End, Ends
+from durableflow.runtime.instances import Instances
+from durableflow.runtime.live import Live, Told, answer
+from durableflow.runtime.means import Means
+from durableflow.runtime.replay_check import ReplayCheck
+from durableflow.runtime.stalls import Stalls, not_registered, reason_of
+from durableflow.runtime.turns import Step
+
+
+class Effects:
+    """Makes so what a durable turn asked for."""
+
+    def __init__(
+        self,
+        means: Means,
+        registry: Registry,
+        agenda: Agenda,
+        instances: Instances,
+        attempts: Attempts,
+        ends: Ends,
+        stalls: Stalls,
+        check: ReplayCheck,
+    ) -> None:
+        self._means = means
+        self._registry = registry
+        self._agenda = agenda
+        self._instances = instances
+        self._attempts = attempts
+        self._ends = ends
+        self._stalls = stalls
+        self._check = check
+
+    def apply(self, step: Step) -> None:
+        """The turn of `step` is durable."""
+        live, turn = step.live, step.turn
+        execution = live.execution
+        self._acknowledge(step)
+        if live.new is not None:
+            self._instances.began(live)
+        if live.status is not execution.status:
+            live.status = execution.status
+            self._ends.tell_status(live.id)
+        for number in turn.cancelled:
+            self._cancel(live, number)
+        if live.log is not None and turn.events:
+            error = self._check.difference(live)
+            if error is not None:
+                self._ends.tell_replay_error(live.id, error)
+                reason = f"replay check: {error}"
+                if execution.ended is None:
+                    self.give_back(step)
+                    self._stalls.stall(live, reason)
+                    return
+                self._means.tell(facts.InstanceStalled(live.id, reason))
+        if execution.ended is not None:
+            self._finish(live, execution.ended)
+            return
+        for activity, definition in step.starts:
+            self._attempts.begin(live, activity, definition)
+        if live.requests:
+            self._withdraw_late(live, step.told)
+        if step.missing is not None:
+            self._stalls.stall(live, reason_of(not_registered("activity", step.missing)))
+            return
+        if execution.unstarted:
+            self.request_due(live)
+        self.arm(live)
+        soft_limit = self._means.settings.history_soft_limit
+        if soft_limit < execution.next_seq <= soft_limit + len(turn.events):
+            self._means.tell(facts.HistoryLong(live.id, execution.next_seq - 1))
+
+    def give_back(self, step: Step) -> None:
+        """The attempts of `step` do not begin: their places are free again."""
+        for activity, definition in step.starts:
+            if activity.task not in step.live.requests:  # else the request has the place, and is withdrawn
+                self._attempts.release(step.live, activity, definition)
+
+    def _acknowledge(self, step: Step) -> None:
+        live, refused = step.live, step.turn.refused
+        execution = live.execution
+        for event, ack, _ in step.told:
+            if ack is not None and not ack.done():
+                if refused and execution.ended is not None and any(event is other for other in refused):
+                    ack.set_exception(InstanceNotActive(live.id, execution.status, ev.tag_of(event).replace("_", " ")))
+                else:
+                    ack.set_result(None)
+
+    def _cancel(self, live: Live, number: int) -> None:
+        attempt = live.attempts.get(number)
+        if attempt is not None:
+            is_over = live.execution.ended is not None
+            reason = (
+                f"the instance is {live.execution.status}" if is_over else "the workflow no longer wants the result"
+            )
+            self._attempts.cancel(attempt, reason)
+        if number in live.requests:
+            self._attempts.withdraw(live, number)
+
+    def _withdraw_late(self, live: Live, told: Sequence[Told]) -> None:
+        """Starts that came too late for their activity: their places are free again."""
+        for event, _, _ in told:
+            if type(event) is ev.ActivityStarted and event.task in live.requests:
+                self._attempts.withdraw(live, event.task)
+
+    def _finish(self, live: Live, event: ev.Event) -> None:
+        status = live.execution.status
+        for attempt in list(live.attempts.values()):
+            self._attempts.cancel(attempt, f"the instance is {status}")
+        self._instances.withdraw_all(live)
+        live.gone = True
+        if live.pending:
+            answer(live.pending, InstanceNotActive(live.id, status, "anything more"))
+            self._agenda.drop_messages(number for _, _, number in live.pending)
+        self._instances.live.pop(live.id, None)
+        self._means.tell(facts.InstanceEnded(live.id, live.execution.program.name, status))
+        self._ends.tell_end(live.id, End(status, event))
+
+    # -- the clock ------------------------------------------------------------------------------------------
+
+    def request_due(self, live: Live) -> None:
+        """Ask for a place for each activity whose next attempt is due."""
+        for activity in live.execution.due_retries(self._means.clock.now_us()):
+            if activity.task not in live.requests:
+                self._attempts.request(live, activity, self._registry.activities[activity.name])
+
+    def arm(self, live: Live) -> None:
+        """Have the instance woken when its next timer is due."""
+        if not live.execution.may_be_due:
+            return
+        due_us = live.execution.next_due_us(self._means.clock.now_us())
+        if due_us is not None and (live.alarm_us is None or due_us < live.alarm_us):
+            if live.alarm is not None:
+                live.alarm.cancel()
+            live.alarm_us = due_us
+            live.alarm = self._means.alarms.at(due_us, partial(self._ring, live))
+
+    def _ring(self, live: Live) -> None:
+        if live.gone or live.execution.ended is not None:  # its last commit is under way
+            return
+        live.alarm_us = None
+        observed = live.execution.due_observations(self._means.clock.now_us())
+        for event in observed:
+            live.tell(event)
+        if live.execution.unstarted:
+            self.request_due(live)
+        if not observed:
+            self.arm(live)

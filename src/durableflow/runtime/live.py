@@ -1,0 +1,127 @@
+"""One instance in memory, and whoever waits for what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from durableflow.backends.base import HistoryRow, NewInstance
+from durableflow.core.execution import Execution
+from durableflow.model import events as ev
+from durableflow.model.status import Status
+from durableflow.runtime.alarms import Alarm
+from durableflow.runtime.attempts import Attempt, Request
+
+Ack = asyncio.Future[None]
+Told = tuple[ev.Observation, Ack | None, int]
+"""Something that an instance is told: the event, who waits for it to be durable, its number in the inbox or 0."""
+
+
+class PutAway(Exception):
+    """The instance left memory before this was taken; tell it again."""
+
+
+class Live:
+    """One instance in memory.
+
+    Args:
+        take_note: told when it has something for its next turn.
+    """
+
+    __slots__ = (
+        "alarm",
+        "alarm_us",
+        "attempts",
+        "checked_rows",
+        "custom_status",
+        "execution",
+        "gone",
+        "id",
+        "in_commit",
+        "log",
+        "new",
+        "pending",
+        "queued",
+        "requests",
+        "seen_message",
+        "started",
+        "status",
+        "take_note",
+        "unreadable",
+        "wake_us",
+    )
+
+    def __init__(self, execution: Execution, take_note: Callable[[Live], None]) -> None:
+        self.id = execution.instance_id
+        self.execution = execution
+        self.take_note = take_note
+        self.pending: list[Told] = []
+        """Observations that no turn has taken."""
+        self.queued = False
+        """Among those that the next commit is made up of."""
+        self.in_commit = False
+        """Its last turn is not durable yet: it takes no other before that."""
+        self.gone = False
+        self.unreadable: str | None = None
+        """Why it must be stalled instead of taking a turn: a message in its inbox."""
+        self.new: NewInstance | None = None
+        self.started: Ack | None = None
+        """Done when a new one is durable."""
+        self.attempts: dict[int, Attempt] = {}
+        self.requests: dict[int, Request] = {}
+        """Activities that wait for a place, or have one and wait for the commit that lets them begin."""
+        self.seen_message = 0
+        self.alarm: Alarm | None = None
+        self.alarm_us: int | None = None
+        self.status = Status.PENDING
+        self.wake_us: int | None = None
+        self.custom_status: bytes | None = None
+        self.log: list[HistoryRow] | None = None
+        """The rows so far; kept only in replay check mode."""
+        self.checked_rows = 0
+        """How many of them there were when they were last replayed."""
+
+    def tell(self, event: ev.Observation, ack: Ack | None = None, number: int = 0) -> None:
+        """Give an observation to the next turn."""
+        if self.gone:
+            return
+        self.pending.append((event, ack, number))
+        if not self.queued:
+            self.call_up()
+
+    def call_up(self) -> None:
+        """Have it take a turn, be it an empty one."""
+        self.queued = True
+        self.take_note(self)
+
+    @property
+    def is_idle(self) -> bool:
+        """True when it only waits for the clock or for messages."""
+        execution = self.execution
+        return not (self.queued or self.in_commit or self.attempts or self.requests) and len(
+            execution.activities
+        ) == len(execution.unstarted)
+
+
+def answer(told: Iterable[Told], error: Exception | None) -> None:
+    """Acknowledge all of `told`, or refuse it with `error`."""
+    for _, ack, _ in told:
+        if ack is not None and not ack.done():
+            if error is None:
+                ack.set_result(None)
+            else:
+                ack.set_exception(error)
+
+
+def reject(future: asyncio.Future[Any] | None, error: BaseException) -> None:
+    """Fail `future` if somebody still waits for it."""
+    if future is not None and not future.done():
+        future.set_exception(error)
+        future.exception()  # whoever waits still gets it; nobody waiting is no warning
+
+
+def look_away(future: asyncio.Future[Any]) -> None:
+    """A failure of `future` that nobody waits for is no warning."""
+    if not future.cancelled():
+        future.exception()

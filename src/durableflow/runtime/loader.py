@@ -1,0 +1,256 @@
+"""Bringing instances into memory: load in batches, replay, tell them what they missed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Final, cast
+
+from durableflow.authoring.registry import AnyWorkflow, Registry
+from durableflow.backends.base import Heartbeat, LoadedInstance
+from durableflow.core.execution import WORKER_LOST, Execution
+from durableflow.errors import (
+    CorruptHistory,
+    InstanceNotActive,
+    InstanceNotFound,
+    InstanceStalled,
+    NotRegistered,
+    StorageError,
+    TurnTooLong,
+)
+from durableflow.model import events as ev
+from durableflow.model.failure import Failure
+from durableflow.model.status import Status
+from durableflow.observe import facts
+from durableflow.runtime.agenda import Agenda
+from durableflow.runtime.attempts import failed_attempt
+from durableflow.runtime.effects import Effects
+from durableflow.runtime.ends import End, Ends
+from durableflow.runtime.guard import TurnGuard
+from durableflow.runtime.instances import Instances
+from durableflow.runtime.live import Live, reject
+from durableflow.runtime.means import Means
+from durableflow.runtime.messages import FROM_OUTSIDE, event_in, events_of, is_answer, is_termination
+from durableflow.runtime.stalls import Stalls, history_too_long, not_registered, reason_of
+from durableflow.runtime.wakes import Wakes
+
+_LOAD_BATCH: Final = 200
+_EVENTS_A_BREATH: Final = 1_000
+_LOST: Final = Failure(WORKER_LOST, "the worker's process ended while this attempt was running")
+
+
+class _Stalled(Exception):
+    """The instance that is being loaded cannot go on; `is_known` says that its row says so already."""
+
+    def __init__(self, reason: str, *, is_known: bool) -> None:
+        self.reason = reason
+        self.is_known = is_known
+        super().__init__(reason)
+
+
+class Loader:
+    """Loads what `Instances.to_load` names, for ever."""
+
+    def __init__(
+        self,
+        means: Means,
+        registry: Registry,
+        instances: Instances,
+        agenda: Agenda,
+        ends: Ends,
+        stalls: Stalls,
+        wakes: Wakes,
+        effects: Effects,
+        guard: TurnGuard,
+    ) -> None:
+        self._means = means
+        self._registry = registry
+        self._instances = instances
+        self._agenda = agenda
+        self._ends = ends
+        self._stalls = stalls
+        self._wakes = wakes
+        self._effects = effects
+        self._guard = guard
+        self.loads = 0
+        """How many instances have been brought in."""
+
+    def new_execution(self, instance_id: str, program: AnyWorkflow) -> Execution:
+        """An instance that knows nothing yet."""
+        limit = self._means.settings.payload_limit_bytes
+        execution = Execution(instance_id, program, payload_limit_bytes=limit)
+        execution.on_activity_object = self._registry.add_activity
+        return execution
+
+    async def run(self) -> None:
+        """Load; the store reads the next batch while this one is replayed."""
+        table = self._instances
+        reading: tuple[list[str], asyncio.Task[list[LoadedInstance]]] | None = None
+        try:
+            while True:
+                if reading is None:
+                    await table.load_wanted.wait()
+                    reading = self._begin_to_read()
+                ids, task = reading
+                reading = None
+                try:
+                    loaded = {item.record.id: item for item in await task}
+                except StorageError as error:
+                    self._fail(ids, error)
+                    continue
+                if table.to_load:
+                    reading = self._begin_to_read()
+                for instance_id in ids:
+                    await self._bring_in(instance_id, loaded.get(instance_id))
+                await asyncio.sleep(0)
+        finally:
+            if reading is not None:
+                reading[1].cancel()
+
+    def _begin_to_read(self) -> tuple[list[str], asyncio.Task[list[LoadedInstance]]]:
+        table = self._instances
+        ids, table.to_load = table.to_load[:_LOAD_BATCH], table.to_load[_LOAD_BATCH:]
+        if not table.to_load:
+            table.load_wanted.clear()
+        return ids, asyncio.ensure_future(self._read([each for each in ids if each not in table.live]))
+
+    async def _read(self, instance_ids: list[str]) -> list[LoadedInstance]:
+        return await self._means.backend.load(instance_ids) if instance_ids else []
+
+    def _fail(self, instance_ids: Sequence[str], error: StorageError) -> None:
+        self._means.tell(facts.CommitRetried(str(error)))
+        for instance_id in instance_ids:
+            reject(self._instances.loading.pop(instance_id, None), error)
+            self._instances.want_later(instance_id)
+
+    async def _bring_in(self, instance_id: str, loaded: LoadedInstance | None) -> None:
+        """Answer whoever waits for it: with the instance, or with why it cannot be had."""
+        table = self._instances
+        try:
+            live = table.live.get(instance_id) or await self._revive(instance_id, loaded)
+        except _Stalled as stalled:
+            future = table.loading.pop(instance_id, None)
+            if stalled.is_known:
+                self._ends.tell_stalled(instance_id, stalled.reason)
+                reject(future, InstanceStalled(instance_id, stalled.reason))
+            else:
+                custom_status = None if loaded is None else loaded.record.custom_status
+                self._stalls.stall_unloaded(instance_id, stalled.reason, custom_status, loading=future)
+        except Exception as error:
+            reject(table.loading.pop(instance_id, None), error)
+        else:
+            future = table.loading.pop(instance_id, None)
+            if future is not None and not future.done():
+                future.set_result(live)
+
+    async def _revive(self, instance_id: str, loaded: LoadedInstance | None) -> Live:
+        """Replay an instance into memory.
+
+        Raises:
+            InstanceNotFound, InstanceNotActive: there is nothing to replay.
+            _Stalled: it cannot be followed.
+        """
+        self._ends.forget_recent(instance_id)  # another process may have replaced the one that ended
+        if loaded is None:
+            self._ends.fail(instance_id, InstanceNotFound(instance_id))
+            raise InstanceNotFound(instance_id)
+        record = loaded.record
+        if record.status.is_terminal:
+            self._agenda.drop_messages(message.number for message in loaded.messages)
+            if loaded.rows and self._ends.is_awaited(instance_id):
+                self._ends.tell_end(instance_id, End(record.status, ev.load_events(loaded.rows[-1].events)[-1]))
+            raise InstanceNotActive(instance_id, record.status, "anything more")
+        try:
+            if instance_id in self._stalls.stuck and record.status is Status.STALLED:
+                raise _Stalled(record.stall_reason or "", is_known=True)
+            # one that cannot be read stalls it before it is live
+            messages = [(message.number, event_in(message)) for message in loaded.messages]
+            if not loaded.rows and ev.InstanceStarted not in {type(event) for _, event in messages}:
+                raise CorruptHistory("it has neither a history nor a start in its inbox")
+            live = await self._replay(loaded)
+        except Exception as error:
+            reason = error.reason if isinstance(error, _Stalled) else reason_of(error)
+            if any(is_termination(message) for message in loaded.messages):
+                self._stalls.terminate(instance_id)
+                raise InstanceStalled(instance_id, reason) from error
+            is_known = record.stall_reason == reason and record.status is Status.STALLED
+            if isinstance(error, TurnTooLong):
+                self._stalls.stuck.add(instance_id)
+            raise _Stalled(reason, is_known=is_known) from error
+        self.loads += 1
+        self._wakes.forget(instance_id)
+        self._instances.live[instance_id] = live
+        live.status, live.wake_us, live.custom_status = record.status, record.wake_us, record.custom_status
+        if record.status is Status.STALLED:
+            live.call_up()  # its next turn, be it an empty one, writes the status that it has now
+        self._means.tell(facts.InstanceRecovered(instance_id, live.execution.next_seq - 1))
+        self._go_on(live, messages, loaded.heartbeats)
+        return live
+
+    async def _replay(self, loaded: LoadedInstance) -> Live:
+        record = loaded.record
+        execution = self.new_execution(record.id, self._program_of(loaded))
+        try:
+            events_since_breath = 0
+            for row in loaded.rows:
+                events = events_of(row)
+                self._guard.run(record.id, execution.replay, row.first_seq, row.at_us, events)
+                events_since_breath += len(events)
+                if events_since_breath >= _EVENTS_A_BREATH:  # the others have their turn
+                    events_since_breath = 0
+                    await asyncio.sleep(0)
+            for activity in execution.activities.values():
+                if activity.name not in self._registry.activities:
+                    raise not_registered("activity", activity.name)
+            if execution.next_seq - 1 > self._means.settings.history_hard_limit:
+                raise history_too_long(execution.next_seq - 1, self._means.settings.history_hard_limit)
+        except BaseException:
+            execution.put_away()
+            raise
+        live = Live(execution, self._agenda.take_note)
+        if self._means.settings.check_replay:
+            live.log = list(loaded.rows)
+        return live
+
+    def _program_of(self, loaded: LoadedInstance) -> AnyWorkflow:
+        record = loaded.record
+        program = self._registry.workflows.get(record.workflow)
+        if program is None:
+            raise not_registered("workflow", record.workflow)
+        if program.version != record.version:
+            raise NotRegistered(
+                f"it was started by version {record.version} of workflow {record.workflow!r}, "
+                f"but version {program.version} is registered here"
+            )
+        return program
+
+    def _go_on(self, live: Live, messages: Sequence[tuple[int, ev.Event]], beats: Sequence[Heartbeat]) -> None:
+        """Tell a revived instance what became of its attempts, what is due, and what is in its inbox."""
+        execution = live.execution
+        for answer, number in self._answers_of(live, messages, beats):
+            live.tell(answer, None, number)
+        for due in execution.due_observations(self._means.clock.now_us()):
+            live.tell(due)
+        for number, event in messages:
+            live.seen_message = number
+            if type(event) in FROM_OUTSIDE:
+                live.tell(cast("ev.Observation", event), None, number)
+        self._effects.request_due(live)
+        self._effects.arm(live)
+
+    def _answers_of(
+        self, live: Live, messages: Sequence[tuple[int, ev.Event]], beats: Sequence[Heartbeat]
+    ) -> Iterator[tuple[ev.Observation, int]]:
+        """What became of each attempt that the history allows to run: what it said, or that it is lost."""
+        answers = {(event.task, event.attempt): (event, 0) for event in self._instances.take_answers(live.id)}
+        for number, event in messages:
+            if is_answer(event):
+                answers[event.task, event.attempt] = (event, number)
+        details = {(beat.task, beat.attempt): beat.details for beat in beats}
+        for activity in list(live.execution.activities.values()):
+            if activity.started:
+                key = (activity.task, activity.attempt)
+                activity.details = details.get(key, activity.details)
+                said, number = answers.pop(key, (None, 0))
+                yield said or failed_attempt(activity, _LOST, (WORKER_LOST,), self._means.clock), number
+        self._agenda.drop_messages(number for _, number in answers.values())

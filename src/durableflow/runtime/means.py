@@ -1,0 +1,74 @@
+"""What all parts of a worker work with: the store, its lease, time, bounds, and who is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from durableflow.backends.base import Backend, Commit, Lease
+from durableflow.errors import EngineClosed, LeaseLost, StorageError
+from durableflow.observe import facts
+from durableflow.runtime.alarms import Alarms
+from durableflow.runtime.clock import Clock
+from durableflow.runtime.settings import Settings
+
+T = TypeVar("T")
+
+_LOOK_AGAIN_S: Final = 0.1
+
+
+class Means:
+    """Handed to each part of a worker.
+
+    Attributes:
+        lease: the latest; its worker id is the fence of every commit.
+        tell: told the facts of `observe.facts`.
+        background: what is under way beside the loops.
+    """
+
+    def __init__(self, backend: Backend, clock: Clock, settings: Settings, tell: facts.Listener, lease: Lease) -> None:
+        self.backend = backend
+        self.clock = clock
+        self.settings = settings
+        self.tell = tell
+        self.lease = lease
+        self.alarms = Alarms(clock)
+        self.background: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    async def commit(self, commit: Commit) -> None:
+        """Make all of `commit` durable; raises as `Backend.commit` does."""
+        await self.backend.commit(self.lease, commit)
+
+    async def renew_for_ever(self) -> None:
+        """Keep the lease.
+
+        Raises:
+            LeaseLost: another worker took over.
+        """
+        ttl_us = round(self.settings.lease_s * 1_000_000)
+        while True:
+            await asyncio.sleep(self.settings.lease_s / 3)
+            self.lease = await self.patiently(lambda: self.backend.renew(self.lease, ttl_us, self.clock.now_us()))
+
+    async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a question, asked again for as long as the store cannot answer.
+
+        Raises:
+            EngineClosed, LeaseLost: it never will.
+        """
+        while True:
+            try:
+                return await ask()
+            except (EngineClosed, LeaseLost):
+                raise
+            except StorageError as error:
+                self.tell(facts.CommitRetried(str(error)))
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` beside the loops; a worker that is stopped waits for it."""
+        task = self._loop.create_task(work)
+        self.background.add(task)
+        task.add_done_callback(self.background.discard)

@@ -1,0 +1,93 @@
+"""What comes and goes by the inbox: events as messages, and what they mean when they are read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeGuard
+
+import msgspec
+
+from durableflow.backends.base import HistoryRow, Message, NewInstance, Outgoing
+from durableflow.core.turn import PendingActivity
+from durableflow.errors import CorruptHistory
+from durableflow.model import events as ev
+from durableflow.model.failure import Failure
+
+Answer = ev.ActivityCompleted | ev.ActivityFailed | ev.AttemptFailed
+"""What an attempt has to say."""
+
+FROM_OUTSIDE: Final = frozenset(
+    {
+        ev.InstanceStarted,
+        ev.EventReceived,
+        ev.CancelRequested,
+        ev.InstanceSuspended,
+        ev.InstanceResumed,
+        ev.InstanceTerminated,
+    }
+)
+"""What clients send."""
+
+_INTERRUPTED: Final = Failure("Interrupted", "the engine took this attempt away; it does not count")
+
+
+def is_answer(event: ev.Event) -> TypeGuard[Answer]:
+    """True for what an attempt has to say."""
+    return isinstance(event, (ev.ActivityCompleted, ev.ActivityFailed, ev.AttemptFailed))
+
+
+def interrupted(activities: Iterable[PendingActivity], now_us: int) -> list[Answer]:
+    """What is recorded of current attempts that the engine itself took away: they are made again and do not count."""
+    return [
+        ev.AttemptFailed(a.task, a.attempt, _INTERRUPTED, now_us, counts=False, details=a.details) for a in activities
+    ]
+
+
+def outgoing(instance_id: str, event: ev.Observation, new: NewInstance | None = None) -> Outgoing:
+    """`event` as a message to an instance."""
+    event_id = event.event_id if isinstance(event, ev.EventReceived) else None
+    return Outgoing(instance_id, ev.dump_event(event), new, event_id)
+
+
+def event_in(message: Message) -> ev.Event:
+    """The event that a message is.
+
+    Raises:
+        CorruptHistory: it cannot be read.
+    """
+    try:
+        return ev.load_event(message.data)
+    except msgspec.DecodeError as error:
+        raise CorruptHistory(f"message {message.number} in its inbox cannot be read: {error}") from error
+
+
+def is_termination(message: Message) -> bool:
+    """True when it can be read and orders the end."""
+    try:
+        return type(event_in(message)) is ev.InstanceTerminated
+    except CorruptHistory:
+        return False
+
+
+def events_of(row: HistoryRow) -> list[ev.Event]:
+    """The events of a stored turn.
+
+    Raises:
+        CorruptHistory: it cannot be read.
+    """
+    try:
+        return ev.load_events(row.events)
+    except msgspec.DecodeError as error:
+        raise CorruptHistory(
+            f"the history row at #{row.first_seq} of {row.instance_id!r} cannot be read: {error}"
+        ) from error
+
+
+def seq_after(rows: Sequence[HistoryRow]) -> int:
+    """The number of the next event; behind a row that cannot be read, just one that is free."""
+    if not rows:
+        return 1
+    try:
+        return rows[-1].first_seq + len(events_of(rows[-1]))
+    except CorruptHistory:
+        return rows[-1].first_seq + 1
