@@ -331,6 +331,30 @@ async def test_a_turn_that_never_ends_is_stopped_and_the_others_go_on(world: Wor
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", [spin, spin_and_swallow])
+async def test_a_finally_block_that_never_ends_is_stopped_when_its_instance_is_put_away(world: World, how: Any) -> None:
+    tame: list[bool] = []
+
+    @workflow
+    def spins(ctx: Context) -> Any:
+        try:
+            yield from ctx.wait_for_event("go")
+        finally:
+            if not tame:
+                how()
+        return "tame"
+
+    async with world.engine(turn_warn_s=0.05, turn_limit_s=0.15, cached_instances=0) as engine:
+        handle = await engine.start(spins)
+        await world.until(lambda: engine.statistics().evictions)
+        await assert_others_go_on(engine)
+        tame.append(True)
+        await handle.raise_event("go")
+        assert await handle.result() == "tame"
+    assert world.told(facts.TurnBlocked)
+
+
+@pytest.mark.slow
 async def test_a_start_that_spins_is_acknowledged_kept_and_stalled(world: World) -> None:
     tame: list[bool] = []
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from durableflow.observe import facts
 
@@ -12,34 +13,57 @@ _LOGGER: Final = logging.getLogger("durableflow.engine")
 
 def log_fact(fact: facts.Fact) -> None:
     """Write what somebody may have to act on; the rest at debug level."""
-    match fact:
-        case facts.InstanceStalled(instance_id=instance_id, reason=reason):
-            _LOGGER.error("instance %s is STALLED: %s", instance_id, reason)
-        case facts.AttemptEnded(final=final):
-            level = logging.WARNING if final else logging.INFO
-            what = "failed for good" if final else "failed and is retried"
-            _LOGGER.log(
-                level,
-                "activity %s of instance %s: attempt %d %s: %s: %s",
-                fact.activity,
-                fact.instance_id,
-                fact.attempt,
-                what,
-                fact.type_name,
-                fact.message,
-            )
-        case facts.TurnBlocked(instance_id=instance_id, seconds=seconds, location=location):
-            _LOGGER.warning(
-                "a turn of instance %s has blocked the event loop for %.1f s at %s; move this work into an activity",
-                instance_id,
-                seconds,
-                location,
-            )
-        case facts.HistoryLong(instance_id=instance_id, events=events):
-            _LOGGER.warning("the history of instance %s has %d events, over the soft limit", instance_id, events)
-        case facts.WorkerLost(worker=worker):
-            _LOGGER.warning("worker %s was declared dead by another worker and has stopped", worker)
-        case facts.CommitRetried(reason=reason):
-            _LOGGER.warning("a commit is tried again: %s", reason)
-        case _:
-            _LOGGER.debug("%r", fact)
+    write = _WRITERS.get(type(fact))
+    if write is not None:
+        write(fact)
+    elif _LOGGER.isEnabledFor(logging.DEBUG):
+        _LOGGER.debug("%r", fact)
+
+
+def _log_stall(fact: facts.InstanceStalled) -> None:
+    _LOGGER.error("instance %s is STALLED: %s", fact.instance_id, fact.reason)
+
+
+def _log_attempt(fact: facts.AttemptEnded) -> None:
+    _LOGGER.log(
+        logging.WARNING if fact.final else logging.INFO,
+        "activity %s of instance %s: attempt %d %s: %s: %s",
+        fact.activity,
+        fact.instance_id,
+        fact.attempt,
+        "failed for good" if fact.final else "failed and is retried",
+        fact.type_name,
+        fact.message,
+    )
+
+
+def _log_blocked(fact: facts.TurnBlocked) -> None:
+    _LOGGER.warning(
+        "a turn of instance %s has blocked the event loop for %.1f s at %s; move this work into an activity",
+        fact.instance_id,
+        fact.seconds,
+        fact.location,
+    )
+
+
+def _log_long(fact: facts.HistoryLong) -> None:
+    _LOGGER.warning("the history of instance %s has %d events, over the soft limit", fact.instance_id, fact.events)
+
+
+def _log_lost(fact: facts.WorkerLost) -> None:
+    _LOGGER.warning("worker %s was declared dead by another worker and has stopped", fact.worker)
+
+
+def _log_retry(fact: facts.CommitRetried) -> None:
+    _LOGGER.warning("a commit is tried again: %s", fact.reason)
+
+
+_WRITERS: Final[dict[type, Callable[[Any], None]]] = {
+    facts.InstanceStalled: _log_stall,
+    facts.AttemptEnded: _log_attempt,
+    facts.TurnBlocked: _log_blocked,
+    facts.HistoryLong: _log_long,
+    facts.WorkerLost: _log_lost,
+    facts.CommitRetried: _log_retry,
+}
+"""What is written of the facts that are more than debugging."""

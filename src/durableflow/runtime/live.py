@@ -91,9 +91,10 @@ class Live:
             self.call_up()
 
     def call_up(self) -> None:
-        """Have it take a turn, be it an empty one."""
+        """Have it take a turn, be it an empty one; when its last one is under way, as soon as that is durable."""
         self.queued = True
-        self.take_note(self)
+        if not self.in_commit:
+            self.take_note(self)
 
     @property
     def is_idle(self) -> bool:

@@ -1,0 +1,53 @@
+"""What the log says of each fact, and how loud."""
+
+from __future__ import annotations
+
+import logging
+from typing import get_args
+
+import pytest
+
+from durableflow import Status
+from durableflow.observe import facts
+from durableflow.observe.log import log_fact
+
+LINES = [
+    (facts.WorkerLeads("w"), "DEBUG", "WorkerLeads(worker='w')"),
+    (facts.WorkerLost("w"), "WARNING", "worker w was declared dead by another worker and has stopped"),
+    (facts.InstanceRecovered("i", 3), "DEBUG", "InstanceRecovered(instance_id='i', events=3)"),
+    (facts.InstanceEnded("i", "flow", Status.FAILED), "DEBUG", "InstanceEnded(instance_id='i', workflow='flow'"),
+    (facts.InstanceStalled("i", "no code"), "ERROR", "instance i is STALLED: no code"),
+    (facts.HistoryLong("i", 7), "WARNING", "the history of instance i has 7 events, over the soft limit"),
+    (
+        facts.AttemptEnded("i", "charge", 1, "ValueError", "no", final=False),
+        "INFO",
+        "activity charge of instance i: attempt 1 failed and is retried: ValueError: no",
+    ),
+    (
+        facts.AttemptEnded("i", "charge", 3, "ValueError", "no", final=True),
+        "WARNING",
+        "activity charge of instance i: attempt 3 failed for good: ValueError: no",
+    ),
+    (
+        facts.TurnBlocked("i", 1.5, "flow.py:3 in f"),
+        "WARNING",
+        "a turn of instance i has blocked the event loop for 1.5 s at flow.py:3 in f; move this work into an activity",
+    ),
+    (facts.CommitRetried("disk full"), "WARNING", "a commit is tried again: disk full"),
+    (facts.TurnsCommitted(2, 5), "DEBUG", "TurnsCommitted(instances=2, events=5)"),
+]
+
+
+@pytest.mark.parametrize(("fact", "level", "line"), LINES, ids=lambda each: type(each).__name__)
+def test_each_fact_is_one_line_as_loud_as_it_asks_for_action(
+    fact: facts.Fact, level: str, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "durableflow.engine")
+    log_fact(fact)
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == (level, "durableflow.engine")
+    assert record.getMessage().startswith(line)
+
+
+def test_no_fact_is_without_a_test() -> None:
+    assert {type(fact) for fact, _, _ in LINES} == set(get_args(facts.Fact))
