@@ -38,7 +38,7 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize(("fact", "level", "line"), LINES, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize(("fact", "level", "line"), LINES, ids=[f"{type(f).__name__}-{level}" for f, level, _ in LINES])
 def test_each_fact_is_one_line_as_loud_as_it_asks_for_action(
     fact: facts.Fact, level: str, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
