@@ -173,10 +173,21 @@ class Attempts:
         request = owner.requests[activity.task] = Request(owner, activity, definition, next(self._orders))
         line = (definition.name, bool(activity.losses) and _is_suspect(activity))
         if line not in self._queues and self.reserve(owner, activity, definition):
-            self._grant(request)
+            self._grant(request, activity.attempt)
         else:
             self._queues.setdefault(line, deque()).append(request)
             self._watch_schedule(request)
+
+    def request_after_loss(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
+        """Begin the attempt behind the current one in the turn in which its owner is told that this one was lost.
+
+        Only if there is a place now and it is no suspect; else it is requested when that turn is durable.
+        """
+        if activity.losses or _is_suspect_after_loss(activity) or activity.task in owner.requests:
+            return
+        if (definition.name, False) not in self._queues and self.reserve(owner, activity, definition):
+            request = owner.requests[activity.task] = Request(owner, activity, definition, next(self._orders))
+            self._grant(request, activity.attempt + 1)
 
     def withdraw(self, owner: Owner, task: int) -> None:
         """Forget what `owner` asked for `task`; a place that was reserved for it is free again."""
@@ -187,11 +198,11 @@ class Attempts:
             if request.granted:
                 self.release(owner, request.activity, request.definition)
 
-    def _grant(self, request: Request) -> None:
+    def _grant(self, request: Request, attempt: int) -> None:
         request.granted = True
         for alarm in request.alarms:
             alarm.cancel()
-        request.owner.tell(ev.ActivityStarted(request.activity.task, request.activity.attempt))
+        request.owner.tell(ev.ActivityStarted(request.activity.task, attempt))
 
     def _serve_queue(self) -> None:
         """Give free places out in the order of asking, passing by those that wait for a place of another kind."""
@@ -206,7 +217,7 @@ class Attempts:
                     first = queue[0]
             if first is None or not self.reserve(first.owner, first.activity, first.definition):
                 return
-            self._grant(first)
+            self._grant(first, first.activity.attempt)
 
     def _has_place(self, request: Request) -> bool:
         definition = request.definition
@@ -440,6 +451,11 @@ class Attempts:
 def _is_suspect(activity: PendingActivity) -> bool:
     retry = (activity.options and activity.options.retry) or DEFAULT_RETRY
     return activity.losses >= 2 or activity.attempt - activity.uncounted >= retry.max_attempts
+
+
+def _is_suspect_after_loss(activity: PendingActivity) -> bool:
+    retry = (activity.options and activity.options.retry) or DEFAULT_RETRY
+    return activity.attempt + 1 - activity.uncounted >= retry.max_attempts
 
 
 def failed_attempt(

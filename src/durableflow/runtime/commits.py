@@ -254,11 +254,8 @@ class Commits:
             self.commits += not batch.is_empty
             self.turns += len(batch.steps)
             for step in batch.steps:
-                live = step.live
-                live.in_commit = False
+                step.live.may_go_on()
                 self._effects.apply(step)
-                if live.queued and not live.gone:
-                    self._agenda.take_note(live)
             if len(self._instances.live) > self._means.settings.cached_instances:
                 self._evict()  # not before all are applied: an idle one may have its step behind
             self._means.tell(facts.TurnsCommitted(len(batch.steps), len(batch.commit.rows)))

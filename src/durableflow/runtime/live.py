@@ -96,6 +96,12 @@ class Live:
         if not self.in_commit:
             self.take_note(self)
 
+    def may_go_on(self) -> None:
+        """Its last turn is durable."""
+        self.in_commit = False
+        if self.queued:  # it was told something meanwhile
+            self.take_note(self)
+
     @property
     def is_idle(self) -> bool:
         """True when it only waits for the clock or for messages."""

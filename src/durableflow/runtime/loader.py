@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, cast
 
 from durableflow.authoring.registry import AnyWorkflow, Registry
-from durableflow.backends.base import Heartbeat, LoadedInstance
+from durableflow.backends.base import Heartbeat, HistoryRow, LoadedInstance
 from durableflow.core.execution import WORKER_LOST, Execution
 from durableflow.errors import (
     CorruptHistory,
@@ -23,7 +23,7 @@ from durableflow.model.failure import Failure
 from durableflow.model.status import Status
 from durableflow.observe import facts
 from durableflow.runtime.agenda import Agenda
-from durableflow.runtime.attempts import failed_attempt
+from durableflow.runtime.attempts import Attempts, failed_attempt
 from durableflow.runtime.effects import Effects
 from durableflow.runtime.ends import End, Ends
 from durableflow.runtime.guard import TurnGuard
@@ -61,6 +61,7 @@ class Loader:
         stalls: Stalls,
         wakes: Wakes,
         effects: Effects,
+        attempts: Attempts,
         guard: TurnGuard,
     ) -> None:
         self._means = means
@@ -71,6 +72,7 @@ class Loader:
         self._stalls = stalls
         self._wakes = wakes
         self._effects = effects
+        self._attempts = attempts
         self._guard = guard
         self.loads = 0
         """How many instances have been brought in."""
@@ -191,14 +193,12 @@ class Loader:
         record = loaded.record
         execution = self.new_execution(record.id, self._program_of(loaded))
         try:
-            events_since_breath = 0
-            for row in loaded.rows:
-                events = events_of(row)
-                self._guard.run(record.id, execution.replay, row.first_seq, row.at_us, events)
-                events_since_breath += len(events)
-                if events_since_breath >= _EVENTS_A_BREATH:  # the others have their turn
-                    events_since_breath = 0
-                    await asyncio.sleep(0)
+            replayed = 0
+            while True:
+                replayed = self._guard.run(record.id, _replay_some, execution, loaded.rows, replayed)
+                if replayed == len(loaded.rows):
+                    break
+                await asyncio.sleep(0)  # a breath: the others have their turn
             for activity in execution.activities.values():
                 if activity.name not in self._registry.activities:
                     raise not_registered("activity", activity.name)
@@ -227,8 +227,7 @@ class Loader:
     def _go_on(self, live: Live, messages: Sequence[tuple[int, ev.Event]], beats: Sequence[Heartbeat]) -> None:
         """Tell a revived instance what became of its attempts, what is due, and what is in its inbox."""
         execution = live.execution
-        for answer, number in self._answers_of(live, messages, beats):
-            live.tell(answer, None, number)
+        self._tell_answers(live, messages, beats)
         for due in execution.due_observations(self._means.clock.now_us()):
             live.tell(due)
         for number, event in messages:
@@ -238,9 +237,7 @@ class Loader:
         self._effects.request_due(live)
         self._effects.arm(live)
 
-    def _answers_of(
-        self, live: Live, messages: Sequence[tuple[int, ev.Event]], beats: Sequence[Heartbeat]
-    ) -> Iterator[tuple[ev.Observation, int]]:
+    def _tell_answers(self, live: Live, messages: Sequence[tuple[int, ev.Event]], beats: Sequence[Heartbeat]) -> None:
         """What became of each attempt that the history allows to run: what it said, or that it is lost."""
         answers = {(event.task, event.attempt): (event, 0) for event in self._instances.take_answers(live.id)}
         for number, event in messages:
@@ -248,9 +245,28 @@ class Loader:
                 answers[event.task, event.attempt] = (event, number)
         details = {(beat.task, beat.attempt): beat.details for beat in beats}
         for activity in list(live.execution.activities.values()):
-            if activity.started:
-                key = (activity.task, activity.attempt)
-                activity.details = details.get(key, activity.details)
-                said, number = answers.pop(key, (None, 0))
-                yield said or failed_attempt(activity, _LOST, (WORKER_LOST,), self._means.clock), number
-        self._agenda.drop_messages(number for _, number in answers.values())
+            if not activity.started:
+                continue
+            key = (activity.task, activity.attempt)
+            activity.details = details.get(key, activity.details)
+            said, number = answers.pop(key, (None, 0))
+            if said is not None:
+                live.tell(said, None, number)
+            else:
+                lost = failed_attempt(activity, _LOST, (WORKER_LOST,), self._means.clock)
+                live.tell(lost)
+                if type(lost) is ev.AttemptFailed:
+                    self._attempts.request_after_loss(live, activity, self._registry.activities[activity.name])
+        if answers:
+            self._agenda.drop_messages(number for _, number in answers.values())
+
+
+def _replay_some(execution: Execution, rows: Sequence[HistoryRow], begin: int) -> int:
+    """Replay from row `begin` on, about a thousand events; the row to go on with."""
+    until_seq = execution.next_seq + _EVENTS_A_BREATH
+    index = begin
+    while index < len(rows) and execution.next_seq < until_seq:
+        row = rows[index]
+        execution.replay(row.first_seq, row.at_us, events_of(row))
+        index += 1
+    return index

@@ -94,6 +94,7 @@ class Turns:
         return live is not None and beat.task in live.execution.activities
 
     def _take_turn(self, live: Live, batch: Batch, now_us: int) -> None:
+        assert not live.in_commit, f"{live.id} would take a turn before its last one is durable"
         live.queued = False
         live.in_commit = True
         if live.unreadable is not None:

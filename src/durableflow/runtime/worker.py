@@ -86,7 +86,7 @@ class Worker:
         effects = Effects(means, registry, agenda, instances, self.attempts, ends, stalls, check)
         turns = Turns(means, registry, agenda, instances, self.attempts, guard)
         self._commits = Commits(means, agenda, instances, turns, effects, ends, stalls, wakes)
-        self._loader = Loader(means, registry, instances, agenda, ends, stalls, wakes, effects, guard)
+        self._loader = Loader(means, registry, instances, agenda, ends, stalls, wakes, effects, self.attempts, guard)
         self._inbox = Inbox(means, instances, stalls)
         self.message = self._inbox.deliver
 
