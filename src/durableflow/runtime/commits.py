@@ -16,6 +16,7 @@ Rules that this file keeps:
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Final
 
 from durableflow.backends.base import HistoryRow, LoadedInstance
@@ -44,6 +45,11 @@ _EVICT_LOOKS: Final = 16
 _FIRST_PAUSE_S: Final = 0.02
 _AHEAD_MIN: Final = 16
 """So many instances must have news to be gathered while a commit is under way; fewer wait, and may get more news."""
+
+_SPLIT_MIN: Final = 64
+"""When nothing is under way, so many with news are committed in two halves: those who started together would wait for
+each other's commits for ever, the store and this thread by turns. From then on the commit of one half is under way
+while the other half takes its turns."""
 
 
 class Commits:
@@ -96,7 +102,8 @@ class Commits:
             while not agenda:
                 agenda.work.clear()
                 await agenda.work.wait()
-            self._gather()
+            with_news = len(agenda.dirty)
+            self._gather((with_news + 1) // 2 if with_news >= _SPLIT_MIN else with_news)
             await self._commit_all()
             await asyncio.sleep(0)
 
@@ -131,10 +138,10 @@ class Commits:
         if self._under_way is not None:
             self._gather()
 
-    def _gather(self) -> None:
+    def _gather(self, most: int = sys.maxsize) -> None:
         room = self._means.settings.turns_per_commit - len(self._next.steps)
         if room > 0:
-            self._turns.gather(self._next, room)
+            self._turns.gather(self._next, min(most, room))
 
     def _take_next(self) -> Batch:
         batch, self._next = self._next, Batch()
