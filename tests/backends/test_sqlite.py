@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from durableflow.backends import sqlite as sqlite_module
 from durableflow.backends.base import Commit, Lease, Outgoing, Query
 from durableflow.backends.sqlite import MIGRATIONS, SqliteBackend
+from durableflow.backends.sqlite import thread as thread_module
 from durableflow.errors import (
     AppendConflict,
     CommitOutcomeUnknown,
@@ -129,9 +129,19 @@ def no_database(path: Path) -> Iterator[Path]:
 
 async def test_a_file_that_is_no_database_is_left_alone(no_database: Path) -> None:
     before = threads()
+    made = SqliteBackend(no_database)
+    configure = made._configure
+    connections: list[sqlite3.Connection] = []
+
+    def count(connection: sqlite3.Connection) -> None:
+        connections.append(connection)
+        configure(connection)
+
+    made._configure = count  # type: ignore[method-assign]  # who counts
     with pytest.raises(StorageError, match="not a database"):
-        await SqliteBackend(no_database).open()
+        await made.open()
     await wait_for_threads_to_end(before)
+    assert len(connections) == 1, "giving up does not try again"
 
 
 async def test_a_folder_in_which_nothing_can_be_made_is_a_storage_error() -> None:
@@ -246,7 +256,7 @@ async def test_a_newer_schema_is_refused_and_not_touched(path: Path) -> None:
 STATEMENTS = [statement for script in MIGRATIONS for statement in script.split(";") if statement.strip()]
 
 
-@pytest.mark.parametrize("crash_at", range(len(STATEMENTS) + 2))
+@pytest.mark.parametrize("crash_at", range(len(STATEMENTS) + 3))
 async def test_a_migration_that_breaks_at_any_statement_is_absent(path: Path, crash_at: int) -> None:
     """I47: whole or absent. The statements are counted as SQLite itself sees them."""
     made = SqliteBackend(path)
@@ -513,12 +523,29 @@ async def test_a_writer_waits_for_a_long_transaction_of_another(path: Path, back
 async def test_a_store_that_stays_locked_is_a_storage_error(
     path: Path, backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_module, "_BUSY_TIMEOUT_S", 0.05)
-    impatient = SqliteBackend(path)
+    monkeypatch.setattr(thread_module, "BUSY_TIMEOUT_S", 0.05)
+    lease = await lease_of(backend)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("begin immediate")
+        for write in (
+            backend.send([Outgoing("a", b"", an_instance("a"))]),
+            backend.commit(lease, Commit(new=[an_instance("a")])),
+        ):
+            with pytest.raises(StorageError, match=r"locked.*nothing was written") as caught:
+                await write
+            assert type(caught.value) is StorageError
+        other = SqliteBackend(path)
+        await other.open()  # there is nothing to write
+        await other.close()
+
+
+async def test_a_new_file_that_stays_locked_is_a_storage_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_module, "BUSY_TIMEOUT_S", 0.05)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("pragma journal_mode=wal")
+        connection.execute("begin immediate")
         with pytest.raises(StorageError, match=r"locked.*nothing was written"):
-            await impatient.open()
+            await SqliteBackend(path).open()
 
 
 async def test_however_many_wait_for_a_change_all_hear_of_it(path: Path, backend: SqliteBackend) -> None:
