@@ -33,6 +33,7 @@ def write_row_by_row(connection: sqlite3.Connection, lease: Lease, commit: Commi
     )
     connection.executemany("delete from inbox where number = ?", [(number,) for number in commit.consumed])
     connection.executemany("insert or replace into heartbeats values (?, ?, ?, ?)", commit.heartbeats)
+    connection.executemany("delete from heartbeats where instance = ?", [(each,) for each in commit.finished_ids()])
 
 
 def lease_lost(lease: Lease) -> LeaseLost:

@@ -145,6 +145,24 @@ class CommitContract(StoreContract):
         assert sorted(loaded.heartbeats) == late
 
     @contract
+    async def test_the_heartbeats_of_an_instance_go_when_it_is_over(self, backend: Backend) -> None:
+        """In the commit that ends it, with those that it brings itself; others keep theirs."""
+        lease = await a_lease(backend)
+        ids = ("a", "b", "c")
+        beats = [Heartbeat(each, task, 1, b"1") for each in ids for task in (1, 2)]
+        await backend.commit(lease, Commit(new=[an_instance(each) for each in ids], heartbeats=beats))
+        await backend.commit(
+            lease,
+            Commit(
+                new=[an_instance("d", Status.COMPLETED)],
+                changes=[a_change("a", Status.FAILED), a_change("b", Status.SUSPENDED)],
+                heartbeats=[Heartbeat("a", 3, 1, b"2"), Heartbeat("d", 1, 1, b"2")],
+            ),
+        )
+        loaded = {item.record.id: sorted(item.heartbeats) for item in await backend.load([*ids, "d"])}
+        assert loaded == {"a": [], "b": beats[2:4], "c": beats[4:], "d": []}
+
+    @contract
     async def test_many_callers_at_once_do_not_disturb_each_other(self, backend: Backend) -> None:
         """Commits, messages and questions, all under way together."""
         lease = await a_lease(backend)

@@ -141,6 +141,8 @@ class StoreContract:
         )
         await backend.send([Outgoing(each, b"message", event_id="e") for each in ids])
         await backend.commit(lease, Commit(changes=[a_change("over", Status.COMPLETED)]))
+        late = Heartbeat("over", 1, 1, b"late")  # of an attempt that has not heard of it
+        await backend.commit(lease, Commit(heartbeats=[late]))
         return lease
 
     async def _parts(self, backend: Backend) -> dict[str, Any]:
