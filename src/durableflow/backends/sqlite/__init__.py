@@ -2,7 +2,8 @@
 
 All writing is done by one thread that owns the connection (`thread.py`): a whole transaction is one hop to it, nobody
 can cancel it half way, and it is a daemon, so that an engine which was never closed does not hang the interpreter's
-exit. Listing and looking is done on a connection of its own (`reader.py`), so that a long list does not
+exit. A worker's commit is one statement (`commit.py`), because between two statements the thread would have to wait
+for the interpreter. Listing and looking is done on a connection of its own (`reader.py`), so that a long list does not
 hold up the commits.
 
 Only one worker owns the file at a time. It holds a row of `workers` and, while its process lives, an operating-system

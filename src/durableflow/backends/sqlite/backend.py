@@ -22,7 +22,12 @@ from durableflow.backends.base import (
     SendResult,
 )
 from durableflow.backends.sqlite.commit import (
+    REFUSALS,
+    Packed,
+    create_commit_view,
     lease_lost,
+    pack,
+    write_packed,
     write_row_by_row,
 )
 from durableflow.backends.sqlite.inbox import send_one
@@ -118,6 +123,7 @@ class SqliteBackend:
         self._configure(connection)
         if schema_version(connection, self.path) < len(MIGRATIONS):
             self._transact(connection, partial(migrate, where=self.path))
+        create_commit_view(connection)
 
     def _configure(self, connection: sqlite3.Connection) -> None:
         execute = connection.execute
@@ -143,7 +149,10 @@ class SqliteBackend:
         return EngineClosed(f"{self!r} is not open")
 
     def _transact(self, connection: sqlite3.Connection, change: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `change` in one transaction; whatever happens, none is left open."""
+        """Run `change` in one transaction; whatever happens, none is left open.
+
+        A worker's commit that nobody watches by a hook is the one writer that does without: see `commit`.
+        """
         hook = self.hook
         connection.execute("begin immediate")  # when the file is busy, the thread calls this again
         try:
@@ -165,9 +174,6 @@ class SqliteBackend:
             _roll_back(connection)  # whatever comes of it: the outcome is unknown
             raise self._no_answer(error) from error
         return result
-
-    def _no_answer(self, error: BaseException) -> CommitOutcomeUnknown:
-        return CommitOutcomeUnknown(f"{self.path}: the commit did not answer: {error}")
 
     # -- the worker's side ----------------------------------------------------------------------------------
 
@@ -218,8 +224,50 @@ class SqliteBackend:
         self._lock.release()
 
     async def commit(self, lease: Lease, commit: Commit) -> None:
-        """See `Backend.commit`."""
-        await self._write(lambda connection: write_row_by_row(connection, lease, commit))
+        """See `Backend.commit`. One statement, which is its own transaction.
+
+        With a hook set, the same statement runs between a BEGIN and a COMMIT of `_transact`, so that there are the
+        moments at which the hook is called.
+        """
+        packed = pack(lease, commit)
+
+        def one_by_one(connection: sqlite3.Connection) -> None:
+            write_row_by_row(connection, lease, commit)
+
+        def at_once(connection: sqlite3.Connection) -> None:
+            assert packed is not None
+            try:
+                write_packed(connection, packed)
+            except sqlite3.IntegrityError:  # took back this statement, not the transaction
+                one_by_one(connection)
+
+        def write(connection: sqlite3.Connection) -> None:
+            if packed is None:
+                self._transact(connection, one_by_one)
+            elif self.hook is not None:
+                self._transact(connection, at_once)
+            elif not self._autocommit(connection, packed):
+                self._transact(connection, one_by_one)  # which says what is in the way, or finds it gone and writes
+
+        await self._connection().call(write)
+
+    def _autocommit(self, connection: sqlite3.Connection, packed: Packed) -> bool:
+        """Write all of a commit in a transaction of its own; False when there is something in the way."""
+        try:
+            write_packed(connection, packed)
+        except sqlite3.IntegrityError:
+            return False
+        except MemoryError as error:  # SQLITE_NOMEM
+            raise self._no_answer(error) from error
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", None)  # absent: the statement was not even begun
+            if code is None or code & 0xFF in REFUSALS:
+                raise  # when the file is busy, the thread calls this again; what else it is, it tells
+            raise self._no_answer(error) from error
+        return True
+
+    def _no_answer(self, error: BaseException) -> CommitOutcomeUnknown:
+        return CommitOutcomeUnknown(f"{self.path}: the commit did not answer: {error}")
 
     async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
         """See `Backend.load`."""

@@ -11,6 +11,7 @@ from durableflow.backends.base import (
     Backend,
     Commit,
     Heartbeat,
+    HistoryRow,
     InstanceChange,
     InstanceRecord,
     LoadedInstance,
@@ -161,6 +162,72 @@ class CommitContract(StoreContract):
         )
         loaded = {item.record.id: sorted(item.heartbeats) for item in await backend.load([*ids, "d"])}
         assert loaded == {"a": [], "b": beats[2:4], "c": beats[4:], "d": []}
+
+    @contract
+    async def test_values_that_look_like_something_else_are_kept_as_they_are(self, backend: Backend) -> None:
+        """No text is taken for a list or a number, nothing empty for nothing, no number for a float."""
+        lease = await a_lease(backend)
+        large = 2**62 + 1  # as a float it would be another number
+        odd = ["[1, 2]", '{"a": 1}', "null", "007", "1e5", "\\u0041\\", "\x01\x1f\x7f"]
+        new = [
+            an_instance(
+                f"i{number}",
+                workflow=text,
+                wake_us=large,
+                tags={text: text, "k": text},
+                custom_status=b"",
+            )
+            for number, text in enumerate(odd)
+        ]
+        rows = [HistoryRow(each.id, 1, large, b"") for each in new]
+        await backend.commit(lease, Commit(new=new, rows=rows))
+        loaded = await backend.load([each.id for each in new])
+        assert [item.record for item in loaded] == [
+            InstanceRecord(n.id, n.workflow, 1, n.status, n.created_us, None, large, n.tags, b"") for n in new
+        ]
+        assert [item.rows for item in loaded] == [[row] for row in rows]
+        for number, text in enumerate(odd):
+            assert [record.id for record in await backend.list_records(Query(tags={"k": text}))] == [f"i{number}"]
+        changes = [a_change(n.id, wake_us=large, stall_reason=text) for n, text in zip(new, odd, strict=True)]
+        await backend.commit(lease, Commit(changes=changes, heartbeats=[Heartbeat("i0", 1, 1, b"")]))
+        loaded = await backend.load([each.id for each in new])
+        assert [item.record.stall_reason for item in loaded] == odd
+        assert {item.record.custom_status for item in loaded} == {None}
+        assert loaded[0].heartbeats == [Heartbeat("i0", 1, 1, b"")]
+
+    @contract
+    async def test_of_two_changes_of_an_instance_the_later_one_stays(self, backend: Backend) -> None:
+        """And of two heartbeats of a task: a commit is a sequence."""
+        lease = await a_lease(backend)
+        await backend.commit(lease, Commit(new=[an_instance("a")]))
+        await backend.commit(
+            lease,
+            Commit(
+                changes=[a_change("a", wake_us=each, custom_status=b"%d" % each) for each in (3, 1, 2)],
+                heartbeats=[Heartbeat("a", 1, each, b"%d" % each) for each in (3, 1, 2)],
+            ),
+        )
+        (loaded,) = await backend.load(["a"])
+        assert (loaded.record.wake_us, loaded.record.custom_status) == (2, b"2")
+        assert loaded.heartbeats == [Heartbeat("a", 1, 2, b"2")]
+
+    @contract
+    async def test_a_row_that_comes_twice_is_a_conflict(self, backend: Backend) -> None:
+        """Also the first rows of a new instance; what replaces an instance conflicts with nothing of the old one."""
+        lease = await self._with_something(backend)
+        before = await self._everything(backend)
+        for new in (an_instance("x"), an_instance("over", replace=True)):
+            with refused(AppendConflict) as conflict:
+                await backend.commit(lease, Commit(new=[new], rows=[a_row(new.id), a_row("a", 2), a_row(new.id)]))
+            assert conflict.error.instance_ids == {new.id}
+        with refused(InstancesExist) as refusal:  # of both kinds, the instances are told first
+            await backend.commit(lease, Commit(new=[an_instance("a")], rows=[a_row("b")]))
+        assert refusal.error.instance_ids == {"a"}
+        with refused(InstancesExist) as refusal:
+            twice = [an_instance("over", replace=True), an_instance("x"), an_instance("over", replace=True)]
+            await backend.commit(lease, Commit(new=twice))
+        assert refusal.error.instance_ids == {"over"}
+        assert await self._everything(backend) == before
 
     @contract
     async def test_many_callers_at_once_do_not_disturb_each_other(self, backend: Backend) -> None:
