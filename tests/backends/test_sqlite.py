@@ -526,6 +526,72 @@ async def test_a_nul_in_a_text_is_kept(backend: SqliteBackend) -> None:
     assert loaded.record.stall_reason == "before\0after"
 
 
+# -- loading many ----------------------------------------------------------------------------------------------
+
+
+async def test_loading_many_is_one_statement(backend: SqliteBackend) -> None:
+    lease = await prepared_lease(backend)
+    await backend.commit(lease, a_large_commit())
+    ids = [f"made {n}" for n in range(200)]
+    seen = await statements_of(backend, lambda: backend.load(ids))
+    assert len(seen) == 1
+    loaded = await backend.load(ids)
+    assert [[row.events for row in item.rows] for item in loaded] == [[b"1", b"5"]] * 200
+
+
+SPOILING = {
+    "events are text": "update history set events = 'a text' where instance = 'made 3'",
+    "events are a number": "update history set events = 17 where instance = 'made 3' and first_seq = 5",
+    "events are large": "update history set events = zeroblob(9000) where instance = 'made 3'",
+    "a time is text": "update history set at_us = 'noon' where instance = 'made 3'",
+    "a time is bytes": "update history set at_us = x'00ff' where instance = 'made 3'",
+    "a number is text": "update history set first_seq = 'first' where instance = 'made 3' and first_seq = 1",
+    "details are text": "update heartbeats set details = 'a text' where instance = 'made 3'",
+    "a custom status is text": "update instances set custom_status = 'a text' where id = 'made 3'",
+    "a stall reason is bytes": "update instances set stall_reason = x'00ff' where id = 'made 3'",
+    "a wake time is infinite": "update instances set wake_us = 9e999 where id = 'made 3'",
+    "a wake time is a fraction": "update instances set wake_us = 1.1 where id = 'made 3'",
+    "a message is text": "update inbox set data = 'a text'",
+}
+
+
+@pytest.mark.parametrize("what", SPOILING)
+async def test_what_is_not_what_it_should_be_is_loaded_as_it_is(path: Path, backend: SqliteBackend, what: str) -> None:
+    """Whoever takes the instance over sees what is stored, and the others are whole."""
+    lease = await prepared_lease(backend)
+    large = a_large_commit()
+    large.consumed = []
+    await backend.commit(lease, large)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        assert connection.execute(SPOILING[what]).rowcount > 0
+    ids = [*(f"made {n}" for n in range(20)), "a"]
+    stored = tables_of(path)
+    loaded = await backend.load(ids)
+    assert [item.record.id for item in loaded] == ids
+    for instance_id, item in zip(ids, loaded, strict=True):
+        assert item.rows == [row for row in stored["history"] if row[0] == instance_id]
+        assert item.heartbeats == [row for row in stored["heartbeats"] if row[0] == instance_id]
+        assert item.messages == [row[:3] for row in stored["inbox"] if row[1] == instance_id]
+        (row,) = [row for row in stored["instances"] if row[0] == instance_id]
+        assert (item.record.wake_us, item.record.custom_status, item.record.stall_reason) == (row[6], row[8], row[9])
+
+
+async def test_text_that_cannot_be_read_is_a_storage_error(path: Path, backend: SqliteBackend) -> None:
+    await prepared_lease(backend)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("update instances set stall_reason = cast(x'ff' as text) where id = 'a'")
+    with pytest.raises(StorageError, match="UTF-8"):
+        await backend.load(["a"])
+
+
+async def test_more_rows_than_are_gathered_are_loaded_all_the_same(backend: SqliteBackend) -> None:
+    lease = await prepared_lease(backend)
+    rows = [a_row("a", seq) for seq in range(1, 10_050)]
+    await backend.commit(lease, Commit(rows=rows))
+    (loaded,) = await backend.load(["a"])
+    assert loaded.rows == rows
+
+
 async def test_refusals_leave_no_transaction_open(backend: SqliteBackend) -> None:
     lease = await lease_of(backend)
     await backend.commit(lease, Commit(new=[an_instance("a")], rows=[a_row("a")]))

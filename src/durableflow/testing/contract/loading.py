@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durableflow.backends.base import Backend, Commit, Outgoing
+from durableflow.backends.base import Backend, Commit, Heartbeat, Outgoing
 from durableflow.model.status import Status
 from durableflow.testing.contract.store import StoreContract, a_change, a_lease, a_row, an_instance, contract
 
@@ -23,6 +23,33 @@ class LoadingContract(StoreContract):
         assert [message.data for message in found["a"].messages] == [b"to a", b"to a"]
         assert [message.data for message in found["b"].messages] == [b"to b"]
         assert await backend.load([]) == []
+
+    @contract
+    async def test_loading_many_gives_each_its_own_whatever_their_sizes(self, backend: Backend) -> None:
+        """Small and large values, long and short histories, all in order."""
+        lease = await a_lease(backend)
+        ids = [f"i{n:02}" for n in range(30)]
+        sizes = (0, 1, 4_096, 4_097, 100_000)
+        rows = {
+            each: [a_row(each, seq, bytes([n, seq % 256]) * (sizes[(n + seq) % 5] // 2)) for seq in range(1, 40, 3)]
+            for n, each in enumerate(ids)
+        }
+        new = [an_instance(each, custom_status=b"s" * sizes[n % 5]) for n, each in enumerate(ids)]
+        beats = [Heartbeat(each, 1, 1, b"b" * sizes[(n + 1) % 5]) for n, each in enumerate(ids)]
+        await backend.commit(
+            lease, Commit(new=new, rows=[row for each in reversed(ids) for row in rows[each]], heartbeats=beats)
+        )
+        sent = [Outgoing(each, b"m" * sizes[(n + 2) % 5] + b"%d" % k) for k in range(3) for n, each in enumerate(ids)]
+        await backend.send(sent)
+        asked = [*reversed(ids), "nobody"]
+        loaded = await backend.load(asked)
+        assert [item.record.id for item in loaded] == asked[:-1]
+        for item in loaded:
+            each, n = item.record.id, ids.index(item.record.id)
+            assert item.record.custom_status == new[n].custom_status
+            assert item.rows == rows[each]
+            assert item.heartbeats == [beats[n]]
+            assert [message.data for message in item.messages] == [m.data for m in sent if m.instance_id == each]
 
     @contract
     async def test_what_is_due_comes_in_pages_in_the_order_of_its_time(self, backend: Backend) -> None:
