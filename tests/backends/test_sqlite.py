@@ -8,16 +8,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from durableflow.backends import sqlite as sqlite_module
-from durableflow.backends.base import Commit, Lease, Outgoing, Query
+from durableflow.backends.base import Commit, Heartbeat, Lease, Outgoing, Query
 from durableflow.backends.sqlite import MIGRATIONS, SqliteBackend
+from durableflow.backends.sqlite import commit as commit_module
+from durableflow.backends.sqlite import thread as thread_module
 from durableflow.errors import (
     AppendConflict,
     CommitOutcomeUnknown,
@@ -129,9 +131,19 @@ def no_database(path: Path) -> Iterator[Path]:
 
 async def test_a_file_that_is_no_database_is_left_alone(no_database: Path) -> None:
     before = threads()
+    made = SqliteBackend(no_database)
+    configure = made._configure
+    connections: list[sqlite3.Connection] = []
+
+    def count(connection: sqlite3.Connection) -> None:
+        connections.append(connection)
+        configure(connection)
+
+    made._configure = count  # type: ignore[method-assign]  # who counts
     with pytest.raises(StorageError, match="not a database"):
-        await SqliteBackend(no_database).open()
+        await made.open()
     await wait_for_threads_to_end(before)
+    assert len(connections) == 1, "giving up does not try again"
 
 
 async def test_a_folder_in_which_nothing_can_be_made_is_a_storage_error() -> None:
@@ -246,7 +258,7 @@ async def test_a_newer_schema_is_refused_and_not_touched(path: Path) -> None:
 STATEMENTS = [statement for script in MIGRATIONS for statement in script.split(";") if statement.strip()]
 
 
-@pytest.mark.parametrize("crash_at", range(len(STATEMENTS) + 2))
+@pytest.mark.parametrize("crash_at", range(len(STATEMENTS) + 3))
 async def test_a_migration_that_breaks_at_any_statement_is_absent(path: Path, crash_at: int) -> None:
     """I47: whole or absent. The statements are counted as SQLite itself sees them."""
     made = SqliteBackend(path)
@@ -360,6 +372,224 @@ async def test_a_full_disk_is_a_storage_error_and_the_next_commit_works(backend:
     await backend._thread.call(lambda connection: connection.execute("pragma max_page_count=1000000").fetchone())
     await backend.commit(lease, commit)
     assert len(await backend.load(["a"])) == 1
+
+
+class Answering(sqlite3.Connection):
+    """A connection whose commits end with an error of the test's choice, as if the disk had said so."""
+
+    error: Exception
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        if sql.startswith("insert into commits"):
+            raise self.error
+        return super().execute(sql, parameters)
+
+
+def sqlite_error(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("planted")
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (sqlite_error(sqlite3.SQLITE_FULL), StorageError),
+        (sqlite_error(sqlite3.SQLITE_READONLY), StorageError),
+        (sqlite_error(sqlite3.SQLITE_IOERR_FSYNC), CommitOutcomeUnknown),
+        (sqlite_error(sqlite3.SQLITE_IOERR_WRITE), CommitOutcomeUnknown),
+        (sqlite_error(sqlite3.SQLITE_CORRUPT), CommitOutcomeUnknown),
+        (sqlite3.ProgrammingError("binding"), StorageError),
+        (MemoryError(), CommitOutcomeUnknown),
+    ],
+    ids=["full", "readonly", "fsync", "write", "corrupt", "binding", "memory"],
+)
+async def test_an_error_that_can_come_from_the_end_of_a_commit_leaves_its_outcome_unknown(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[StorageError]
+) -> None:
+    monkeypatch.setattr(Answering, "error", error, raising=False)
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, factory=Answering, **options))
+    made = SqliteBackend(path)
+    await made.open()
+    lease = await lease_of(made)
+    with pytest.raises(StorageError) as caught:
+        await made.commit(lease, Commit(new=[an_instance("a")]))
+    assert type(caught.value) is kind
+    assert ("nothing was written" in str(caught.value)) is (kind is StorageError)
+    await made.close()
+
+
+async def statements_of(backend: SqliteBackend, work: Callable[[], Awaitable[object]]) -> list[str]:
+    """What the writing connection is told meanwhile; a statement is seen again for each that its triggers run."""
+    seen: list[str] = []
+    assert backend._thread is not None
+    await backend._thread.call(lambda connection: connection.set_trace_callback(seen.append))
+    await work()
+    await backend._thread.call(lambda connection: connection.set_trace_callback(None))
+    return [statement for statement, _ in groupby(seen)]
+
+
+def a_large_commit() -> Commit:
+    """Two hundred turns, with some of everything."""
+    made = [f"made {n}" for n in range(200)]
+    return Commit(
+        new=[
+            an_instance("over", replace=True),
+            *(an_instance(each, tags={"k": each}, custom_status=each.encode()) for each in made),
+        ],
+        rows=[a_row(each, seq, b"%d" % seq) for each in made for seq in (1, 5)],
+        changes=[a_change(each, Status.COMPLETED, custom_status=b"2") for each in made[::2]],
+        consumed=[1],
+        heartbeats=[Heartbeat(each, 1, 1, each.encode()) for each in made],
+    )
+
+
+async def prepared_lease(backend: SqliteBackend) -> Lease:
+    """Of a store with one instance that is over, and one that has a message."""
+    lease = await lease_of(backend)
+    await backend.commit(lease, Commit(new=[an_instance("over", Status.COMPLETED, tags={"k": "v"})]))
+    await backend.commit(lease, Commit(new=[an_instance("a")]))
+    await backend.send([Outgoing("a", b"message")])
+    return lease
+
+
+async def test_a_commit_is_one_statement(backend: SqliteBackend) -> None:
+    """The interpreter's lock is let go and taken back at each: beside a thread that computes, that is dear."""
+    lease = await prepared_lease(backend)
+    (statement,) = await statements_of(backend, lambda: backend.commit(lease, a_large_commit()))
+    assert statement.startswith("insert into commits")
+    loaded = {item.record.id: item for item in await backend.load(["over", "made 0", "made 1", "a"])}
+    assert [each for each, item in loaded.items() if item.record.status is not Status.RUNNING] == ["made 0"]
+    assert loaded["made 1"].rows == [a_row("made 1", 1, b"1"), a_row("made 1", 5, b"5")]
+    assert (loaded["made 0"].heartbeats, loaded["made 1"].heartbeats) == ([], [Heartbeat("made 1", 1, 1, b"made 1")])
+    assert loaded["a"].messages == []
+
+
+async def test_with_a_hook_a_commit_is_the_same_statement_in_a_transaction(backend: SqliteBackend) -> None:
+    lease = await prepared_lease(backend)
+    moments: list[str] = []
+    backend.hook = moments.append
+    begin, statement, commit = await statements_of(backend, lambda: backend.commit(lease, a_large_commit()))
+    assert (begin, commit) == ("begin immediate", "commit")
+    assert statement.startswith("insert into commits")
+    assert moments == ["begin", "before commit", "after commit"]
+
+
+async def test_a_commit_is_the_same_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, in a transaction with hooks, and row by row, as one that is too large to travel in one piece."""
+
+    async def written(name: str, *, hook: Callable[[str], None] | None = None) -> dict[str, list[Any]]:
+        made = SqliteBackend(tmp_path / name)
+        await made.open()
+        lease = await prepared_lease(made)
+        made.hook = hook
+        seen = await statements_of(made, lambda: made.commit(lease, a_large_commit()))
+        assert (len(seen) > 200) is (name == "row by row")
+        for refused_lease, commit, kind in (
+            (lease, a_large_commit(), InstancesExist),
+            (lease, Commit(new=[an_instance("x")], rows=[a_row("made 7", 5)]), AppendConflict),
+            (Lease(99, 0), Commit(new=[an_instance("x")]), LeaseLost),
+        ):
+            with pytest.raises(kind):
+                await made.commit(refused_lease, commit)
+        await made.close()
+        return tables_of(tmp_path / name)
+
+    at_once = await written("at once")
+    assert await written("with a hook", hook=lambda _: None) == at_once
+    monkeypatch.setattr(commit_module, "PACKED_MAX_BYTES", 1)
+    assert await written("row by row") == at_once
+
+
+async def test_a_conflict_that_is_gone_when_it_is_looked_for_is_none(backend: SqliteBackend) -> None:
+    """Another process may purge what was in the way between the statement and the look for the reason."""
+    lease = await prepared_lease(backend)
+    await backend.commit(lease, Commit(new=[an_instance("b", Status.COMPLETED)]))
+    transact = backend._transact
+
+    def purge_first(connection: sqlite3.Connection, change: Callable[[sqlite3.Connection], Any]) -> Any:
+        connection.execute("delete from instances where id = 'b'")
+        return transact(connection, change)
+
+    backend._transact = purge_first  # type: ignore[method-assign]  # the other process
+    await backend.commit(lease, Commit(new=[an_instance("b")], rows=[a_row("b")]))
+    (loaded,) = await backend.load(["b"])
+    assert loaded.record.status is Status.RUNNING
+
+
+async def test_a_nul_in_a_text_is_kept(backend: SqliteBackend) -> None:
+    """The engine refuses one at the door; a reason for a stall may quote one."""
+    lease = await prepared_lease(backend)
+    await backend.commit(lease, Commit(changes=[a_change("a", stall_reason="before\0after")]))
+    (loaded,) = await backend.load(["a"])
+    assert loaded.record.stall_reason == "before\0after"
+
+
+# -- loading many ----------------------------------------------------------------------------------------------
+
+
+async def test_loading_many_is_one_statement(backend: SqliteBackend) -> None:
+    lease = await prepared_lease(backend)
+    await backend.commit(lease, a_large_commit())
+    ids = [f"made {n}" for n in range(200)]
+    seen = await statements_of(backend, lambda: backend.load(ids))
+    assert len(seen) == 1
+    loaded = await backend.load(ids)
+    assert [[row.events for row in item.rows] for item in loaded] == [[b"1", b"5"]] * 200
+
+
+SPOILING = {
+    "events are text": "update history set events = 'a text' where instance = 'made 3'",
+    "events are a number": "update history set events = 17 where instance = 'made 3' and first_seq = 5",
+    "events are large": "update history set events = zeroblob(9000) where instance = 'made 3'",
+    "a time is text": "update history set at_us = 'noon' where instance = 'made 3'",
+    "a time is bytes": "update history set at_us = x'00ff' where instance = 'made 3'",
+    "a number is text": "update history set first_seq = 'first' where instance = 'made 3' and first_seq = 1",
+    "details are text": "update heartbeats set details = 'a text' where instance = 'made 3'",
+    "a custom status is text": "update instances set custom_status = 'a text' where id = 'made 3'",
+    "a stall reason is bytes": "update instances set stall_reason = x'00ff' where id = 'made 3'",
+    "a wake time is infinite": "update instances set wake_us = 9e999 where id = 'made 3'",
+    "a wake time is a fraction": "update instances set wake_us = 1.1 where id = 'made 3'",
+    "a message is text": "update inbox set data = 'a text'",
+}
+
+
+@pytest.mark.parametrize("what", SPOILING)
+async def test_what_is_not_what_it_should_be_is_loaded_as_it_is(path: Path, backend: SqliteBackend, what: str) -> None:
+    """Whoever takes the instance over sees what is stored, and the others are whole."""
+    lease = await prepared_lease(backend)
+    large = a_large_commit()
+    large.consumed = []
+    await backend.commit(lease, large)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        assert connection.execute(SPOILING[what]).rowcount > 0
+    ids = [*(f"made {n}" for n in range(20)), "a"]
+    stored = tables_of(path)
+    loaded = await backend.load(ids)
+    assert [item.record.id for item in loaded] == ids
+    for instance_id, item in zip(ids, loaded, strict=True):
+        assert item.rows == [row for row in stored["history"] if row[0] == instance_id]
+        assert item.heartbeats == [row for row in stored["heartbeats"] if row[0] == instance_id]
+        assert item.messages == [row[:3] for row in stored["inbox"] if row[1] == instance_id]
+        (row,) = [row for row in stored["instances"] if row[0] == instance_id]
+        assert (item.record.wake_us, item.record.custom_status, item.record.stall_reason) == (row[6], row[8], row[9])
+
+
+async def test_text_that_cannot_be_read_is_a_storage_error(path: Path, backend: SqliteBackend) -> None:
+    await prepared_lease(backend)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("update instances set stall_reason = cast(x'ff' as text) where id = 'a'")
+    with pytest.raises(StorageError, match="UTF-8"):
+        await backend.load(["a"])
+
+
+async def test_more_rows_than_are_gathered_are_loaded_all_the_same(backend: SqliteBackend) -> None:
+    lease = await prepared_lease(backend)
+    rows = [a_row("a", seq) for seq in range(1, 10_050)]
+    await backend.commit(lease, Commit(rows=rows))
+    (loaded,) = await backend.load(["a"])
+    assert loaded.rows == rows
 
 
 async def test_refusals_leave_no_transaction_open(backend: SqliteBackend) -> None:
@@ -513,12 +743,29 @@ async def test_a_writer_waits_for_a_long_transaction_of_another(path: Path, back
 async def test_a_store_that_stays_locked_is_a_storage_error(
     path: Path, backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_module, "_BUSY_TIMEOUT_S", 0.05)
-    impatient = SqliteBackend(path)
+    monkeypatch.setattr(thread_module, "BUSY_TIMEOUT_S", 0.05)
+    lease = await lease_of(backend)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("begin immediate")
+        for write in (
+            backend.send([Outgoing("a", b"", an_instance("a"))]),
+            backend.commit(lease, Commit(new=[an_instance("a")])),
+        ):
+            with pytest.raises(StorageError, match=r"locked.*nothing was written") as caught:
+                await write
+            assert type(caught.value) is StorageError
+        other = SqliteBackend(path)
+        await other.open()  # there is nothing to write
+        await other.close()
+
+
+async def test_a_new_file_that_stays_locked_is_a_storage_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_module, "BUSY_TIMEOUT_S", 0.05)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("pragma journal_mode=wal")
+        connection.execute("begin immediate")
         with pytest.raises(StorageError, match=r"locked.*nothing was written"):
-            await impatient.open()
+            await SqliteBackend(path).open()
 
 
 async def test_however_many_wait_for_a_change_all_hear_of_it(path: Path, backend: SqliteBackend) -> None:

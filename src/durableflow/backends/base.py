@@ -69,7 +69,7 @@ class InstanceChange(NamedTuple):
 
 
 class Heartbeat(NamedTuple):
-    """The latest details of an attempt."""
+    """The latest details of an attempt; gone with the commit in which its instance is over."""
 
     instance_id: str
     task: int
@@ -93,6 +93,11 @@ class Commit(msgspec.Struct):
     changes: list[InstanceChange] = []
     consumed: list[int] = []
     heartbeats: list[Heartbeat] = []
+
+    def finished_ids(self) -> list[str]:
+        """Instances that are over with this commit."""
+        changed = [change.id for change in self.changes if change.finished_us is not None]
+        return changed + [new.id for new in self.new if new.finished_us is not None]
 
 
 class InstanceRecord(msgspec.Struct, frozen=True):
@@ -198,6 +203,8 @@ class Backend(Protocol):
 
     async def commit(self, lease: Lease, commit: Commit) -> None:
         """Make all of `commit` durable.
+
+        The heartbeats of its `finished_ids` go, also those that it brings: nobody asks for them any more.
 
         Raises:
             LeaseLost: nothing was written, ever again.

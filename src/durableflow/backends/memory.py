@@ -128,6 +128,9 @@ class MemoryBackend:
         for beat in commit.heartbeats:
             if beat.instance_id in instances:
                 instances[beat.instance_id].beats[beat.task] = beat
+        for instance_id in commit.finished_ids():
+            if instance_id in instances:
+                instances[instance_id].beats.clear()
         if self._openers > 1:  # a lone engine hears of its own commits without this
             self._notify()
 

@@ -1,0 +1,265 @@
+"""A worker's commit as one statement.
+
+The interpreter lets go of its lock around every step of a statement and needs it back after each. Beside a thread that
+computes, each of these returns can take as long as that thread may hold on, 5 ms, and a commit of a hundred turns, row
+by row, took a third of a second. So all of a commit is handed to SQLite at once: as one row that is inserted into a
+view, whose trigger writes the tables. The lists travel as JSON. The bytes, which JSON cannot hold, travel joined
+together, and each list says where its piece begins and how long it is.
+
+In autocommit mode this one statement is BEGIN, all that is written, and COMMIT, and the lock is let go once.
+
+The statement does not tell what was wrong, only that something was: a row that is there, an id that is taken, a worker
+that was declared dead. Then nothing was written, and `write_row_by_row` does the same again, looks before each step,
+and knows the name of what it finds.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from durableflow.backends.base import Commit, HistoryRow, Lease
+from durableflow.backends.sqlite.instances import (
+    HANGING_TABLES,
+    TERMINAL_SQL,
+    insert_instances,
+    tags_text,
+    taken_ids,
+)
+from durableflow.errors import AppendConflict, InstancesExist, LeaseLost
+
+PACKED_MAX_BYTES: Final = 64 * 1024 * 1024
+"""A commit above this is written row by row: it would be copied twice on its way, and its few rows are few steps."""
+
+REFUSALS: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_SCHEMA,
+        sqlite3.SQLITE_TOOBIG,
+    }
+)
+"""Results of a statement in autocommit mode after which nothing of it is in the store, nor ever will be.
+
+Whatever goes wrong in such a statement, SQLite rolls its transaction back before it answers
+(https://sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction"), so no connection that lives sees
+any of it. But a transaction is in a write-ahead log as soon as its last frame, the one with the mark of a commit, is in
+the file. What comes after that frame can still fail: the wait for the disk, and the entry in the index of the log that
+all processes share. A rollback leaves the frame where it is, until the next transaction is written over it. If all
+processes die before that, the next one to open the file finds the frame, takes the transaction for committed, and it is
+there after all.
+
+So these count as refusals, because they come before that frame:
+
+- All that executing finds: constraints, the trigger's own refusal, a file that may not be written to, values that do
+  not fit, an interruption. The commit frame is written when all has been executed.
+- Not getting the file (BUSY, LOCKED, PROTOCOL, CANTOPEN, SCHEMA, NOTADB), which happens at the beginning.
+- FULL: a page that may not be added (`max_page_count`), or a write for which there was no room. That write was the
+  commit frame itself, which then lacks its end and does not match its checksum, or one before it. (Only where a loss
+  of power may harm neighbours of what was written would copies of the last frame follow it, and SQLite is built to
+  assume that it does not. No room found at the wait for the disk is an I/O error.)
+
+Every other result, among them an I/O error, no memory and a corrupt index, can be of the time after that frame: the
+outcome is unknown.
+"""
+
+
+def _item(place: int) -> str:
+    return f"json_extract(value, '$[{place}]')"
+
+
+def _items(*places: int) -> str:
+    return ", ".join(map(_item, places))
+
+
+def _piece(place: int) -> str:
+    """The bytes of which an item says where they begin, and the next one how long they are; NULL if both are."""
+    return f"substr(new.bytes, {_item(place)}, {_item(place + 1)})"
+
+
+_REPLACED: Final = "(select value from json_each(new.replaced))"
+
+_VIEWS: Final = (
+    """
+    create temp view commits as
+    select 0 as worker_id, '' as replaced, '' as new, '' as tags, '' as rows, '' as changes, '' as consumed,
+        '' as heartbeats, '' as finished, x'' as bytes
+    """,
+    """
+    create temp view changes as
+    select '' as id, '' as status, 0 as wake_us, 0 as finished_us, '' as stall_reason, x'' as custom_status
+    """,
+    # One row after the other, so that of two changes of an instance the later one is the last; and unlike
+    # UPDATE FROM it is known to every SQLite.
+    """
+    create temp trigger write_change instead of insert on changes begin
+        update instances set status = new.status, wake_us = new.wake_us, finished_us = new.finished_us,
+            custom_status = new.custom_status, stall_reason = new.stall_reason
+        where id = new.id;
+    end
+    """,
+    # What hangs on an instance that is to be replaced goes before it is known to be over: if it is not, its row stays
+    # and the insert below fails, and with it all of this. A parameter that is NULL is an empty list.
+    f"""
+    create temp trigger write_commit instead of insert on commits begin
+        select raise(abort, 'the worker was declared dead')
+        where not exists (select 1 from workers where id = new.worker_id);
+
+        {" ".join(f"delete from {table} where instance in {_REPLACED};" for table in HANGING_TABLES)}
+        delete from instances where id in {_REPLACED} and status in {TERMINAL_SQL};
+        insert into instances
+            (id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status)
+            select {_items(0, 1, 2, 3, 4, 5, 6, 7)}, {_piece(8)} from json_each(new.new);
+        insert into tags (key, value, instance) select {_items(0, 1, 2)} from json_each(new.tags);
+
+        insert into history (instance, first_seq, at_us, events)
+            select {_items(0, 1, 2)}, {_piece(3)} from json_each(new.rows);
+        insert into changes (id, status, wake_us, finished_us, stall_reason, custom_status)
+            select {_items(0, 1, 2, 3, 4)}, {_piece(5)} from json_each(new.changes);
+        delete from inbox where number in (select value from json_each(new.consumed));
+        insert or replace into heartbeats (instance, task, attempt, details)
+            select {_items(0, 1, 2)}, {_piece(3)} from json_each(new.heartbeats);
+        delete from heartbeats
+            where exists (select 1 from heartbeats) and instance in (select value from json_each(new.finished));
+    end
+    """,  # noqa: S608  # constants of this module
+)
+
+_INSERT: Final = "insert into commits values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+_encode: Final = msgspec.json.Encoder().encode
+
+Packed = tuple[int | str | bytes | None, ...]
+"""The row of `commits`."""
+
+
+def create_commit_view(connection: sqlite3.Connection) -> None:
+    """Teach a connection the statement; only it sees the view, which ends with it."""
+    for statement in _VIEWS:
+        connection.execute(statement)
+
+
+def pack(lease: Lease, commit: Commit) -> Packed | None:
+    """A commit as one row; None for one that cannot travel so and must be written row by row."""
+    at = 1  # SQL counts from 1
+    pieces: list[bytes] = []
+
+    def piece(data: bytes) -> tuple[int, int]:
+        nonlocal at
+        pieces.append(data)
+        at += len(data)
+        return at - len(data), len(data)
+
+    new = [
+        (
+            i.id,
+            i.workflow,
+            i.version,
+            i.status,
+            i.created_us,
+            i.finished_us,
+            i.wake_us,
+            tags_text(i) if i.tags else None,
+            *(() if i.custom_status is None else piece(i.custom_status)),
+        )
+        for i in commit.new
+    ]
+    rows: list[tuple[Any, ...]] = []
+    for instance_id, first_seq, at_us, events in commit.rows:  # the many; a call for each would show
+        size = len(events)
+        rows.append((instance_id, first_seq, at_us, at, size))
+        pieces.append(events)
+        at += size
+    changes = [
+        (
+            c.id,
+            c.status,
+            c.wake_us,
+            c.finished_us,
+            c.stall_reason,
+            *(() if c.custom_status is None else piece(c.custom_status)),
+        )
+        for c in commit.changes
+    ]
+    heartbeats = [(b.instance_id, b.task, b.attempt, *piece(b.details)) for b in commit.heartbeats]
+    lists = (
+        [i.id for i in commit.new if i.replace],
+        new,
+        [(key, value, i.id) for i in commit.new if i.tags for key, value in i.tags.items()],
+        rows,
+        changes,
+        commit.consumed,
+        heartbeats,
+        commit.finished_ids(),
+    )
+    texts = [_encode(each).decode() if each else None for each in lists]
+    # Older versions of SQLite end a text of JSON at a NUL.
+    if at + sum(len(text) for text in texts if text) > PACKED_MAX_BYTES or any("\\u0000" in t for t in texts if t):
+        return None
+    pieces.append(b".")  # of a value without bytes SQLite makes NULL, not a piece without bytes
+    return (lease.worker_id, *texts, b"".join(pieces))
+
+
+def write_packed(connection: sqlite3.Connection, packed: Packed) -> None:
+    """Write all of a commit, or nothing, in one step.
+
+    Raises:
+        sqlite3.IntegrityError: there is something in the way; `write_row_by_row` knows what.
+    """
+    connection.execute(_INSERT, packed)
+
+
+def write_row_by_row(connection: sqlite3.Connection, lease: Lease, commit: Commit) -> None:
+    """Write a commit inside a transaction of the caller's, which must be rolled back if this raises.
+
+    Raises:
+        LeaseLost, InstancesExist, AppendConflict: as `Backend.commit` does.
+    """
+    if connection.execute("select 1 from workers where id = ?", (lease.worker_id,)).fetchone() is None:
+        raise lease_lost(lease)
+    taken = taken_ids(connection, commit.new)
+    if taken:
+        raise InstancesExist(taken)
+    insert_instances(connection, commit.new)
+    conflicts = _conflicting_ids(connection, commit.rows)
+    if conflicts:
+        raise AppendConflict(conflicts)
+    connection.executemany("insert into history values (?, ?, ?, ?)", commit.rows)
+    connection.executemany(
+        "update instances set status = ?, wake_us = ?, finished_us = ?, custom_status = ?, stall_reason = ? "
+        "where id = ?",
+        [(c.status.value, c.wake_us, c.finished_us, c.custom_status, c.stall_reason, c.id) for c in commit.changes],
+    )
+    connection.executemany("delete from inbox where number = ?", [(number,) for number in commit.consumed])
+    connection.executemany("insert or replace into heartbeats values (?, ?, ?, ?)", commit.heartbeats)
+    connection.executemany("delete from heartbeats where instance = ?", [(each,) for each in commit.finished_ids()])
+
+
+def lease_lost(lease: Lease) -> LeaseLost:
+    """What a worker is told whose row is gone."""
+    return LeaseLost(f"worker {lease.worker_id} was declared dead: another worker took over, nothing was written")
+
+
+def _conflicting_ids(connection: sqlite3.Connection, rows: Sequence[HistoryRow]) -> set[str]:
+    """Instances of which a row is in the store already, or comes twice."""
+    there = "select 1 from history where instance = ? and first_seq = ?"
+    seen: set[tuple[str, int]] = set()
+    found: set[str] = set()
+    for row in rows:
+        key = (row.instance_id, row.first_seq)
+        if key in seen or connection.execute(there, key).fetchone():
+            found.add(row.instance_id)
+        seen.add(key)
+    return found

@@ -1,0 +1,31 @@
+"""Messages on their way in, each with an answer of its own."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from durableflow.backends.base import Outgoing, SendResult
+from durableflow.backends.sqlite.instances import insert_instances, taken_ids
+from durableflow.backends.sqlite.records import read_record
+
+
+def send_one(connection: sqlite3.Connection, message: Outgoing) -> SendResult:
+    """Write a message, and the instance that it makes, or say why not; in a transaction of the caller's."""
+    if message.new is not None:
+        if taken_ids(connection, [message.new]):
+            return SendResult("exists", read_record(connection, message.instance_id))
+        insert_instances(connection, [message.new])
+    else:
+        record = read_record(connection, message.instance_id)
+        if record is None:
+            return SendResult("missing")
+        if record.status.is_terminal:
+            return SendResult("over", record)
+    waits = "select 1 from inbox where instance = ? and event_id = ?"  # a conflict would use up a number
+    event_id = message.event_id
+    if event_id is None or connection.execute(waits, (message.instance_id, event_id)).fetchone() is None:
+        connection.execute(
+            "insert into inbox (instance, data, event_id) values (?, ?, ?)",
+            (message.instance_id, message.data, event_id),
+        )
+    return SendResult("delivered")

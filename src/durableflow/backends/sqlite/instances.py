@@ -1,0 +1,74 @@
+"""Making instances and removing them, whole, each inside a transaction of the caller's."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from durableflow.backends.base import NewInstance
+from durableflow.backends.sqlite.records import read_record
+from durableflow.model.status import TERMINAL
+
+TERMINAL_SQL: Final = "(" + ", ".join(repr(status.value) for status in sorted(TERMINAL)) + ")"
+HANGING_TABLES: Final = ("history", "inbox", "heartbeats", "tags")
+"""Tables whose rows belong to the instance that their column `instance` names."""
+
+
+def taken_ids(connection: sqlite3.Connection, new: Sequence[NewInstance]) -> set[str]:
+    """Ids that cannot be had: they are in the store and may not be replaced, or come twice."""
+    seen: set[str] = set()
+    taken: set[str] = set()
+    for instance in new:
+        record = read_record(connection, instance.id)
+        if instance.id in seen or (record is not None and not (instance.replace and record.status.is_terminal)):
+            taken.add(instance.id)
+        seen.add(instance.id)
+    return taken
+
+
+def insert_instances(connection: sqlite3.Connection, new: Sequence[NewInstance]) -> None:
+    """Write those of which `taken_ids` says that their ids can be had."""
+    for instance in new:
+        if instance.replace:
+            purge_one(connection, instance.id)
+    connection.executemany(
+        "insert into instances values (?, ?, ?, ?, ?, ?, ?, ?, ?, null)",
+        [
+            (
+                i.id,
+                i.workflow,
+                i.version,
+                i.status.value,
+                i.created_us,
+                i.finished_us,
+                i.wake_us,
+                tags_text(i),
+                i.custom_status,
+            )
+            for i in new
+        ],
+    )
+    tags = [(key, value, i.id) for i in new for key, value in i.tags.items()]
+    if tags:
+        connection.executemany("insert into tags values (?, ?, ?)", tags)
+
+
+def tags_text(new: NewInstance) -> str | None:
+    """What the column `tags` holds."""
+    return msgspec.json.encode(new.tags).decode() if new.tags else None
+
+
+def purge_one(connection: sqlite3.Connection, instance_id: str) -> bool:
+    """Remove an instance that is over, whole; False when it is not there or not over."""
+    cursor = connection.execute(
+        f"delete from instances where id = ? and status in {TERMINAL_SQL}",  # noqa: S608  # constant statuses
+        (instance_id,),
+    )
+    if cursor.rowcount != 1:
+        return False
+    for table in HANGING_TABLES:
+        connection.execute(f"delete from {table} where instance = ?", (instance_id,))  # noqa: S608  # constant names
+    return True

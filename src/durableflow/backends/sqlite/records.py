@@ -1,0 +1,67 @@
+"""Rows of `instances` as records, one or a list of them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from durableflow.backends.base import InstanceRecord, Query
+from durableflow.model.status import Status
+
+RECORD_COLUMNS: Final = (
+    "id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall_reason"
+)
+
+
+def as_record(row: Sequence[Any]) -> InstanceRecord:
+    """The record of a row of `RECORD_COLUMNS`."""
+    instance_id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall = row
+    return InstanceRecord(
+        instance_id,
+        workflow,
+        version,
+        Status(status),
+        created_us,
+        finished_us,
+        wake_us,
+        msgspec.json.decode(tags) if tags else {},
+        custom_status,
+        stall,
+    )
+
+
+def read_record(connection: sqlite3.Connection, instance_id: str) -> InstanceRecord | None:
+    """The record of an instance, if there is one."""
+    row = connection.execute(f"select {RECORD_COLUMNS} from instances where id = ?", (instance_id,)).fetchone()  # noqa: S608  # constant columns
+    return None if row is None else as_record(row)
+
+
+def list_sql(query: Query) -> tuple[str, list[object]]:
+    """The question for the records that match, and its parameters."""
+    conditions: list[str] = []
+    parameters: list[object] = []
+
+    def where(condition: str, *values: object) -> None:
+        conditions.append(condition)
+        parameters.extend(values)
+
+    if query.statuses:
+        where(f"status in ({', '.join('?' * len(query.statuses))})", *sorted(s.value for s in query.statuses))
+    if query.workflow is not None:
+        where("workflow = ?", query.workflow)
+    if query.id_prefix:
+        where("substr(id, 1, ?) = ?", len(query.id_prefix), query.id_prefix)
+    if query.created_from_us is not None:
+        where("created_us >= ?", query.created_from_us)
+    if query.created_before_us is not None:
+        where("created_us < ?", query.created_before_us)
+    if query.after is not None:
+        where("(created_us, id) < (?, ?)", *query.after)
+    for key, value in query.tags.items():
+        where("id in (select instance from tags where key = ? and value = ?)", key, value)
+    clause = f"where {' and '.join(conditions)} " if conditions else ""
+    sql = f"select {RECORD_COLUMNS} from instances {clause}order by created_us desc, id desc limit ?"  # noqa: S608  # values are bound
+    return sql, [*parameters, query.limit]

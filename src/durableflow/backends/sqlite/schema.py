@@ -1,0 +1,87 @@
+"""The tables of a store, and the way there from those of an older one."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from durableflow.errors import SchemaMismatch
+
+MIGRATIONS: Final[tuple[str, ...]] = (
+    """
+    create table workers (
+        id integer primary key autoincrement,
+        name text not null,
+        expires_us integer not null
+    );
+    create table instances (
+        id text primary key,
+        workflow text not null,
+        version integer not null,
+        status text not null,
+        created_us integer not null,
+        finished_us integer,
+        wake_us integer,
+        tags text,
+        custom_status blob,
+        stall_reason text
+    ) without rowid;
+    create index instances_wake on instances (wake_us) where wake_us is not null;
+    create index instances_created on instances (created_us, id);
+    create table history (
+        instance text not null,
+        first_seq integer not null,
+        at_us integer not null,
+        events blob not null,
+        primary key (instance, first_seq)
+    ) without rowid;
+    create table inbox (
+        number integer primary key autoincrement,
+        instance text not null,
+        data blob not null,
+        event_id text
+    );
+    create index inbox_instance on inbox (instance, number);
+    create unique index inbox_event_id on inbox (instance, event_id) where event_id is not null;
+    create table heartbeats (
+        instance text not null,
+        task integer not null,
+        attempt integer not null,
+        details blob not null,
+        primary key (instance, task)
+    ) without rowid;
+    create table tags (
+        key text not null,
+        value text not null,
+        instance text not null,
+        primary key (key, value, instance)
+    ) without rowid;
+    create index tags_instance on tags (instance);
+    """,
+)
+"""Schema changes in order; `pragma user_version` counts those that were made."""
+
+
+def schema_version(connection: sqlite3.Connection, where: object) -> int:
+    """How many migrations the store has seen.
+
+    Raises:
+        SchemaMismatch: more than this version knows; `where` names the store.
+    """
+    made: int = connection.execute("pragma user_version").fetchone()[0]
+    if made > len(MIGRATIONS):
+        raise SchemaMismatch(
+            f"{where} has schema version {made}, written by a newer durableflow; "
+            f"this one knows up to {len(MIGRATIONS)}: upgrade durableflow"
+        )
+    return made
+
+
+def migrate(connection: sqlite3.Connection, where: object) -> None:
+    """Make the changes that the store has not seen; in a transaction of the caller's."""
+    made = schema_version(connection, where)  # perhaps another process was faster
+    for number, script in enumerate(MIGRATIONS[made:], made + 1):
+        for statement in script.split(";"):
+            if statement.strip():
+                connection.execute(statement)
+        connection.execute(f"pragma user_version={number}")

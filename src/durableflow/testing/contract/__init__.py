@@ -1,0 +1,26 @@
+"""What every backend must do, as tests: the page `backends/base.py` made executable.
+
+Whoever writes a backend subclasses this in a test module, and pytest does the rest::
+
+    class TestMine(BackendContract):
+        def backend(self, folder: Path) -> Backend:
+            return MyBackend(folder / "store")
+
+The tests need nothing but pytest's `tmp_path`: each runs an event loop of its own.
+"""
+
+from durableflow.testing.contract.commits import CommitContract
+from durableflow.testing.contract.keeping import KeepingContract
+from durableflow.testing.contract.leases import LeaseContract
+from durableflow.testing.contract.loading import LoadingContract
+from durableflow.testing.contract.looking import LookingContract
+from durableflow.testing.contract.sending import SendingContract
+from durableflow.testing.contract.store import ODD_IDS, a_change, a_row, an_instance, refused
+
+__all__ = ["ODD_IDS", "BackendContract", "a_change", "a_row", "an_instance", "refused"]
+
+
+class BackendContract(
+    LeaseContract, CommitContract, LoadingContract, SendingContract, LookingContract, KeepingContract
+):
+    """Subclass it and say how to make a backend; see the module's docstring."""
