@@ -215,7 +215,7 @@ async def test_an_engine_whose_loop_died_says_why(memory_world: World, monkeypat
     async with memory_world.engine() as engine:
         worker = memory_world.worker(engine)
 
-        def broken() -> Any:
+        def broken(*_: Any) -> Any:
             raise ZeroDivisionError("a defect")
 
         monkeypatch.setattr(worker._commits, "_gather", broken)
@@ -233,7 +233,7 @@ async def test_closing_an_engine_that_died_raises_what_killed_it_and_lets_the_st
     engine = sqlite_world.new_engine()
     await engine.__aenter__()
 
-    def broken() -> Any:
+    def broken(*_: Any) -> Any:
         raise ZeroDivisionError("a defect")
 
     monkeypatch.setattr(sqlite_world.worker(engine)._commits, "_gather", broken)

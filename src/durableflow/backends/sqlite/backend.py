@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 from durableflow.backends.base import (
@@ -42,6 +42,9 @@ from durableflow.backends.sqlite.watch import ChangeWatch
 from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, UsageError
 
 T = TypeVar("T")
+
+_LARGE_COMMIT_ROWS: Final = 32
+"""Whoever makes such a commit has much to do meanwhile, and must not keep the thread from beginning with it."""
 
 
 class SqliteBackend:
@@ -249,7 +252,8 @@ class SqliteBackend:
             elif not self._autocommit(connection, packed):
                 self._transact(connection, one_by_one)  # which says what is in the way, or finds it gone and writes
 
-        await self._connection().call(write)
+        thread = self._connection()
+        await (thread.hand_over if len(commit.rows) >= _LARGE_COMMIT_ROWS else thread.call)(write)
 
     def _autocommit(self, connection: sqlite3.Connection, packed: Packed) -> bool:
         """Write all of a commit in a transaction of its own; False when there is something in the way."""
