@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from durableflow.backends.base import Commit, InstanceRecord, Lease, LoadedInstance, Outgoing, Query, SendResult
@@ -80,6 +81,26 @@ class DeliversTwice(MemoryBackend):
         return await super().send([message._replace(event_id=None) for message in messages])
 
 
+class KeepsHeartbeats(MemoryBackend):
+    async def commit(self, lease: Lease, commit: Commit) -> None:
+        class Endless(Commit):
+            def finished_ids(self) -> list[str]:
+                return []
+
+        whole = Endless(commit.new, commit.rows, commit.changes, commit.consumed, commit.heartbeats)
+        await super().commit(lease, whole)
+
+
+class FirstChangeWins(MemoryBackend):
+    async def commit(self, lease: Lease, commit: Commit) -> None:
+        await super().commit(lease, msgspec.structs.replace(commit, changes=commit.changes[::-1]))
+
+
+class TakesEmptyForNothing(MemoryBackend):
+    def _insert(self, new: Any) -> None:
+        super()._insert(new._replace(custom_status=new.custom_status or None))
+
+
 class FoldsIds(MemoryBackend):
     async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
         return await super().load([each.strip() for each in instance_ids])
@@ -131,6 +152,9 @@ MUTANTS = [
     (PurgesTheLiving, "only_what_is_over_is_purged"),
     (ForgetsToPurgeTheInbox, "purging_leaves_nothing_behind"),
     (DeliversTwice, "a_message_with_an_event_id_waits_once"),
+    (KeepsHeartbeats, "the_heartbeats_of_an_instance_go_when_it_is_over"),
+    (FirstChangeWins, "of_two_changes_of_an_instance_the_later_one_stays"),
+    (TakesEmptyForNothing, "values_that_look_like_something_else_are_kept_as_they_are"),
     (FoldsIds, "ids_are_taken_as_they_are"),
     (PagesByTimeAlone, "what_is_due_comes_in_pages_in_the_order_of_its_time"),
     (ListsByTimeAlone, "instances_are_listed_newest_first"),

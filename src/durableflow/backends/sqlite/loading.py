@@ -38,7 +38,7 @@ class _Table(NamedTuple):
 
     @property
     def _asked(self) -> str:
-        return f"from {self.name} where {self.instance} in (select value from json_each(?1))"  # noqa: S608  # constants
+        return f"from {self.name} where {self.instance} in (select value from json_each(?))"  # noqa: S608  # constants
 
     @property
     def _order(self) -> str:
@@ -105,7 +105,7 @@ def load(connection: sqlite3.Connection, instance_ids: Sequence[str]) -> list[Lo
 
 
 def _gathered(connection: sqlite3.Connection, asked: tuple[str]) -> list[_Rows]:
-    lists = connection.execute(_ALL_GATHERED, asked).fetchone()
+    lists = connection.execute(_ALL_GATHERED, asked * len(_TABLES)).fetchone()
     return [_rows(connection, asked, table, text) for table, text in zip(_TABLES, lists, strict=True)]
 
 

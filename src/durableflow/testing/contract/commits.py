@@ -181,7 +181,7 @@ class CommitContract(StoreContract):
         ]
         rows = [HistoryRow(each.id, 1, large, b"") for each in new]
         await backend.commit(lease, Commit(new=new, rows=rows))
-        loaded = await backend.load([each.id for each in new])
+        loaded = sorted(await backend.load([each.id for each in new]), key=_id)
         assert [item.record for item in loaded] == [
             InstanceRecord(n.id, n.workflow, 1, n.status, n.created_us, None, large, n.tags, b"") for n in new
         ]
@@ -190,7 +190,7 @@ class CommitContract(StoreContract):
             assert [record.id for record in await backend.list_records(Query(tags={"k": text}))] == [f"i{number}"]
         changes = [a_change(n.id, wake_us=large, stall_reason=text) for n, text in zip(new, odd, strict=True)]
         await backend.commit(lease, Commit(changes=changes, heartbeats=[Heartbeat("i0", 1, 1, b"")]))
-        loaded = await backend.load([each.id for each in new])
+        loaded = sorted(await backend.load([each.id for each in new]), key=_id)
         assert [item.record.stall_reason for item in loaded] == odd
         assert {item.record.custom_status for item in loaded} == {None}
         assert loaded[0].heartbeats == [Heartbeat("i0", 1, 1, b"")]
@@ -285,3 +285,7 @@ class CommitContract(StoreContract):
         assert consumed == rows
         assert it.record.custom_status == (b"%d" % max(rows) if rows else None)
         assert len(await backend.list_records(Query(tags={"made": "1"}, limit=1_000))) == len(rows)
+
+
+def _id(item: LoadedInstance) -> str:
+    return item.record.id
