@@ -67,6 +67,7 @@ def test_what_cannot_run_is_refused_at_decoration(wrong: Any, text: str) -> None
     ("options", "text"),
     [
         ({"version": 0}, "version is 0, but versions count from 1"),
+        ({"version": 2**31}, "version is 2147483648, but versions count from 1 to 2,147,483,647"),
         ({"timeout": -1}, "timeout is -1"),
         ({"name": ""}, "the name of a workflow is empty"),
     ],

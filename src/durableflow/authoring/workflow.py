@@ -40,6 +40,10 @@ class StartOptions(msgspec.Struct, frozen=True):
     on_conflict: OnConflict = "return"
 
 
+VERSION_MAX: Final = 2**31 - 1
+"""Every store can hold it."""
+
+
 class Workflow(Generic[P, R]):
     """A registered workflow; start it with `engine.start(workflow, ...)`.
 
@@ -72,8 +76,8 @@ class Workflow(Generic[P, R]):
                 f"workflow {function.__qualname__} has no parameter for its context; "
                 f"write: def {function.__name__}(ctx: Context, ...)"
             )
-        if version < 1:
-            raise ValueError(f"version is {version!r}, but versions count from 1")
+        if not 1 <= version <= VERSION_MAX:
+            raise ValueError(f"version is {version!r}, but versions count from 1 to {VERSION_MAX:,}")
         self.name = check_name(function.__name__ if name is None else name, "the name of a workflow")
         self.version = version
         self.function = function
