@@ -191,7 +191,7 @@ def test_terminate_and_deadline_win_in_every_state_and_no_code_runs_after(live: 
         assert story.execution.due_observations(story.now_us) == [end]
     turn = story.tell(end)
     assert turn.events == [end], "no decision of the code's comes with it or after it"
-    assert turn.cancelled == running
+    assert list(turn.cancelled) == running
     assert story.status is final
     for later in (done(1), received("e"), ev.TimerFired(2), ev.CancelRequested(), ev.InstanceResumed(), end):
         assert story.tell(later).refused == [later]

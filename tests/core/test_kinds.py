@@ -235,7 +235,7 @@ def test_a_workflow_of_many_steps_stays_at_constant_cost(live: Live) -> None:
     for _ in range(1_000):
         story.event("e", 1)
     assert story.result == 2_000
-    assert story.execution._tasks == {}
+    assert story.execution.tasks == {}
 
 
 def test_a_finished_execution_holds_nothing(live: Live) -> None:
@@ -243,7 +243,7 @@ def test_a_finished_execution_holds_nothing(live: Live) -> None:
     tell(story)
     execution = story.execution
     assert execution.status is Status.COMPLETED
-    assert (execution._tasks, execution._timers, execution.activities, execution.unstarted) == ({}, None, {}, {})
-    assert (execution._main, execution._branches, len(execution.ready)) == (None, None, 0)
+    assert (execution.tasks, execution.timers, execution.activities, execution.unstarted) == ({}, None, {}, {})
+    assert (execution._main, execution._branches, execution._ready) == (None, None, None)
     assert execution.wake_us() is None
     assert isinstance(execution.ended, ev.InstanceCompleted)

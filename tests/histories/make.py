@@ -41,7 +41,7 @@ class Scene:
 
     def tell(self, *observed: ev.Observation, queue: bool = False) -> None:
         turn = self.execution.advance(observed, now_us=self.now_us)
-        assert turn.refused == [], turn.refused
+        assert not turn.refused, turn.refused
         if queue:
             for activity in turn.scheduled:
                 self.execution.note_queued(activity)

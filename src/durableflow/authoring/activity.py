@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast, overload
 
-from durableflow.core.execution import current_execution
+from durableflow.core.current import current_execution
 from durableflow.errors import ActivityCancelled, DirectCallError, RegistrationError, UsageError
 from durableflow.model import converter
 from durableflow.model.duration import Duration, to_us
