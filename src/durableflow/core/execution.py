@@ -26,7 +26,7 @@ from typing import Any, Final, cast
 
 from durableflow.core.branch import Steps
 from durableflow.core.current import current_execution
-from durableflow.core.decisions import Decider, Program
+from durableflow.core.decisions import NO_TURN, Decider, Program
 from durableflow.core.describe import describe
 from durableflow.core.locations import raising_location
 from durableflow.core.observations import HANDLERS
@@ -42,6 +42,11 @@ from durableflow.model.status import Status
 __all__ = ["WORKER_LOST", "Execution", "Program", "current_execution", "replay_rows"]
 
 _STEPS: Final = (GeneratorType, CoroutineType)
+# Looked up once: until Python 3.12 a member of an enum costs as much as three calls.
+_PENDING: Final = Status.PENDING
+_RUNNING: Final = Status.RUNNING
+_SUSPENDED: Final = Status.SUSPENDED
+_COMPLETED: Final = Status.COMPLETED
 
 
 class Execution(Decider):
@@ -65,8 +70,8 @@ class Execution(Decider):
     )
 
     def __init__(self, instance_id: str, program: Program, *, payload_limit_bytes: int = PAYLOAD_LIMIT_BYTES) -> None:
-        super().__init__(instance_id, program, payload_limit_bytes)
-        self.status = Status.PENDING
+        Decider.__init__(self, instance_id, program, payload_limit_bytes)  # not by `super`: see there
+        self.status: Status = _PENDING
         self.cancel_requested = False
         self.started: ev.InstanceStarted | None = None
         self.ended: ev.Event | None = None
@@ -88,20 +93,22 @@ class Execution(Decider):
         Raises:
             ReplayError: the code cannot go on; this object must be put away, nothing is to be recorded.
         """
-        self.now_us = max(now_us, self.now_us)
-        turn = self._turn = Turn(self.next_seq, self.now_us)
-        events = turn.events
+        if now_us > self.now_us:  # noqa: PLR1730  # a call of max() takes as long as a whole small method
+            self.now_us = now_us
         token = current_execution.set(self)
         try:
             if len(observed) == 1:
                 # Its decisions follow it, in one list from the start.
-                self._decisions = events
-                events += observed
-                if not self._take(observed[0]):
+                event = observed[0]
+                events = self._decisions = [event]
+                turn = self._turn = Turn(self.next_seq, self.now_us, events)
+                if not self._take(event):
                     events.clear()
-                    turn.refuse(observed[0])
+                    turn.refuse(event)
             else:
                 decisions = self._decisions = list[ev.Event]()
+                turn = self._turn = Turn(self.next_seq, self.now_us)
+                events = turn.events
                 for event in observed:
                     if self._take(event):
                         events.append(event)
@@ -111,6 +118,7 @@ class Execution(Decider):
                 self._decisions = events  # where `note_queued` goes on
         finally:
             current_execution.reset(token)
+        self._turn = NO_TURN  # the caller's alone from here on: an instance may wait for long
         self.next_seq += len(events)
         return turn
 
@@ -134,16 +142,17 @@ class Execution(Decider):
             )
         self.now_us = at_us
         self.replaying = True
-        self._turn = Turn(first_seq, at_us)
         if self._record is None:
             self._record = Record()
         self._record.follow(first_seq, row)
         self.next_seq = first_seq + len(row)
         token = current_execution.set(self)
         try:
-            for place, event in enumerate(row):
+            seq = first_seq
+            for event in row:
                 if type(event) not in ev.DECISIONS:
-                    self._retake(first_seq + place, event)
+                    self._retake(seq, event)
+                seq += 1
             left = self._record.take()
             if left is not None:
                 self._mismatch("no more in this turn", left, self._waiting_location())
@@ -152,7 +161,7 @@ class Execution(Decider):
             self.replaying = False
 
     def _retake(self, seq: int, event: ev.Event) -> None:
-        if isinstance(event, ev.ActivityQueued):
+        if type(event) is ev.ActivityQueued:
             activity = self.activities.get(event.task)
             if activity is None:
                 raise CorruptHistory(f"history #{seq} of instance {self.instance_id!r} queues an unknown activity")
@@ -171,7 +180,7 @@ class Execution(Decider):
         if not note(self, event):
             return False
         if deliver is not None:
-            if self.status is Status.SUSPENDED:
+            if self.status is _SUSPENDED:
                 if self._held is None:
                     self._held = []
                 self._held.append(event)
@@ -252,7 +261,7 @@ class Execution(Decider):
         if self._begun:
             return
         self._begun = self._running_user_code = True
-        self.status = Status.RUNNING
+        self.status = _RUNNING
         try:
             result = self.program.begin(self, self.started.input)
         except BaseException as error:
@@ -271,7 +280,8 @@ class Execution(Decider):
         activity.started = True
         activity.retry_at_us = 0
         del self.unstarted[activity.task]
-        self._turn.start(activity)
+        if not self.replaying:
+            self._turn.start(activity)
 
     def cancel(self, reason: str) -> None:
         """Raise `Cancelled` where the workflow waits; one that has not begun ends."""
@@ -282,7 +292,7 @@ class Execution(Decider):
 
     def resume(self) -> None:
         """Deliver what was held while it was suspended."""
-        self.status = Status.RUNNING if self._begun else Status.PENDING
+        self.status = _RUNNING if self._begun else _PENDING
         held, self._held = self._held or (), None
         for event in held:
             if self.ended is None:
@@ -308,7 +318,7 @@ class Execution(Decider):
         except BaseException as error:
             self._end_with_error(error)
         else:
-            self._end(Status.COMPLETED, ev.InstanceCompleted(output))
+            self._end(_COMPLETED, ev.InstanceCompleted(output))
 
     def _main_raised(self, error: BaseException) -> None:
         self._end_with_error(error)
@@ -331,13 +341,13 @@ class Execution(Decider):
         """It is over, by `event`; nothing is kept of what it waited for."""
         self.status = status
         self.ended = event
-        turn = self._turn
-        if self.activities:
-            turn.cancel(self.activities)
-            self.activities.clear()
-            self.unstarted.clear()
-        if self._branch_failures is not None and not self.replaying:
-            turn.unseen_failures = self._unseen_failures()
+        if not self.replaying:
+            if self.activities:
+                self._turn.cancel(self.activities)
+            if self._branch_failures is not None:
+                self._turn.unseen_failures = self._unseen_failures()
+        self.activities.clear()
+        self.unstarted.clear()
         self.tasks.clear()
         self.timers = self._held = self._stood_back = self._branch_failures = None
         self.put_away()

@@ -24,7 +24,10 @@ class TaskState(Enum):
     CANCELLED = "cancelled"
 
 
+# Looked up once: until Python 3.12 a member of an enum costs as much as three calls.
 WAITING: Final = TaskState.WAITING
+_DONE: Final = TaskState.DONE
+_FAILED: Final = TaskState.FAILED
 
 
 class Again:
@@ -82,7 +85,7 @@ class Task(Generic[R_co]):
         self.label = label
         self.load = load
         """Reads the answer that comes from outside; None when there is none to read."""
-        self.state = WAITING
+        self.state: TaskState = WAITING
         self.value: Any = None
         """Of one that is done; `result` is for workflows."""
         self.error: ErrorFactory | None = None
@@ -169,7 +172,7 @@ class Task(Generic[R_co]):
 
     def settle(self, value: Any, error: ErrorFactory | None) -> None:
         """Make it done; its waiters are woken by the caller."""
-        self.state = TaskState.DONE if error is None else TaskState.FAILED
+        self.state = _DONE if error is None else _FAILED
         self.value = value
         self.error = error
 
