@@ -135,6 +135,7 @@ class Driver:
         self._branches = self._main = None
         for branch in branches:
             branch.close()
+            branch.waiting = None  # which may have the branch among its waiters: a cycle
 
     def _unseen_failures(self) -> list[tuple[str, BaseException]]:
         """Label and exception of each branch that failed without anybody being told."""
@@ -176,6 +177,7 @@ class Driver:
             except BaseException as raised:
                 self._running_user_code = False
                 self._check_trouble()
+                error = None  # this frame is in the trace of what was raised: else a cycle
                 self._branch_raised(branch, raised)
                 return
             self._running_user_code = False

@@ -100,7 +100,8 @@ class Execution(Decider):
             if len(observed) == 1:
                 # Its decisions follow it, in one list from the start.
                 event = observed[0]
-                events = self._decisions = [event]
+                events: list[ev.Event] = [event]
+                self._decisions = events
                 turn = self._turn = Turn(self.next_seq, self.now_us, events)
                 if not self._take(event):
                     events.clear()
@@ -252,6 +253,9 @@ class Execution(Decider):
             self._close_branches()
         finally:
             current_execution.reset(token)
+        for task in self.tasks.values():
+            task.take_waiters()  # tasks know those that they are parts of, which know them: a cycle
+        self.tasks.clear()
 
     # -- what observations do -------------------------------------------------------------------------------
 
