@@ -182,7 +182,7 @@ def test_the_bytes_of_a_row_are_pinned() -> None:
         ev.ActivityScheduled(1, "a", b"[1]", b"12345678"),
     ]
     assert ev.dump_events(row) == (
-        b"\x92\x97\xb0instance_started\xa1w\x01\xc4\x02[]\x01\x00\x00"
+        b"\x92\x97\xb0instance_started\xa1w\x01\xc4\x02[]\x02\x00\x00"
         b"\x96\xb2activity_scheduled\x01\xa1a\xc4\x03[1]\xc4\x0812345678\xc0"
     )
 

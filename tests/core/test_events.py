@@ -149,7 +149,7 @@ def test_an_event_and_the_timer_of_one_moment_go_by_the_order_of_the_history(liv
     both: list[ev.Observation] = [ev.TimerFired(1), received("e", "at noon")]
     turn = story.tell(*(both if timer_first else both[::-1]))
     if timer_first:
-        assert turn.refused == []
+        assert not turn.refused
         assert story.result[-1] == "at noon"
     else:
         assert turn.refused == [ev.TimerFired(1)]
@@ -268,7 +268,7 @@ def test_a_loop_of_waits_that_time_out_leaves_nothing_behind(live: Live) -> None
             try:
                 yield from ctx.wait_for_event("e", timeout=1)
             except EventTimeout:
-                mailbox = story.execution._mailbox
+                mailbox = story.execution.mailbox
                 sizes.append(len(mailbox._waiters["e"]) if mailbox else 0)
         return (yield from ctx.wait_for_event("e"))
 

@@ -30,7 +30,7 @@ def test_a_start_asks_for_the_first_activity(live: Live) -> None:
     assert story.turn.events == [story.started, scheduled]
     assert (story.turn.first_seq, story.turn.at_us) == (1, NOON)
     assert [(a.task, a.name, a.attempt, a.started) for a in story.turn.scheduled] == [(1, "work", 1, True)]
-    assert (story.turn.started, story.turn.cancelled, story.turn.refused) == ([], [], [])
+    assert (story.turn.started, story.turn.cancelled, story.turn.refused) == ((), (), ())
     assert (story.status, story.execution.wake_us()) == (Status.RUNNING, 0)
 
 

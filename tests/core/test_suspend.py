@@ -58,7 +58,7 @@ def test_what_comes_meanwhile_is_delivered_in_order_at_the_resume(
     observed = [OBSERVED[name] for name in names]
     for batch in [observed] if batched else [[each] for each in observed]:
         turn = story.tell(*batch)
-        assert (turn.events, turn.refused) == (batch, []), "recorded, and no decision follows"
+        assert (turn.events, turn.refused) == (batch, ()), "recorded, and no decision follows"
         if crash:
             story.crash()
     assert story.status is Status.SUSPENDED

@@ -41,7 +41,7 @@ class Scene:
 
     def tell(self, *observed: ev.Observation, queue: bool = False) -> None:
         turn = self.execution.advance(observed, now_us=self.now_us)
-        assert turn.refused == [], turn.refused
+        assert not turn.refused, turn.refused
         if queue:
             for activity in turn.scheduled:
                 self.execution.note_queued(activity)
@@ -185,8 +185,16 @@ def still_open(scene: Scene) -> None:
         scene.wait(60)
 
 
+def second_thoughts(scene: Scene) -> None:
+    scene.start(golden.second_thoughts)
+    scene.tell(ev.CancelRequested("too dear"))
+    scene.event("approved", "by the manager")
+    scene.done(2, "lamp from shelf 7")
+
+
 SCENES: list[Callable[[Scene], None]] = [
     order, saga, retries, timers, events, branches, facts, pause, tidy, terminated, timed_out, quick, still_open,
+    second_thoughts,
 ]  # fmt: skip
 
 

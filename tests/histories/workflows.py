@@ -192,3 +192,13 @@ def quick(ctx: Context, a: int, b: int = 2) -> int:
     """A plain function: one turn."""
     ctx.set_custom_status(None)
     return a + b
+
+
+@workflow(name="golden second thoughts")
+def second_thoughts(ctx: Context) -> Flow[str]:
+    """Asks again, when it is cancelled, for what it waited for: since format 2 the next event is the new wait's."""
+    try:
+        return (yield from ctx.wait_for_event("approved", str))
+    except Cancelled:
+        yield from ctx.call_activity(reserve, "lamp")
+        return "after all: " + (yield from ctx.wait_for_event("approved", str))

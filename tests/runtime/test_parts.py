@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -148,10 +151,47 @@ async def test_a_long_wait_looks_at_the_time_now_and_then(monkeypatch: pytest.Mo
 
 def test_dice_have_as_many_sides_as_asked() -> None:
     clock = SystemClock()
-    for bits in (1, 7, 8, 80):
+    for bits in (1, 7, 8, 80, 128, 200):
         assert all(0 <= clock.random_bits(bits) < 1 << bits for _ in range(50))
     assert len({clock.random_bits(80) for _ in range(50)}) == 50
     assert all(0 <= clock.draw() < 1 for _ in range(50))
+    assert len({clock.random_bits(128) for _ in range(2_000)}) == 2_000, "also where one block ends and another begins"
+
+
+def test_threads_that_draw_at_the_same_time_get_different_bits() -> None:
+    clock = SystemClock()
+    drawn: list[list[int]] = []
+
+    def draw() -> None:
+        drawn.append([clock.random_bits(128) for _ in range(2_000)])
+
+    threads = [threading.Thread(target=draw) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({bits for each in drawn for bits in each}) == 8_000
+
+
+FORKS = """
+import os
+from durableflow.runtime.clock import SystemClock
+clock = SystemClock()
+clock.random_bits(80)
+reading, writing = os.pipe()
+if os.fork() == 0:
+    os.write(writing, str(clock.random_bits(80)).encode())
+    os._exit(0)
+os.wait()
+assert int(os.read(reading, 100)) != clock.random_bits(80)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_draws_other_bits_than_its_parent() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # -- the guard -------------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def test_a_file_is_readable_and_gives_the_history_back(tmp_path: Path) -> None:
     assert lines[0] == {"durableflow_history": 1, "instance_id": "s-1", "workflow": "story", "version": 1}
     assert lines[1] == {
         "seq": 1, "turn": 1, "at": "2030-01-01T00:00:00.000000+00:00", "kind": "instance_started",
-        "workflow": "story", "version": 1, "input": ["tale"],
+        "workflow": "story", "version": 1, "input": ["tale"], "format": ev.FORMAT,
     }  # fmt: skip
     assert lines[3]["payload"] == "happily"
     assert len(lines) == 11

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast, overload
 
-from durableflow.core.execution import current_execution
+from durableflow.core.current import current_execution
 from durableflow.errors import ActivityCancelled, DirectCallError, RegistrationError, UsageError
 from durableflow.model import converter
 from durableflow.model.duration import Duration, to_us
@@ -57,6 +57,8 @@ class Activity(Generic[P, R_co]):
         is_async: whether it is awaited; others run in a thread.
         stored_options: what a call of it is asked to obey.
         max_concurrency: how many attempts run at once in one worker; None for no limit of its own.
+        arguments: reads and writes its arguments.
+        arguments_text: what errors call them, made once.
     """
 
     if TYPE_CHECKING:
@@ -85,6 +87,7 @@ class Activity(Generic[P, R_co]):
             raise ValueError(f"max_concurrency is {max_concurrency!r}, but must be at least 1")
         self.max_concurrency = max_concurrency
         self.arguments = converter.Arguments(function)
+        self.arguments_text = f"the arguments of activity {self.name!r}"
         self._load_result: converter.Loader | None = None
         # Without the attributes of the callable, which could have the names of ours.
         update_wrapper(self, cast("Callable[P, R_co]", function), updated=())

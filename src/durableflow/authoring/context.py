@@ -58,12 +58,11 @@ class Context:
         """
         if not isinstance(activity, Activity):  # pyright: ignore[reportUnnecessaryIsInstance]  # users pass anything
             raise _not_an_activity(activity)
-        name = activity.name
-        data = activity.arguments.dump(args, kwargs, f"the arguments of activity {name!r}")
-        learn = self._execution.on_activity_object
-        if learn is not None:
-            learn(activity)
-        return self._execution.schedule_activity(name, data, activity.stored_options, activity.result_loader())
+        data = activity.arguments.dump(args, kwargs, activity.arguments_text)
+        execution = self._execution
+        if execution.on_activity_object is not None:
+            execution.on_activity_object(activity)
+        return execution.schedule_activity(activity.name, data, activity.stored_options, activity.result_loader())
 
     @overload
     def call_activity_by_name(

@@ -83,6 +83,7 @@ class Workflow(Generic[P, R]):
         self.function = function
         self.start_options = StartOptions(timeout_us=0 if timeout is None else to_us(timeout, "timeout"))
         self.arguments = converter.Arguments(function, skip=1)
+        self._result_text = f"the result of workflow {self.name!r}"
         self._load_result: converter.Loader | None = None
         update_wrapper(self, function, updated=())
 
@@ -141,11 +142,13 @@ class Workflow(Generic[P, R]):
     def begin(self, execution: Execution, data: bytes) -> object:
         """Call the function with a context of its own; see `core.execution.Program`."""
         args, kwargs = self.arguments.load(data)
+        if not kwargs:
+            return self.function(Context(execution), *args)
         return self.function(Context(execution), *args, **kwargs)
 
     def dump_result(self, value: object) -> bytes:
         """What it returned as payload bytes; raises `PayloadError`."""
-        return converter.NULL if value is None else converter.dump(value, f"the result of workflow {self.name!r}")
+        return converter.NULL if value is None else converter.dump(value, self._result_text)
 
     def load_result(self, data: bytes) -> Any:
         """A recorded result, of the annotated type; raises `PayloadError`."""

@@ -39,6 +39,14 @@ class Mailbox:
             waiters.popleft()  # it gave up; in a loop of waits that time out they would pile up
         waiters.append(number)
 
+    def leave(self, name: str, number: int) -> bool:
+        """Task `number` steps out of the line; False when it stands in none of this name."""
+        waiters = self._waiters.get(name)
+        if waiters is None or number not in waiters:
+            return False
+        waiters.remove(number)
+        return True
+
     def next_waiter(self, name: str) -> int | None:
         """The task that has waited longest; it may have been cancelled or timed out since."""
         waiters = self._waiters.get(name)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
+from types import TracebackType
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from durableflow.errors import TaskCancelled, UsageError
-
-if TYPE_CHECKING:
-    from durableflow.core.execution import Execution
+from durableflow.model.converter import Loader
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -25,7 +24,32 @@ class TaskState(Enum):
     CANCELLED = "cancelled"
 
 
+# Looked up once: until Python 3.12 a member of an enum costs as much as three calls.
 WAITING: Final = TaskState.WAITING
+_DONE: Final = TaskState.DONE
+_FAILED: Final = TaskState.FAILED
+
+
+class Again:
+    """One exception for each of several waiters, as it was when it was raised, without traces of the others."""
+
+    __slots__ = ("_cause", "_context", "_frames", "_suppress", "error", "seen")
+
+    def __init__(self, error: BaseException, frames: TracebackType | None) -> None:
+        self.error = error
+        self._frames = frames
+        self._cause, self._context = error.__cause__, error.__context__
+        self._suppress = error.__suppress_context__
+        self.seen = False
+        """Whether somebody was told of it."""
+
+    def __call__(self) -> BaseException:
+        """The exception, for one waiter more."""
+        error = self.error
+        self.seen = True
+        error.__cause__, error.__context__ = self._cause, self._context
+        error.__suppress_context__ = self._suppress
+        return error.with_traceback(self._frames)
 
 
 class Waiter(Protocol):
@@ -36,31 +60,46 @@ class Waiter(Protocol):
         ...
 
 
+class Owner(Protocol):
+    """What made a task, and can give it up."""
+
+    def cancel_task(self, task: Task[Any]) -> bool:
+        """See `Task.cancel`."""
+        ...
+
+
 class Task(Generic[R_co]):
     """Something that the workflow asked for; `yield from` it, `await` it, combine or cancel it.
 
     A task is scheduled when it is made, not when it is waited for.
     """
 
-    __slots__ = ("_error", "_execution", "_state", "_value", "_waiters", "label", "number")
+    # Most have one waiter or none: only several make a list.
+    __slots__ = ("_waiters", "error", "execution", "label", "load", "number", "state", "value")
 
-    def __init__(self, execution: Execution, number: int, label: str) -> None:
-        self._execution = execution
+    def __init__(self, execution: Owner, number: int, label: str, load: Loader | None = None) -> None:
+        self.execution = execution
+        """The replay that this task belongs to."""
         self.number = number
         """Its number among what the workflow asked for; 0 for a combination of others."""
         self.label = label
-        self._state = WAITING
-        self._value: Any = None
-        self._error: ErrorFactory | None = None
-        self._waiters: list[Waiter] = []
+        self.load = load
+        """Reads the answer that comes from outside; None when there is none to read."""
+        self.state: TaskState = WAITING
+        self.value: Any = None
+        """Of one that is done; `result` is for workflows."""
+        self.error: ErrorFactory | None = None
+        """Makes the exception of one that has failed or was cancelled."""
+        self._waiters: Waiter | list[Waiter] | None = None
 
     def __iter__(self) -> Generator[Task[Any], Any, R_co]:
-        return cast("R_co", (yield self))
+        value: R_co = yield self
+        return value
 
     __await__ = __iter__
 
     def __repr__(self) -> str:
-        return f"<task {self.label} ({self._state.value})>"
+        return f"<task {self.label} ({self.state.value})>"
 
     def __bool__(self) -> bool:
         raise UsageError(f"{self!r} has no truth of its own; wait for it first: (yield from task) or (await task)")
@@ -68,12 +107,12 @@ class Task(Generic[R_co]):
     @property
     def done(self) -> bool:
         """True when it has a result, has failed or was cancelled."""
-        return self._state is not WAITING
+        return self.state is not WAITING
 
     @property
     def cancelled(self) -> bool:
         """True when the workflow cancelled it before it was done."""
-        return self._state is TaskState.CANCELLED
+        return self.state is TaskState.CANCELLED
 
     def result(self) -> R_co:
         """The result of a task that is done.
@@ -82,11 +121,12 @@ class Task(Generic[R_co]):
             UsageError: it is not done.
             TaskError: it failed or was cancelled.
         """
-        if self._state is WAITING:
+        if self.state is WAITING:
             raise UsageError(f"{self!r} is not done; wait for it first")
-        if self._error is not None:
-            raise self._error()
-        return cast("R_co", self._value)
+        if self.error is not None:
+            raise self.error()
+        value: R_co = self.value
+        return value
 
     def cancel(self) -> bool:
         """Give the task up: its activity is told, its timer or wait is dropped.
@@ -97,34 +137,50 @@ class Task(Generic[R_co]):
         Returns:
             False when it was done already, and nothing changed.
         """
-        return self._execution.cancel_task(self)
+        return self.execution.cancel_task(self)
 
     # -- for the engine -------------------------------------------------------------------------------------
 
-    @property
-    def execution(self) -> Execution:
-        """The replay that this task belongs to."""
-        return self._execution
+    def add_waiter(self, waiter: Waiter) -> None:
+        """`waiter` is woken when it settles, behind those that came before."""
+        waiters = self._waiters
+        if waiters is None:
+            self._waiters = waiter
+        elif isinstance(waiters, list):
+            waiters.append(waiter)
+        else:
+            self._waiters = [waiters, waiter]
+
+    def remove_waiter(self, waiter: Waiter) -> None:
+        """`waiter` is not woken any more; nothing changes when it was not there."""
+        waiters = self._waiters
+        if waiters is waiter:
+            self._waiters = None
+        elif isinstance(waiters, list) and waiter in waiters:
+            waiters.remove(waiter)
+
+    def take_waiters(self) -> Sequence[Waiter]:
+        """Who is to be woken, in order; from now on nobody is."""
+        waiters, self._waiters = self._waiters, None
+        return () if waiters is None else waiters if isinstance(waiters, list) else (waiters,)
 
     @property
-    def waiters(self) -> list[Waiter]:
+    def waiters(self) -> Sequence[Waiter]:
         """Who is woken when it settles, in order."""
-        return self._waiters
+        waiters = self._waiters
+        return () if waiters is None else waiters if isinstance(waiters, list) else (waiters,)
 
-    def outcome(self) -> tuple[Any, ErrorFactory | None]:
-        """Value and error factory of a task that is done."""
-        return self._value, self._error
-
-    def settle(self, value: Any, error: ErrorFactory | None, state: TaskState | None = None) -> None:
+    def settle(self, value: Any, error: ErrorFactory | None) -> None:
         """Make it done; its waiters are woken by the caller."""
-        self._state = state or (TaskState.DONE if error is None else TaskState.FAILED)
-        self._value = value
-        self._error = error
+        self.state = _DONE if error is None else _FAILED
+        self.value = value
+        self.error = error
 
     def settle_cancelled(self) -> None:
         """Make it cancelled; its waiters are woken by the caller."""
         label = self.label
-        self.settle(None, lambda: TaskCancelled(f"{label} was cancelled by the workflow"), TaskState.CANCELLED)
+        self.state = TaskState.CANCELLED
+        self.error = lambda: TaskCancelled(f"{label} was cancelled by the workflow")
 
 
 class WhenAll(Task[Any]):
@@ -132,9 +188,7 @@ class WhenAll(Task[Any]):
 
     __slots__ = ("_first_error", "_kind", "_missing", "parts")
 
-    def __init__(
-        self, execution: Execution, parts: Sequence[Task[Any]], kind: type[list[Any] | tuple[Any, ...]]
-    ) -> None:
+    def __init__(self, execution: Owner, parts: Sequence[Task[Any]], kind: type[list[Any] | tuple[Any, ...]]) -> None:
         super().__init__(execution, 0, f"when_all of {len(parts)}")
         self.parts = parts
         self._kind = kind
@@ -145,7 +199,7 @@ class WhenAll(Task[Any]):
                 self._note(part)
             else:
                 self._missing += 1
-                part.waiters.append(self)
+                part.add_waiter(self)
         if not self._missing:
             self._close()
 
@@ -161,12 +215,15 @@ class WhenAll(Task[Any]):
         return self
 
     def _note(self, part: Task[Any]) -> None:
+        error = part.error
         if self._first_error is None:
-            self._first_error = part.outcome()[1]
+            self._first_error = error
+        elif isinstance(error, Again):
+            error.seen = True  # whoever waits for the whole is told of the first alone
 
     def _close(self) -> None:
         if self._first_error is None:
-            self.settle(self._kind(part.outcome()[0] for part in self.parts), None)
+            self.settle(self._kind(part.value for part in self.parts), None)
         else:
             self.settle(None, self._first_error)
 
@@ -176,7 +233,7 @@ class WhenAny(Task["Task[Any]"]):
 
     __slots__ = ("parts",)
 
-    def __init__(self, execution: Execution, parts: Sequence[Task[Any]]) -> None:
+    def __init__(self, execution: Owner, parts: Sequence[Task[Any]]) -> None:
         super().__init__(execution, 0, f"when_any of {len(parts)}")
         self.parts = parts
         if not parts:
@@ -187,7 +244,7 @@ class WhenAny(Task["Task[Any]"]):
                 self.settle(part, None)
                 return
         for part in parts:
-            part.waiters.append(self)
+            part.add_waiter(self)
 
     def wake(self, settled: Task[Any]) -> Task[Any] | None:
         """The first settled part settles the whole."""
@@ -195,6 +252,35 @@ class WhenAny(Task["Task[Any]"]):
             return None
         self.settle(settled, None)
         for part in self.parts:
-            if part is not settled and self in part.waiters:
-                part.waiters.remove(self)
+            if part is not settled:
+                part.remove_waiter(self)
         return self
+
+
+def is_awaited(task: Task[Any]) -> bool:
+    """Whether a branch waits for `task`, for itself or as a part of others."""
+    seen: set[Task[Any]] = {task}
+    stack = [task]
+    while stack:
+        for waiter in stack.pop().waiters:
+            if not isinstance(waiter, Task):
+                return True
+            if waiter not in seen:
+                seen.add(waiter)
+                stack.append(waiter)
+    return False
+
+
+def leaves_of(task: Task[Any]) -> Iterator[Task[Any]]:
+    """`task` itself, or what a combination is made of in the end, in order; only those that are not done."""
+    seen: set[Task[Any]] = set()
+    stack = [task]
+    while stack:
+        part = stack.pop()
+        if part.done or part in seen:
+            continue
+        seen.add(part)
+        if isinstance(part, (WhenAll, WhenAny)):
+            stack += reversed(part.parts)
+        else:
+            yield part

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
 from durableflow.model.events import ActivityOptions, Event, Observation
+
+WORKER_LOST: Final = "WorkerLost"
+"""Type name of the failure of an attempt whose worker died."""
 
 
 class TurnStopped(BaseException):
@@ -12,8 +20,11 @@ class TurnStopped(BaseException):
     """
 
 
-class PendingActivity:
+class PendingActivity(msgspec.Struct, eq=False, gc=False):
     """An activity that was scheduled and has no recorded result.
+
+    A struct that the garbage collector does not visit: made quickly, and there may be many. Nothing in it
+    can refer back to it.
 
     Attributes:
         task: its number among what the workflow asked for; part of the idempotency key.
@@ -26,35 +37,20 @@ class PendingActivity:
         losses: how many attempts, last in a row, ended with the death of their worker.
     """
 
-    __slots__ = (
-        "attempt",
-        "details",
-        "input",
-        "losses",
-        "name",
-        "options",
-        "retry_at_us",
-        "scheduled_at_us",
-        "started",
-        "task",
-        "uncounted",
-    )
-
-    def __init__(self, task: int, name: str, data: bytes, options: ActivityOptions | None, at_us: int) -> None:
-        self.task = task
-        self.name = name
-        self.input = data
-        self.options = options
-        self.scheduled_at_us = at_us
-        self.attempt = 1
-        self.uncounted = 0
-        self.started = True
-        self.retry_at_us = 0
-        self.details: bytes | None = None
-        self.losses = 0
+    task: int
+    name: str
+    input: bytes
+    options: ActivityOptions | None
+    scheduled_at_us: int
+    attempt: int = 1
+    uncounted: int = 0
+    started: bool = True
+    retry_at_us: int = 0
+    details: bytes | None = None
+    losses: int = 0
 
 
-class Turn:
+class Turn(msgspec.Struct, eq=False):
     """The output of `Execution.advance`. The caller makes it so in this order.
 
     1. `events` are appended to the history, in one commit with the new status.
@@ -62,18 +58,48 @@ class Turn:
        those of `cancelled` are told to stop, and whoever sent the observations gets
        an acknowledgement. `refused` observations changed nothing and were not recorded.
 
+    A list that most turns leave empty is made when something is put into it; until then it is `()`.
+
     Attributes:
         first_seq: sequence number of `events[0]`.
         at_us: the time of the turn; never before that of an earlier turn.
+        unseen_failures: in the turn that ends the instance, label and exception of each branch that failed
+            without anybody taking notice; of very many, the first hundred.
     """
 
-    __slots__ = ("at_us", "cancelled", "events", "first_seq", "refused", "scheduled", "started")
+    first_seq: int
+    at_us: int
+    events: list[Event] = []
+    scheduled: list[PendingActivity] | tuple[()] = ()
+    started: list[PendingActivity] | tuple[()] = ()
+    cancelled: list[int] | tuple[()] = ()
+    refused: list[Observation] | tuple[()] = ()
+    unseen_failures: list[tuple[str, BaseException]] | tuple[()] = ()
 
-    def __init__(self, first_seq: int, at_us: int) -> None:
-        self.first_seq = first_seq
-        self.at_us = at_us
-        self.events: list[Event] = []
-        self.scheduled: list[PendingActivity] = []
-        self.started: list[PendingActivity] = []
-        self.cancelled: list[int] = []
-        self.refused: list[Observation] = []
+    def schedule(self, activity: PendingActivity) -> None:
+        """Its first attempt begins once the turn is durable."""
+        if self.scheduled:
+            self.scheduled.append(activity)
+        else:
+            self.scheduled = [activity]
+
+    def start(self, activity: PendingActivity) -> None:
+        """An attempt of it, which had to wait, begins once the turn is durable."""
+        if self.started:
+            self.started.append(activity)
+        else:
+            self.started = [activity]
+
+    def cancel(self, numbers: Iterable[int]) -> None:
+        """The attempts of these activities are told to stop."""
+        if self.cancelled:
+            self.cancelled.extend(numbers)
+        else:
+            self.cancelled = list(numbers)
+
+    def refuse(self, event: Observation) -> None:
+        """It changed nothing."""
+        if self.refused:
+            self.refused.append(event)
+        else:
+            self.refused = [event]

@@ -95,7 +95,9 @@ class _Folding:
     """A view in the making.
 
     A row holds its observations before its decisions, though the code decided between them. It
-    matters for external events alone, which do not say which task they answer.
+    matters for external events alone, which do not say which task they answer. Nor is it recorded at
+    which wait a cancellation found the code, and which others it then gave up: all that were older
+    than the cancellation are taken to stand behind those that are younger.
     """
 
     def __init__(self) -> None:
@@ -103,13 +105,18 @@ class _Folding:
         self.tasks: dict[int, TaskView] = {}
         self.kept: dict[str, deque[tuple[int, bytes]]] = {}
         self._waiting: dict[str, deque[int]] = {}
+        self._stood_back: dict[str, deque[int]] = {}
+        self._format = ev.FORMAT
         self._received = 0
 
     def take(self, event: ev.Event, at_us: int) -> None:  # noqa: C901  # one case an event, each a line or two
         view, tasks = self.view, self.tasks
         match event:
-            case ev.InstanceStarted(workflow=workflow, version=version, input=data):
+            case ev.InstanceStarted(workflow=workflow, version=version, input=data, format=format_):
                 view.workflow, view.version, view.started_at_us, view.input = workflow, version, at_us, data
+                self._format = format_
+            case ev.CancelRequested() if self._format > 1:
+                self._stood_back, self._waiting = self._waiting, {}
             case ev.ActivityScheduled(task=task, name=name, input=data):
                 tasks[task] = TaskView(task, "activity", name, "running", at_us, attempts=1, input=data)
             case ev.ActivityStarted(task=task, attempt=attempt) if task in tasks:
@@ -159,12 +166,13 @@ class _Folding:
 
     def _answer(self, name: str, payload: bytes, at_us: int) -> bool:
         """Give an event to the wait that is oldest; False when there is none."""
-        waiting = self._waiting.get(name)
-        while waiting:
-            task = waiting.popleft()
-            if self.tasks[task].state == "waiting":
-                self._end(task, "done", at_us, payload)
-                return True
+        for lines in (self._waiting, self._stood_back):
+            waiting = lines.get(name)
+            while waiting:
+                task = waiting.popleft()
+                if self.tasks[task].state == "waiting":
+                    self._end(task, "done", at_us, payload)
+                    return True
         return False
 
     def _cancel(self, task: TaskView, at_us: int) -> None:

@@ -25,8 +25,12 @@ import msgspec
 from durableflow.model.failure import Failure
 from durableflow.model.retry import StoredRetry
 
-FORMAT: Final = 1
-"""Version of the meaning of histories, recorded in each first event."""
+FORMAT: Final = 2
+"""Version of the meaning of histories, recorded in each first event.
+
+1. The first.
+2. A wait for an external event that a cancellation interrupts gives up its place in line.
+"""
 
 
 class ActivityOptions(msgspec.Struct, frozen=True, array_like=True):

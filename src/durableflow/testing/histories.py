@@ -298,11 +298,11 @@ def _entry(fields: dict[str, Any]) -> HistoryEvent:
 
 
 def _fields_out(value: msgspec.Struct) -> dict[str, Any]:
-    """The fields that differ from their defaults, by name."""
+    """The fields that differ from their defaults, by name; the default of `format` is another in each."""
     written: dict[str, Any] = {}
     for field in msgspec.structs.fields(value):
         item = getattr(value, field.name)
-        if item != field.default:
+        if item != field.default or field.name == "format":
             written[field.name] = item.hex() if field.name == "digest" else _value_out(item)
     return written
 
@@ -319,6 +319,8 @@ def _fields_in(kind: type[msgspec.Struct], written: dict[str, Any]) -> Any:
     unknown = sorted(written.keys() - known.keys())
     if unknown:
         raise ValueError(f"unknown fields {unknown!r}")
+    if kind is ev.InstanceStarted:
+        written = {"format": 1} | written  # the first format was not written down
     values = {name: _value_in(known[name].type, name, item) for name, item in written.items()}
     made = kind(**values)
     # Constructors do not look at types: what is read from a file must pass where stored bytes must pass.

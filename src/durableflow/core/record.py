@@ -1,0 +1,69 @@
+"""The recorded turn that a replay follows: what the code decided then, to be asked for again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from durableflow.model import events as ev
+from durableflow.model.converter import digest
+
+
+class Record:
+    """The decisions of one recorded row, taken one by one.
+
+    One object serves all rows of a replay: it points into the row instead of copying what it needs.
+    """
+
+    __slots__ = ("_at", "_first_seq", "_row")
+
+    def __init__(self) -> None:
+        self._row: Sequence[ev.Event] = ()
+        self._first_seq = 1
+        self._at = 0
+
+    def follow(self, first_seq: int, row: Sequence[ev.Event]) -> None:
+        """Go on with the row whose first event is `first_seq`."""
+        self._row = row
+        self._first_seq = first_seq
+        self._at = 0
+
+    def take(self) -> ev.Event | None:
+        """The next decision; None when the row has no more."""
+        row, at = self._row, self._at
+        while at < len(row):
+            event = row[at]
+            at += 1
+            if type(event) in ev.DECISIONS:
+                self._at = at
+                return event
+        self._at = at
+        return None
+
+    @property
+    def taken_seq(self) -> int:
+        """The sequence number of the decision taken last."""
+        return self._first_seq + self._at - 1
+
+
+def same(recorded: ev.Event, asked: ev.Decision) -> bool:
+    """Whether the code asks again for what was recorded."""
+    if type(recorded) is not type(asked):
+        return False
+    if isinstance(recorded, ev.ActivityScheduled):
+        assert isinstance(asked, ev.ActivityScheduled)
+        return (recorded.name, recorded.digest, recorded.task) == (asked.name, asked.digest, asked.task)
+    if isinstance(recorded, ev.SideEffectRecorded):
+        assert isinstance(asked, ev.SideEffectRecorded)
+        return recorded.task == asked.task
+    if isinstance(recorded, ev.InstanceFailed):
+        assert isinstance(asked, ev.InstanceFailed)
+        # Not its message, which may hold the address of an object.
+        return recorded.failure.type_name == asked.failure.type_name
+    return recorded == asked
+
+
+def same_activity(recorded: ev.ActivityScheduled, task: int, name: str, data: bytes) -> bool:
+    """`same`, of the commonest decision, before it is made: equal inputs need no digest."""
+    return (
+        recorded.task == task and recorded.name == name and (recorded.input == data or recorded.digest == digest(data))
+    )
