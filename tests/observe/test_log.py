@@ -29,6 +29,11 @@ LINES = [
         "activity charge of instance i: attempt 3 failed for good: ValueError: no",
     ),
     (
+        facts.BranchFailed("i", "notify", "ValueError", "no"),
+        "WARNING",
+        "branch notify of instance i failed and nobody waited for it: ValueError: no; wait for the task that",
+    ),
+    (
         facts.TurnBlocked("i", 1.5, "flow.py:3 in f"),
         "WARNING",
         "a turn of instance i has blocked the event loop for 1.5 s at flow.py:3 in f; move this work into an activity",

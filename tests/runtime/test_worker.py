@@ -712,6 +712,29 @@ async def test_facts_are_told_in_their_order(world: World) -> None:
     ]
 
 
+async def test_a_branch_that_failed_and_that_nobody_waited_for_is_told(world: World) -> None:
+    @workflow
+    async def careless(ctx: Context) -> str:
+        async def fails(reason: str) -> None:
+            await ctx.sleep(1)
+            raise ValueError(reason)
+
+        forgotten = ctx.spawn(fails("forgotten"))
+        heeded = ctx.spawn(fails("heeded"))
+        await ctx.sleep(2)
+        with pytest.raises(ValueError, match="heeded"):
+            heeded.result()
+        return f"{forgotten.done}"
+
+    async with world.engine() as engine:
+        handle = await engine.start(careless)
+        await world.advance(3)
+        assert await handle.result() == "True"
+    (told,) = world.told(facts.BranchFailed)
+    assert (told.instance_id, told.type_name, told.message) == (handle.id, "ValueError", "forgotten")
+    assert told.branch.endswith("fails")
+
+
 async def test_a_listener_that_fails_stops_nothing(world: World) -> None:
     engine = world.new_engine()
 

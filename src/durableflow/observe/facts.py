@@ -62,6 +62,15 @@ class AttemptEnded(msgspec.Struct, frozen=True):
     final: bool
 
 
+class BranchFailed(msgspec.Struct, frozen=True):
+    """A branch that the workflow spawned failed, and nobody waited for it or looked at its result until the end."""
+
+    instance_id: str
+    branch: str
+    type_name: str
+    message: str
+
+
 class TurnBlocked(msgspec.Struct, frozen=True):
     """A turn has been blocking the event loop; `location` is the line it is at."""
 
@@ -91,6 +100,7 @@ Fact: TypeAlias = (
     | InstanceStalled
     | HistoryLong
     | AttemptEnded
+    | BranchFailed
     | TurnBlocked
     | CommitRetried
     | TurnsCommitted

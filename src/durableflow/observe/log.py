@@ -37,6 +37,16 @@ def _log_attempt(fact: facts.AttemptEnded) -> None:
     )
 
 
+def _log_branch(fact: facts.BranchFailed) -> None:
+    _LOGGER.warning(
+        "branch %s of instance %s failed and nobody waited for it: %s: %s; wait for the task that ctx.spawn() gave",
+        fact.branch,
+        fact.instance_id,
+        fact.type_name,
+        fact.message,
+    )
+
+
 def _log_blocked(fact: facts.TurnBlocked) -> None:
     _LOGGER.warning(
         "a turn of instance %s has blocked the event loop for %.1f s at %s; move this work into an activity",
@@ -61,6 +71,7 @@ def _log_retry(fact: facts.CommitRetried) -> None:
 _WRITERS: Final[dict[type, Callable[[Any], None]]] = {
     facts.InstanceStalled: _log_stall,
     facts.AttemptEnded: _log_attempt,
+    facts.BranchFailed: _log_branch,
     facts.TurnBlocked: _log_blocked,
     facts.HistoryLong: _log_long,
     facts.WorkerLost: _log_lost,

@@ -8,6 +8,7 @@ from functools import partial
 from durableflow.authoring.registry import Registry
 from durableflow.errors import InstanceNotActive
 from durableflow.model import events as ev
+from durableflow.model.failure import record
 from durableflow.observe import facts
 from durableflow.runtime.agenda import Agenda
 from durableflow.runtime.attempts import Attempts
@@ -66,6 +67,9 @@ class Effects:
                     return
                 self._means.tell(facts.InstanceStalled(live.id, reason))
         if execution.ended is not None:
+            for branch, raised in turn.unseen_failures:
+                failure = record(raised)
+                self._means.tell(facts.BranchFailed(live.id, branch, failure.type_name, failure.message))
             self._finish(live, execution.ended)
             return
         for activity, definition in step.starts:
