@@ -41,7 +41,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--earlier", type=json.loads, default={}, help="figures of earlier phases")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--directory", type=Path, required=True)
-    parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
 
@@ -90,11 +89,16 @@ async def _measure(spec: Spec, contender: Contender, arguments: argparse.Namespa
         scale=SCALES[arguments.scale],
         dice=random.Random(arguments.seed),
         directory=arguments.directory,
-        shared=arguments.shared,
         earlier=arguments.earlier,
     )
     figures = await workload.phases[arguments.phase](bench)
-    return {"status": "ok", "figures": figures, "notes": bench.notes, "crash": bench.crash_after}
+    return {
+        "status": "ok",
+        "figures": figures,
+        "samples": bench.samples,
+        "notes": bench.notes,
+        "crash": bench.crash_after,
+    }
 
 
 async def _describe(spec: Spec, contender: Contender, arguments: argparse.Namespace) -> dict[str, Any]:

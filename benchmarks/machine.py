@@ -11,8 +11,7 @@ from benchmarks.load import quantile
 
 
 def facts(scratch: Path) -> dict[str, str]:
-    """The machine and the disk under `scratch`, where all contenders keep their files."""
-    filesystem, p50_us, p99_us = _filesystem(scratch), *_sync_us(scratch)
+    """The machine and the disk under `scratch`, where all contenders keep their files: what stays."""
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
@@ -20,7 +19,14 @@ def facts(scratch: Path) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "sqlite (of this python)": sqlite3.sqlite_version,
-        "file system": filesystem,
+        "file system": _filesystem(scratch),
+    }
+
+
+def conditions(scratch: Path) -> dict[str, str]:
+    """How busy the machine and its disk are just now."""
+    p50_us, p99_us = _sync_us(scratch)
+    return {
         "fdatasync of 4 KiB": f"p50 {p50_us:.0f} µs, p99 {p99_us:.0f} µs",
         "load average at start": " ".join(f"{load:.2f}" for load in os.getloadavg()),
     }

@@ -3,17 +3,19 @@
 import argparse
 import os
 import statistics
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from benchmarks.contenders import SPECS
 from benchmarks.environments import REPOSITORY
-from benchmarks.results import DIRECTORY, Cell, Measurement, higher_is_better
+from benchmarks.results import DIRECTORY, Measurement, higher_is_better
 from benchmarks.workloads import WORKLOADS, Workload
 
 DURABLE: Final = "durableflow-sqlite"
 VOLATILE: Final = "durableflow-memory"
+WIDTH: Final = 120
 
 HEAD: Final = """\
 # Benchmarks
@@ -41,6 +43,17 @@ METHOD: Final = """\
   steadier than the clock.
 - Figures are medians over the repeats, with the least and the greatest in parentheses. Ratios are taken within one
   repeat, then treated likewise.
+
+What was cut, so that all of it fits into 40 minutes:
+
+- A rate is that of 3 seconds of starts after a short warm-up. What was started must be over within 20 seconds; if not,
+  the rate is that of those that were, and it is listed below as cut.
+- Latencies, fan-outs and wake-ups are as many as fit into 6 seconds, at most 300, 15 and 15.
+- What is dear is measured less often or for less time, as each table says: long instances, waiting instances, disk, a
+  filled file. Recovery and the filled file are measured for durableflow alone: they check promises of ours.
+- Who could not do all of a workload is not asked for the larger one of its kind, and who failed in one repeat is not
+  asked again in the next ones.
+- When it was measured in several sittings, all had the same code, machine, seed and versions.
 """
 
 
@@ -85,12 +98,13 @@ def _measured(measurement: Measurement) -> list[Workload]:
 
 def _circumstances(measurement: Measurement) -> str:
     rows = [
-        ("date", measurement.started),
-        ("command", f"`{measurement.command}`, then `python -m benchmarks.report`"),
+        ("date", "; ".join(sitting.started for sitting in measurement.sittings)),
+        ("command", "; ".join(f"`{sitting.command}`" for sitting in measurement.sittings)),
         ("revision", f"`{measurement.revision}`"),
         ("repeats, seed", f"{measurement.repeats}, {measurement.seed}"),
         ("duration", f"{measurement.took_s / 60:.0f} minutes"),
         *measurement.machine.items(),
+        *_conditions(measurement),
     ]
     warning = ""
     if measurement.scale != "full":
@@ -98,6 +112,12 @@ def _circumstances(measurement: Measurement) -> str:
             "**A quick measurement, of small sizes: it shows that everything works, and is not to be quoted.**\n\n"
         )
     return "## Where and when\n\n" + warning + _table(("", ""), rows)
+
+
+def _conditions(measurement: Measurement) -> Iterator[tuple[str, str]]:
+    """How the machine was at the start of each sitting."""
+    for name in dict.fromkeys(name for sitting in measurement.sittings for name in sitting.conditions):
+        yield name, "; ".join(sitting.conditions.get(name, "?") for sitting in measurement.sittings)
 
 
 def _contenders(measurement: Measurement) -> str:
@@ -136,27 +156,52 @@ def _ratios(measurement: Measurement) -> str:
 
 def _ratio(measurement: Measurement, workload: Workload, figure: str, peer: str) -> str:
     us = DURABLE if SPECS[peer].durable else VOLATILE
-    ours = {cell.repeat: cell.figures[figure] for cell in _with(measurement.find(us, workload.name), figure)}
+    ours = _by_repeat(measurement, us, workload, figure)
     if not ours and us == VOLATILE:  # what does not depend on the backend is measured once: the import
-        ours = {cell.repeat: cell.figures[figure] for cell in _with(measurement.find(DURABLE, workload.name), figure)}
+        ours = _by_repeat(measurement, DURABLE, workload, figure)
     ratios = []
-    for cell in _with(measurement.find(peer, workload.name), figure):
-        theirs, own = cell.figures[figure], ours.get(cell.repeat, 0.0)
+    for repeat, theirs in _by_repeat(measurement, peer, workload, figure).items():
+        own = ours.get(repeat, 0.0)
         if theirs > 0 and own > 0:
             ratios.append(own / theirs if higher_is_better(figure) else theirs / own)
     return _spread(ratios)
+
+
+def _by_repeat(measurement: Measurement, contender: str, workload: Workload, figure: str) -> dict[int, float]:
+    cells = measurement.find(contender, workload.name)
+    return {cell.repeat: statistics.median(cell.values(figure)) for cell in cells if figure in cell}
 
 
 def _workload(measurement: Measurement, workload: Workload) -> str:
     rows = []
     for name, entrant in measurement.entrants.items():
         cells = measurement.find(name, workload.name)
-        figures = [_spread([cell.figures[figure] for cell in _with(cells, figure)]) for figure in workload.shown]
+        figures = [_spread([value for cell in cells for value in cell.values(figure)]) for figure in workload.shown]
         if any(figures):
             rows.append((entrant.title, *(figure or "–" for figure in figures)))
     if not rows:
         return ""
-    return f"## {workload.title}\n\n" + _table(("contender", *workload.shown.values()), rows)
+    about = "".join(f"{line}\n" for line in textwrap.wrap(_about(measurement, workload), WIDTH))
+    table = _table(("contender", *workload.shown.values()), rows)
+    return f"## {workload.title}\n\n" + (f"{about}\n" if about else "") + table
+
+
+def _about(measurement: Measurement, workload: Workload) -> str:
+    """What is to be known of a workload, and how often it was measured if that is not as often as the others."""
+    ours, peers = (
+        measurement.repeats if most is None else min(most, measurement.repeats)
+        for most in (workload.repeats_max, workload.peer_repeats_max)
+    )
+    told = [workload.about] if workload.about else []
+    if ours < measurement.repeats:
+        told.append(f"Measured {_times(ours)}.")
+    elif peers < measurement.repeats and any(not SPECS[name].ours for name in measurement.entrants):
+        told.append(f"Measured {_times(ours)}, for peers {_times(peers)}; ratios are those of repeat 1.")
+    return " ".join(told)
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _gaps(measurement: Measurement) -> str:
@@ -176,18 +221,19 @@ def _gaps(measurement: Measurement) -> str:
 def _reasons(measurement: Measurement, workload: Workload) -> Iterator[tuple[str, str]]:
     for name, entrant in measurement.entrants.items():
         told: dict[str, int] = {}
+        again = ""
         for cell in measurement.find(name, workload.name):
+            if cell.status == "skipped":
+                again = "; not asked again"
+                continue
             for reason in (*([f"{cell.status}: {cell.reason}"] if cell.status != "ok" else []), *cell.notes):
                 told.setdefault(reason, cell.repeat + 1)
         for reason, repeat in told.items():
-            yield entrant.title, reason if measurement.repeats == 1 else f"{reason} (repeat {repeat})"
+            alone = measurement.repeats == 1 or reason.startswith("unsupported")
+            yield entrant.title, reason if alone else f"{reason} (repeat {repeat}{again})"
 
 
 # --- cells of tables -------------------------------------------------------------------------------------------------
-
-
-def _with(cells: Iterable[Cell], figure: str) -> list[Cell]:
-    return [cell for cell in cells if figure in cell.figures]
 
 
 def _spread(values: Sequence[float]) -> str:

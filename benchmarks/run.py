@@ -3,17 +3,22 @@
 Contenders take turns within a workload, and workloads within a repeat, so that a slow moment of the machine does not
 fall on one contender alone. Each phase of each cell is a process of its own, in a session of its own: what it leaves
 behind is ended with it.
+
+What was measured is saved after each cell. `--resume` goes on with it in another sitting, if the code, the machine and
+the seed are the same.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import random
 import shlex
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -21,17 +26,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import environments, machine
+from benchmarks import environments, machine, plan
 from benchmarks.contenders import SPECS
 from benchmarks.contract import Spec
 from benchmarks.imports import import_figures
-from benchmarks.results import DIRECTORY, Cell, Entrant, Measurement
+from benchmarks.results import DIRECTORY, Cell, Entrant, Measurement, Sitting
 from benchmarks.workloads import WORKLOADS, Workload
 
-PHASE_TIMEOUT_S: Final = {"full": 180, "quick": 40}
-SLOW_TIMEOUT_S: Final = 3600
+PHASE_TIMEOUT_S: Final = {"full": 240, "quick": 60}
 FAILED: Final = ("failed", "incomplete")  # their files are kept, to see why
-IMPORTS: Final = {"full": 21, "quick": 5}
+IMPORTS: Final = {"full": 15, "quick": 5}
+MEASURED: Final = ("src", "benchmarks", "pyproject.toml", ":(exclude)benchmarks/results")
+
+
+class ResumeError(Exception):
+    """What is asked for now is not of one piece with what was measured before; the message says why."""
 
 
 def main() -> None:
@@ -41,41 +50,96 @@ def main() -> None:
         return
     scratch: Path = options.scratch
     scratch.mkdir(parents=True, exist_ok=True)
-    measurement = Measurement(
+    scale = "quick" if options.quick else "full"
+    output: Path = options.output or DIRECTORY / f"{scale}.json"
+    now = Measurement(
+        scale=scale, seed=options.seed, repeats=options.repeats, revision=_revision(), machine=machine.facts(scratch)
+    )
+    sitting = Sitting(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         command=shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
-        scale="quick" if options.quick else "full",
-        seed=options.seed,
-        repeats=options.repeats,
-        revision=_revision(),
-        machine=machine.facts(scratch),
+        conditions=machine.conditions(scratch),
     )
-    output: Path = options.output or DIRECTORY / f"{measurement.scale}.json"
-    for name, fact in measurement.machine.items():
+    for name, fact in (now.machine | sitting.conditions).items():
         print(f"{name}: {fact}")
+    try:
+        measurement = resumed(output, now) if options.resume else now
+        runner = Runner(measurement, scratch=scratch, keep=options.keep)
+        names = options.only or [name for name, spec in SPECS.items() if spec.quick or not options.quick]
+        entrants, pythons = runner.prepare(names, reinstall=options.reinstall)
+        now.entrants |= entrants
+        join(measurement, now)
+    except ResumeError as error:
+        sys.exit(f"{error}")
+    earlier = [] if options.resume else _earlier(output, scale)
+    measurement.sittings.append(sitting)
+    asked = plan.plan(_chosen(options), [SPECS[name] for name in pythons], options.repeats)
+    left = plan.still_to_do(asked, measurement)
+    print(f"{len(left)} of {len(asked)} cells to measure", flush=True)
     began_s = time.perf_counter()
-    runner = Runner(measurement, scratch=scratch, keep=options.keep)
-    names = options.only or [name for name, spec in SPECS.items() if spec.quick or not options.quick]
-    pythons = runner.prepare(names, reinstall=options.reinstall)
-    for repeat in range(options.repeats):
-        for workload in _chosen(options):
-            for name, python in pythons.items():
-                cell = runner.measure(SPECS[name], python, workload, repeat)
-                measurement.cells.append(cell)
-                measurement.took_s = time.perf_counter() - began_s
-                measurement.save(output)  # after each: an interrupted measurement keeps what it has
-                print(_line(cell, workload), flush=True)
+    for number, each in enumerate(left, 1):
+        cell = runner.measure(each, pythons[each.spec.name])
+        measurement.cells.append(cell)
+        sitting.took_s = time.perf_counter() - began_s
+        measurement.save(output)  # after each: an interrupted measurement keeps what it has
+        left_min = plan.remaining_s(left[number:], measurement.cells, earlier) / 60
+        print(f"{number:3}/{len(left)}, {left_min:2.0f} min left  {_line(cell, each.workload)}", flush=True)
     runner.clean()
     print(f"{measurement.took_s:.0f} s; wrote {os.path.relpath(output)}")
     print("now: python -m benchmarks.report")
 
 
+def resumed(file: Path, now: Measurement) -> Measurement:
+    """The measurement in `file`, to go on with.
+
+    Raises:
+        ResumeError: there is none, or it cannot be gone on with here and now.
+    """
+    if not file.exists():
+        message = f"there is nothing to resume: {file} does not exist"
+        raise ResumeError(message)
+    try:
+        measurement = Measurement.load(file)
+    except ValueError as error:
+        raise ResumeError(str(error)) from error
+    join(measurement, now)
+    return measurement
+
+
+def join(measurement: Measurement, now: Measurement) -> None:
+    """Let what `now` says be of one piece with `measurement`, which takes over its contenders and repeats.
+
+    Raises:
+        ResumeError: code, machine, seed, scale or a contender's version is another; the message names all that differs.
+    """
+    differences = measurement.differences(now)
+    if differences:
+        message = "this is another measurement, so it cannot be resumed; leave out --resume to begin anew:\n  "
+        raise ResumeError(message + "\n  ".join(differences))
+    measurement.entrants |= now.entrants
+    measurement.repeats = max(measurement.repeats, now.repeats)
+
+
+def _earlier(file: Path, scale: str) -> list[Cell]:
+    """Cells of whatever was measured into this file before: a guess at how long each will take."""
+    try:
+        measurement = Measurement.load(file)
+    except (OSError, ValueError):
+        return []
+    return measurement.cells if measurement.scale == scale else []
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure durableflow and its peers.")
-    parser.add_argument("--quick", action="store_true", help="small sizes, about two minutes: does everything work?")
+    parser.add_argument("--quick", action="store_true", help="small sizes, about three minutes: does all work?")
     parser.add_argument("--only", action="append", choices=SPECS, metavar="CONTENDER", help="may be repeated")
     parser.add_argument("--workload", action="append", choices=WORKLOADS, metavar="NAME", help="may be repeated")
     parser.add_argument("--repeats", type=int, help="default: 3; 1 with --quick")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the output of an interrupted measurement: only what is missing",
+    )
     parser.add_argument("--seed", type=int, default=20240501)
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/full.json or quick.json")
     parser.add_argument(
@@ -100,19 +164,25 @@ def _chosen(options: argparse.Namespace) -> list[Workload]:
 
 
 def _revision() -> str:
-    asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=environments.REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return asked.stdout.strip() or "not committed"
+    """The commit; with changes to what is measured, also a digest of them, so that two dirty trees are told apart."""
+    commit = _git("rev-parse", "--short", "HEAD").strip()
+    changed = _git("status", "--porcelain", "--", *MEASURED)
+    if not changed:
+        return commit or "not committed"
+    digest = hashlib.sha256((changed + _git("diff", "HEAD", "--", *MEASURED)).encode()).hexdigest()
+    return f"{commit}-dirty-{digest[:8]}"
+
+
+def _git(*words: str) -> str:
+    command = ["git", *words]
+    return subprocess.run(command, cwd=environments.REPOSITORY, capture_output=True, text=True, check=False).stdout
 
 
 def _line(cell: Cell, workload: Workload) -> str:
     told = ", ".join(
-        f"{cell.figures[figure]:,.4g} {heading}" for figure, heading in workload.shown.items() if figure in cell.figures
+        f"{statistics.median(cell.values(figure)):,.4g} {heading}"
+        for figure, heading in workload.shown.items()
+        if figure in cell
     )
     told += "".join(f" ({note})" for note in cell.notes)
     if cell.status != "ok":
@@ -125,16 +195,16 @@ class Runner:
 
     def __init__(self, measurement: Measurement, *, scratch: Path, keep: bool) -> None:
         self._measurement = measurement
-        self._scratch = scratch / f"{measurement.started.replace(':', '')}-{os.getpid()}"
+        self._scratch = scratch / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
         self._keep = keep
 
-    def prepare(self, names: list[str], *, reinstall: bool) -> dict[str, Path]:
-        """Environments of all contenders that can run here; those that cannot are noted with the reason."""
-        pythons = {}
+    def prepare(self, names: list[str], *, reinstall: bool) -> tuple[dict[str, Entrant], dict[str, Path]]:
+        """All contenders as they are found here, and the interpreters of those that can run."""
+        entrants, pythons = dict[str, Entrant](), dict[str, Path]()
         for name in dict.fromkeys(names):
             spec = SPECS[name]
             entrant = Entrant(title=spec.title, status="ok")
-            self._measurement.entrants[name] = entrant
+            entrants[name] = entrant
             try:
                 python = environments.python_for(spec, reinstall=reinstall)
             except environments.InstallError as error:
@@ -149,14 +219,13 @@ class Runner:
             else:
                 entrant.status, entrant.reason = "not runnable", answer["reason"]
                 print(f"{spec.title}: not runnable: {entrant.reason}", flush=True)
-        return pythons
+        return entrants, pythons
 
-    def measure(self, spec: Spec, python: Path, workload: Workload, repeat: int) -> Cell:
+    def measure(self, asked: plan.Asked, python: Path) -> Cell:
+        repeat, workload, spec = asked
         cell = Cell(contender=spec.name, workload=workload.name, repeat=repeat, status="ok")
-        if workload.name in spec.unsupported:
-            return dataclasses.replace(cell, status="unsupported", reason=spec.unsupported[workload.name])
-        if smaller := self._cut_before(spec, workload, repeat):
-            return dataclasses.replace(cell, status="unsupported", reason=f"already too much at {smaller}")
+        if refused := plan.refusal(self._measurement, asked):
+            return dataclasses.replace(cell, status=refused.status, reason=refused.reason)
         began_s = time.perf_counter()
         if workload.phases:
             self._phases(cell, spec, python, workload)
@@ -165,13 +234,6 @@ class Runner:
         cell.took_s = time.perf_counter() - began_s
         return cell
 
-    def _cut_before(self, spec: Spec, workload: Workload, repeat: int) -> str:
-        """The smaller workload of this kind, if this contender could not do all of it in this repeat."""
-        for cell in self._measurement.find(spec.name, workload.after):
-            if cell.repeat == repeat and (cell.notes or cell.status != "ok"):
-                return cell.workload
-        return ""
-
     def _phases(self, cell: Cell, spec: Spec, python: Path, workload: Workload) -> None:
         directory = self._scratch / f"{spec.name}-{workload.name}-{cell.repeat}"
         dice = random.Random(f"{self._measurement.seed}/{workload.name}/{cell.repeat}")  # the same for all contenders
@@ -179,13 +241,13 @@ class Runner:
         for phase in range(len(workload.phases)):
             words = ["--workload", workload.name, "--phase", str(phase), "--scale", scale]
             words += ["--seed", str(dice.randrange(2**31)), "--earlier", json.dumps(cell.figures)]
-            timeout_s = SLOW_TIMEOUT_S if workload.slow else PHASE_TIMEOUT_S[scale]
-            answer = self._child(spec, python, words, directory, timeout_s=timeout_s)
+            answer = self._child(spec, python, words, directory, timeout_s=PHASE_TIMEOUT_S[scale])
             if answer["status"] != "ok":
                 cell.reason = answer["reason"]
                 cell.status = "incomplete" if cell.figures else answer["status"]
                 break
             cell.figures |= answer["figures"]
+            cell.samples |= answer["samples"]
             cell.notes += answer["notes"]
         if not self._keep and cell.status not in FAILED:
             shutil.rmtree(directory, ignore_errors=True)
@@ -193,13 +255,11 @@ class Runner:
     def _child(
         self, spec: Spec, python: Path, words: list[str], directory: Path, *, timeout_s: float
     ) -> dict[str, Any]:
-        shared = self._scratch / f"{spec.name}-shared"
-        for each in (directory, shared):
-            each.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         output, log = directory / "answer.json", directory / "log.txt"
         output.unlink(missing_ok=True)
         command = [str(python), "-m", "benchmarks.child", "--contender", spec.name, *words]
-        command += ["--directory", str(directory), "--shared", str(shared), "--output", str(output)]
+        command += ["--directory", str(directory), "--output", str(output)]
         with log.open("ab") as stream:
             child = subprocess.Popen(
                 command, cwd=environments.REPOSITORY, stdout=stream, stderr=stream, start_new_session=True

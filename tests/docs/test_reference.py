@@ -4,7 +4,7 @@ import ast
 import inspect
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -21,14 +21,19 @@ from durableflow import (
     Settings,
     Status,
     errors,
+    testing,
 )
 from durableflow.engine import STORE_VARIABLE
 from durableflow.model import events as ev
 from durableflow.model.status import TERMINAL, TRANSITIONS
+from durableflow.testing import histories, plugin
+from durableflow.testing.clock import START
+from durableflow.testing.stand_ins import MISSING
 
 PAGES = Path(__file__).parents[2] / "docs" / "reference"
-API, ERRORS, EVENTS, SETTINGS = (
-    (PAGES / f"{name}.md").read_text(encoding="utf-8") for name in ("api", "errors", "history-events", "settings")
+API, ERRORS, EVENTS, SETTINGS, TESTING = (
+    (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("api", "errors", "history-events", "settings", "testing")
 )
 ROW = re.compile(r"^\| `(?P<name>[^`]+)` \| (?P<second>.*?) \|", re.MULTILINE)
 
@@ -86,7 +91,7 @@ def test_an_error_stands_in_the_branch_of_its_first_digit() -> None:
 
 
 def test_codes_named_beside_errors_in_the_reference_are_theirs() -> None:
-    named = re.findall(r"`(\w+)` \((DF\d{4})\)", API + SETTINGS + EVENTS)
+    named = re.findall(r"`(\w+)` \((DF\d{4})\)", API + SETTINGS + EVENTS + TESTING)
     assert named
     assert [(name, code) for name, code in named if CODED.get(code) != name] == []
 
@@ -259,6 +264,94 @@ def test_a_blocking_twin_has_the_methods_of_its_model(
     assert methods_of(twin) - added == methods_of(model) - missing
     for name in methods_of(model) - missing:
         assert written(getattr(twin, name), bound=True) == written(getattr(model, name), bound=True), name
+
+
+# -- the test kit -----------------------------------------------------------------------------------------------------
+
+KIT = {heading["name"]: heading["parameters"] for heading in SIGNATURE.finditer(TESTING)}
+KIT_TITLES = set(re.findall(r"^#{2,6} `(\w+)", TESTING, re.MULTILINE))
+FOR_THE_CLOCK = {"VirtualEngine.running_attempts", "VirtualEngine.waits_for_attempts", "VirtualClock.now_us"} | {
+    f"VirtualClock.{name}" for name in ("draw", "random_bits", "wait")
+}
+ON_ANOTHER = {"BlockingEnvironment": "WorkflowEnvironment", "BlockingEnvironmentHandle": "EnvironmentHandle"}
+
+
+def of_the_kit(name: str) -> Any:
+    found: Any = testing
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def written_in_the_kit(name: str) -> str:
+    target = of_the_kit(name)
+    bound = "." in name and not inspect.ismethod(target)  # a class method has lost its first parameter already
+    return written(target, bound=bound).replace(repr(START), "START").replace(repr(MISSING), "...")
+
+
+def test_the_page_of_the_test_kit_has_each_public_name() -> None:
+    assert {name.partition(".")[0] for name in KIT_TITLES} == set(testing.__all__)
+
+
+def test_a_signature_of_the_test_kit_is_that_of_the_code() -> None:
+    written_here = {name: parameters for name, parameters in KIT.items() if parameters is not None}
+    assert written_here == {name: written_in_the_kit(name) for name in written_here}
+
+
+def test_functions_and_methods_of_the_test_kit_stand_on_the_page_with_their_signature() -> None:
+    assert [name for name, given in KIT.items() if given is None and inspect.isroutine(of_the_kit(name))] == []
+
+
+def test_each_public_member_of_the_test_kit_is_described() -> None:
+    missing = list[str]()
+    for owner in set(testing.__all__) - ON_ANOTHER.keys():
+        kind = of_the_kit(owner)
+        if not isinstance(kind, type):
+            continue
+        section = sections(TESTING, 3)[f"`{owner}`"]
+        fields = getattr(kind, "__struct_fields__", ())
+        methods = [
+            name
+            for base in kind.mro()
+            if base.__module__.startswith("durableflow.testing.")
+            for name, member in vars(base).items()
+            if inspect.isroutine(member) or isinstance(member, property | classmethod)
+        ]
+        for name in {*fields, *methods}:
+            full = f"{owner}.{name}"
+            public = not name.startswith(("_", "test_")) and full not in FOR_THE_CLOCK
+            repeated = hasattr(Engine, name) and issubclass(kind, Engine)  # described there, and held to it here
+            if public and not repeated and full not in KIT and f"`{name}`" not in section:
+                missing.append(full)
+    assert missing == []
+
+
+@pytest.mark.parametrize(("twin", "model"), ON_ANOTHER.items(), ids=ON_ANOTHER)
+def test_a_blocking_twin_of_the_test_kit_has_the_methods_of_its_model(twin: str, model: str) -> None:
+    names = methods_of(of_the_kit(model))
+    assert methods_of(of_the_kit(twin)) == names
+    for name in names:
+        assert written_in_the_kit(f"{twin}.{name}") == written_in_the_kit(f"{model}.{name}"), name
+
+
+def test_the_words_of_a_story_stand_on_the_page_with_their_signature_and_event() -> None:
+    words = {
+        name: word
+        for name, word in vars(histories).items()
+        if inspect.isfunction(word) and not name.startswith("_") and word.__module__ == histories.__name__
+    }
+    found = re.findall(r"^\| `(\w+)\((.*)\)` \| `(\w+)` \|$", TESTING, re.MULTILINE)
+    assert {name: parameters for name, parameters, _ in found} == {
+        name: written(word, bound=False) for name, word in words.items() if name not in testing.__all__
+    }
+    assert {tag for _, _, tag in found} <= {tag_of(kind) for kind in get_args(ev.Event)}
+
+
+def test_the_fixtures_and_markers_of_the_plugin_are_those_of_the_code() -> None:
+    fixtures = [name for name in vars(plugin) if isinstance(getattr(plugin, name), type(plugin.df))]
+    assert sorted(name for name, _ in table_under(TESTING, "## The pytest plugin")) == sorted(
+        [*fixtures, "df_backends"]
+    )
 
 
 # -- the house --------------------------------------------------------------------------------------------------------
