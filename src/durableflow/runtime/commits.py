@@ -99,13 +99,14 @@ class Commits:
         """
         agenda = self._agenda
         while True:
+            if agenda:
+                await asyncio.sleep(0)  # attempts that begin now may have something to say at once
             while not agenda:
                 agenda.work.clear()
                 await agenda.work.wait()
             with_news = len(agenda.dirty)
             self._gather((with_news + 1) // 2 if with_news >= _SPLIT_MIN else with_news)
             await self._commit_all()
-            await asyncio.sleep(0)
 
     async def _commit_all(self) -> None:
         """Commit what is gathered, and what is gathered meanwhile, until nothing is."""

@@ -327,7 +327,7 @@ class SqliteBackend:
 
     async def record(self, instance_id: str) -> InstanceRecord | None:
         """See `Backend.record`."""
-        rows = await self._read(f"select {RECORD_COLUMNS} from instances where id = ?", (instance_id,))  # noqa: S608  # constant columns
+        rows = await self._read(f"select {RECORD_COLUMNS} from instances where id = ?", (instance_id,))
         return as_record(rows[0]) if rows else None
 
     async def history(self, instance_id: str, from_seq: int, limit: int) -> list[HistoryRow]:

@@ -64,11 +64,11 @@ def tags_text(new: NewInstance) -> str | None:
 def purge_one(connection: sqlite3.Connection, instance_id: str) -> bool:
     """Remove an instance that is over, whole; False when it is not there or not over."""
     cursor = connection.execute(
-        f"delete from instances where id = ? and status in {TERMINAL_SQL}",  # noqa: S608  # constant statuses
+        f"delete from instances where id = ? and status in {TERMINAL_SQL}",
         (instance_id,),
     )
     if cursor.rowcount != 1:
         return False
     for table in HANGING_TABLES:
-        connection.execute(f"delete from {table} where instance = ?", (instance_id,))  # noqa: S608  # constant names
+        connection.execute(f"delete from {table} where instance = ?", (instance_id,))
     return True

@@ -38,7 +38,7 @@ class _Table(NamedTuple):
 
     @property
     def _asked(self) -> str:
-        return f"from {self.name} where {self.instance} in (select value from json_each(?))"  # noqa: S608  # constants
+        return f"from {self.name} where {self.instance} in (select value from json_each(?))"
 
     @property
     def _order(self) -> str:
@@ -59,7 +59,7 @@ class _Table(NamedTuple):
         digits = f"case when {self._fits} then hex({blob}) when {blob} is not null then {_NOT_GATHERED} end"
         values = ", ".join(digits if column == blob else column for column in self.columns)
         return (
-            f"select json_group_array(json_array({values})) "  # noqa: S608  # constants of this module
+            f"select json_group_array(json_array({values})) "
             f"from (select {', '.join(self.columns)} {self._asked} limit {_GATHERED_ROWS_MAX})"
         )
 

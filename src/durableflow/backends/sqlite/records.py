@@ -35,7 +35,7 @@ def as_record(row: Sequence[Any]) -> InstanceRecord:
 
 def read_record(connection: sqlite3.Connection, instance_id: str) -> InstanceRecord | None:
     """The record of an instance, if there is one."""
-    row = connection.execute(f"select {RECORD_COLUMNS} from instances where id = ?", (instance_id,)).fetchone()  # noqa: S608  # constant columns
+    row = connection.execute(f"select {RECORD_COLUMNS} from instances where id = ?", (instance_id,)).fetchone()
     return None if row is None else as_record(row)
 
 
@@ -63,5 +63,5 @@ def list_sql(query: Query) -> tuple[str, list[object]]:
     for key, value in query.tags.items():
         where("id in (select instance from tags where key = ? and value = ?)", key, value)
     clause = f"where {' and '.join(conditions)} " if conditions else ""
-    sql = f"select {RECORD_COLUMNS} from instances {clause}order by created_us desc, id desc limit ?"  # noqa: S608  # values are bound
+    sql = f"select {RECORD_COLUMNS} from instances {clause}order by created_us desc, id desc limit ?"
     return sql, [*parameters, query.limit]
