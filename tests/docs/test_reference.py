@@ -24,6 +24,7 @@ from durableflow import (
     testing,
 )
 from durableflow.cli import main
+from durableflow.core.view import InstanceView, TaskView
 from durableflow.engine import STORE_VARIABLE
 from durableflow.model import events as ev
 from durableflow.model.status import TERMINAL, TRANSITIONS
@@ -244,6 +245,12 @@ def test_a_handle_has_the_clients_methods_that_are_about_one_instance() -> None:
         assert [p.replace(annotation=p.empty) for p in on_client if p.name != "workflow"] == [
             p.replace(annotation=p.empty) for p in on_handle
         ], name
+
+
+def test_the_view_of_an_instance_is_described_field_by_field() -> None:
+    section = sections(API, 3)["`Client.view(instance_id)`"]
+    fields = {*InstanceView.__struct_fields__, *TaskView.__struct_fields__}
+    assert {name for name in fields if f"`{name}`" not in section} == set()
 
 
 def methods_of(kind: type) -> set[str]:
