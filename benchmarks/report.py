@@ -49,8 +49,8 @@ What was cut, so that all of it fits into 40 minutes:
 - A rate is that of 3 seconds of starts after a short warm-up. What was started must be over within 20 seconds; if not,
   the rate is that of those that were, and it is listed below as cut.
 - Latencies, fan-outs and wake-ups are as many as fit into 6 seconds, at most 300, 15 and 15.
-- What is dear is measured less often or for less time, as each table says: long instances, waiting instances, disk, a
-  filled file. Recovery and the filled file are measured for durableflow alone: they check promises of ours.
+- What is dear is measured less often or for less time, as each table says: long instances, waiting instances, a filled
+  file. Recovery and the filled file are measured for durableflow alone: they check promises of ours.
 - Who could not do all of a workload is not asked for the larger one of its kind, and who failed in one repeat is not
   asked again in the next ones.
 - When it was measured in several sittings, all had the same code, machine, seed and versions.

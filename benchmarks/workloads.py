@@ -549,7 +549,6 @@ _ALL: Final = (
         phases=(partial(_long, length=2_000),),
         shown=_LONG_SHOWN,
         about=_LONG_ABOUT,
-        peer_repeats_max=1,
     ),
     Workload(
         name="long-10000",
@@ -576,7 +575,6 @@ _ALL: Final = (
         shown=_WAITING_SHOWN,
         after="waiting-10000",
         about="As with 10,000. Who could not do all of that is not asked here.",
-        repeats_max=1,
         peer_repeats_max=1,
         quick=False,
     ),
@@ -596,7 +594,6 @@ _ALL: Final = (
         phases=(_first_on_disk, _size_before, _many_on_disk, _size_after),
         shown={"bytes_per_workflow": "bytes/workflow", "workflows": "measured over"},
         about="Blocks on disk after a close, less those of an engine that has done one workflow.",
-        peer_repeats_max=1,
     ),
     Workload(
         name="finished-million",

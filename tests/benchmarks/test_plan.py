@@ -20,14 +20,14 @@ def names(asked: list[Asked]) -> list[tuple[int, str, str]]:
 
 
 def test_contenders_take_turns_within_a_workload_and_workloads_within_a_repeat() -> None:
-    assert names(plan([ONE, LONG], [OURS, DBOS], 2)) == [
+    assert names(plan([ONE, LONGER], [OURS, DBOS], 2)) == [
         (0, "one-activity-1", "durableflow-sqlite"),
         (0, "one-activity-1", "dbos"),
-        (0, "long-2000", "durableflow-sqlite"),
-        (0, "long-2000", "dbos"),
+        (0, "long-10000", "durableflow-sqlite"),
+        (0, "long-10000", "dbos"),
         (1, "one-activity-1", "durableflow-sqlite"),
         (1, "one-activity-1", "dbos"),
-        (1, "long-2000", "durableflow-sqlite"),  # dear for peers, who are asked once
+        (1, "long-10000", "durableflow-sqlite"),  # dear for peers, who are asked once
     ]
 
 

@@ -3,7 +3,7 @@
 from benchmarks.report import page
 from benchmarks.results import Cell, Measurement
 
-ONE, LONG, FILLED = "one-activity-1", "long-2000", "finished-million"
+ONE, LONG, FILLED = "one-activity-1", "long-10000", "finished-million"
 
 
 def rate(contender: str, repeat: int, workflows_per_s: float) -> Cell:
@@ -45,8 +45,8 @@ def test_a_ratio_is_taken_within_a_repeat_and_against_the_backend_of_the_peers_k
 def test_of_a_cost_the_smaller_one_is_ahead(measurement: Measurement) -> None:
     measurement.cells = [long("durableflow-sqlite", 0, 100), long("durableflow-sqlite", 1, 200), long("dbos", 0, 400)]
     text = page(measurement)
-    assert line(text, "| 2,000 activities in one instance (") == (
-        "| 2,000 activities in one instance (µs/activity, last 10 %) | 4 | – | – |"
+    assert line(text, "| 10,000 activities in one instance (") == (
+        "| 10,000 activities in one instance (µs/activity, last 10 %) | 4 | – | – |"
     )
     assert "Measured 3 times, for peers once; ratios are those of repeat 1." in " ".join(text.split())
 

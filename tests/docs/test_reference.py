@@ -23,17 +23,20 @@ from durableflow import (
     errors,
     testing,
 )
+from durableflow.cli import main
+from durableflow.core.view import InstanceView, TaskView
 from durableflow.engine import STORE_VARIABLE
 from durableflow.model import events as ev
 from durableflow.model.status import TERMINAL, TRANSITIONS
+from durableflow.observe import facts
 from durableflow.testing import histories, plugin
 from durableflow.testing.clock import START
 from durableflow.testing.stand_ins import MISSING
 
 PAGES = Path(__file__).parents[2] / "docs" / "reference"
-API, ERRORS, EVENTS, SETTINGS, TESTING = (
+API, COMMAND_LINE, ERRORS, EVENTS, FACTS, SETTINGS, TESTING = (
     (PAGES / f"{name}.md").read_text(encoding="utf-8")
-    for name in ("api", "errors", "history-events", "settings", "testing")
+    for name in ("api", "command-line", "errors", "history-events", "facts", "settings", "testing")
 )
 ROW = re.compile(r"^\| `(?P<name>[^`]+)` \| (?P<second>.*?) \|", re.MULTILINE)
 
@@ -245,6 +248,12 @@ def test_a_handle_has_the_clients_methods_that_are_about_one_instance() -> None:
         ], name
 
 
+def test_the_view_of_an_instance_is_described_field_by_field() -> None:
+    section = sections(API, 3)["`Client.view(instance_id)`"]
+    fields = {*InstanceView.__struct_fields__, *TaskView.__struct_fields__}
+    assert {name for name in fields if f"`{name}`" not in section} == set()
+
+
 def methods_of(kind: type) -> set[str]:
     return {name for name in dir(kind) if not name.startswith("_") and inspect.isroutine(getattr(kind, name))}
 
@@ -264,6 +273,25 @@ def test_a_blocking_twin_has_the_methods_of_its_model(
     assert methods_of(twin) - added == methods_of(model) - missing
     for name in methods_of(model) - missing:
         assert written(getattr(twin, name), bound=True) == written(getattr(model, name), bound=True), name
+
+
+# -- facts and the command line ---------------------------------------------------------------------------------------
+
+
+def test_the_page_of_facts_has_each_fact_with_its_fields_in_their_order() -> None:
+    described = {title.strip("`"): [name for name, _ in rows(text)] for title, text in sections(FACTS, 3).items()}
+    assert described == {kind.__name__: [*kind.__struct_fields__] for kind in get_args(facts.Fact)}
+
+
+def test_the_page_of_the_command_line_has_each_command_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    commands, options, _ = (rows(part) for part in COMMAND_LINE.split("\n\n") if part.startswith("| "))
+    assert main([]) == 2
+    told = capsys.readouterr().err
+    assert [name for name, _ in commands] == re.findall(r"^    (\w+) ", told, re.MULTILINE)
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    told = capsys.readouterr().out
+    assert sorted(name for name, _ in options) == sorted(set(re.findall(r"--\w+", told)))
 
 
 # -- the test kit -----------------------------------------------------------------------------------------------------
