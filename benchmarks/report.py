@@ -11,7 +11,7 @@ from typing import Final
 from benchmarks.contenders import SPECS
 from benchmarks.environments import REPOSITORY
 from benchmarks.results import DIRECTORY, Measurement, higher_is_better
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import FULL, WORKLOADS, Workload
 
 DURABLE: Final = "durableflow-sqlite"
 VOLATILE: Final = "durableflow-memory"
@@ -43,12 +43,15 @@ METHOD: Final = """\
   steadier than the clock.
 - Figures are medians over the repeats, with the least and the greatest in parentheses. Ratios are taken within one
   repeat, then treated likewise.
+"""
 
+CUT: Final = f"""\
 What was cut, so that all of it fits into 40 minutes:
 
-- A rate is that of 3 seconds of starts after a short warm-up. What was started must be over within 20 seconds; if not,
-  the rate is that of those that were, and it is listed below as cut.
-- Latencies, fan-outs and wake-ups are as many as fit into 6 seconds, at most 300, 15 and 15.
+- A rate is that of {FULL.start_for_s:.0f} seconds of starts after a short warm-up. What was started must be over within
+  {FULL.deadline_s:.0f} seconds; if not, the rate is that of those that were, and it is listed below as cut.
+- Latencies, fan-outs and wake-ups are as many as fit into {FULL.one_by_one_s:.0f} seconds, at most {FULL.latencies},
+  {FULL.fan_outs} and {FULL.events}.
 - What is dear is measured less often or for less time, as each table says: long instances, waiting instances, a filled
   file. Recovery and the filled file are measured for durableflow alone: they check promises of ours.
 - Who could not do all of a workload is not asked for the larger one of its kind, and who failed in one repeat is not
@@ -82,6 +85,7 @@ def page(measurement: Measurement) -> str:
         _contenders(measurement),
         _ratios(measurement),
         METHOD,
+        CUT,
         *(_workload(measurement, workload) for workload in _measured(measurement)),
         _gaps(measurement),
     ]

@@ -483,11 +483,12 @@ _LONG_SHOWN: Final = {
     "activities": "activities",
 }
 _LONG_ABOUT: Final = (
-    "Peers have 12 seconds for it. What they have not done by then is cut, and the last tenth is that of what they did."
+    f"Each has {FULL.long_budget_s:.0f} seconds for it. What it has not done by then is cut, and the last tenth is "
+    "that of what it did."
 )
 _WAITING_ABOUT: Final = (
-    "Peers have 15 seconds to bring their instances to the wait, and are weighed with as many as came. After a restart "
-    "ten of the sleepers are woken."
+    f"Each has {FULL.waiting_budget_s:.0f} seconds to bring its instances to the wait, and is weighed with as many as "
+    f"came. After a restart {WAKE_SAMPLE} of the sleepers are woken."
 )
 _WAITING_SHOWN: Final = {
     "bytes_per_instance": "bytes/instance",
@@ -609,11 +610,12 @@ _ALL: Final = (
         },
         about=(
             "The promise is a rate within 10 % of an empty file's. The two take turns in one process, 256 workflows at "
-            "a time, each for two seconds on a file that is opened anew; the empty one is a new file each time, and "
-            "every other pair begins with the filled one. There are seven such pairs: a ratio is taken within a pair, "
-            "and shown are the median, the least and the greatest. To fill the file, 5,000 workflows are finished by "
-            "the engine; their rows are then written again under fresh ids in the order of time, through the backend, "
-            "in the commits that the engine would have made: each instance first as running, then as completed."
+            f"a time, each for {FULL.pair_s:.0f} seconds on a file that is opened anew; the empty one is a new file "
+            "each time, and every other pair begins with the filled one. There are "
+            f"{FULL.pairs} such pairs: a ratio is taken within a pair, and shown are the median, the least and the "
+            f"greatest. To fill the file, {FULL.finished_by_engine:,} workflows are finished by the engine; their rows "
+            "are then written again under fresh ids in the order of time, through the backend, in the commits that the "
+            "engine would have made: each instance first as running, then as completed."
         ),
         repeats_max=1,
     ),
