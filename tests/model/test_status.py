@@ -5,12 +5,12 @@ from collections import deque
 import pytest
 
 from durableflow import Status
-from durableflow.model.status import TERMINAL, TRANSITIONS, Signal, may_become
+from durableflow.model.status import TERMINAL, TRANSITIONS, Move, may_become
 
 
-def test_every_status_has_a_row_and_every_signal_is_used() -> None:
+def test_every_status_has_a_row_and_every_move_is_used() -> None:
     assert TRANSITIONS.keys() == set(Status)
-    assert {signal for row in TRANSITIONS.values() for signal in row} == set(Signal)
+    assert {move for row in TRANSITIONS.values() for move in row} == set(Move)
 
 
 def test_the_ends_are_ends() -> None:

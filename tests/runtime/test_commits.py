@@ -58,7 +58,7 @@ async def start_behind_the_gate(
 async def test_many_with_news_take_their_turns_while_a_commit_is_under_way(world: World, faulty: FaultyBackend) -> None:
     async with world.engine(faulty) as engine:
         first, others = await start_behind_the_gate(world, faulty, engine, 40)
-        assert len(world.worker(engine)._commits._next.steps) == 40
+        assert len(world.worker(engine)._commits._next.taken) == 40
         assert not any(task.done() for task in [first, *others])
         faulty.gate.set()
         await asyncio.gather(first, *others)
@@ -95,8 +95,8 @@ async def test_an_instance_takes_no_turn_before_its_last_one_is_durable(world: W
         for _ in range(5):
             await asyncio.sleep(0)
         ahead = world.worker(engine)._commits._next
-        assert len(ahead.steps) == 40
-        assert handle.id not in {step.live.id for step in ahead.steps}
+        assert len(ahead.taken) == 40
+        assert handle.id not in {taken.live.id for taken in ahead.taken}
         faulty.gate.set()
         await asyncio.gather(*raised, *others)
         assert await handle.result() == ["first", "second"]

@@ -27,7 +27,7 @@ class Status(StrEnum):
         return self in TERMINAL
 
 
-class Signal(StrEnum):
+class Move(StrEnum):
     """What moves an instance along its life cycle."""
 
     BEGIN = "begin"
@@ -44,17 +44,17 @@ class Signal(StrEnum):
 
 
 _P, _R, _S, _X = Status.PENDING, Status.RUNNING, Status.SUSPENDED, Status.STALLED
-_ENDS: Final[dict[Signal, tuple[Status, ...]]] = {
-    Signal.FAIL: (Status.FAILED,),
-    Signal.TERMINATE: (Status.TERMINATED,),
-    Signal.CANCEL: (Status.CANCELLED,),
+_ENDS: Final[dict[Move, tuple[Status, ...]]] = {
+    Move.FAIL: (Status.FAILED,),
+    Move.TERMINATE: (Status.TERMINATED,),
+    Move.CANCEL: (Status.CANCELLED,),
 }
 
-TRANSITIONS: Final[dict[Status, dict[Signal, tuple[Status, ...]]]] = {
-    _P: {Signal.BEGIN: (_R,), Signal.SUSPEND: (_S,), Signal.STALL: (_X,), **_ENDS},
-    _R: {Signal.SUSPEND: (_S,), Signal.COMPLETE: (Status.COMPLETED,), Signal.STALL: (_X,), **_ENDS},
-    _S: {Signal.RESUME: (_R, _P), Signal.STALL: (_X,), **_ENDS},
-    _X: {Signal.RECOVER: (_P, _R, _S), **_ENDS},
+TRANSITIONS: Final[dict[Status, dict[Move, tuple[Status, ...]]]] = {
+    _P: {Move.BEGIN: (_R,), Move.SUSPEND: (_S,), Move.STALL: (_X,), **_ENDS},
+    _R: {Move.SUSPEND: (_S,), Move.COMPLETE: (Status.COMPLETED,), Move.STALL: (_X,), **_ENDS},
+    _S: {Move.RESUME: (_R, _P), Move.STALL: (_X,), **_ENDS},
+    _X: {Move.RECOVER: (_P, _R, _S), **_ENDS},
     Status.COMPLETED: {},
     Status.FAILED: {},
     Status.TERMINATED: {},
@@ -65,5 +65,5 @@ TERMINAL: Final[frozenset[Status]] = frozenset(status for status, row in TRANSIT
 
 
 def may_become(old: Status, new: Status) -> bool:
-    """True when one signal of the table leads from `old` to `new`, or they are the same."""
+    """True when one move of the table leads from `old` to `new`, or they are the same."""
     return old is new or any(new in targets for targets in TRANSITIONS[old].values())

@@ -37,7 +37,7 @@ from durableflow.runtime.instances import Instances
 from durableflow.runtime.live import answer
 from durableflow.runtime.means import Means
 from durableflow.runtime.stalls import Stalls
-from durableflow.runtime.turns import Batch, Step, Turns
+from durableflow.runtime.turns import Batch, TakenTurn, Turns
 from durableflow.runtime.wakes import Wakes
 
 _LOAD_BATCH: Final = 200
@@ -140,7 +140,7 @@ class Commits:
             self._gather()
 
     def _gather(self, most: int = sys.maxsize) -> None:
-        room = self._means.settings.turns_per_commit - len(self._next.steps)
+        room = self._means.settings.turns_per_commit - len(self._next.taken)
         if room > 0:
             self._turns.gather(self._next, min(most, room))
 
@@ -183,67 +183,67 @@ class Commits:
 
     def _drop_new(self, batch: Batch, instance_ids: frozenset[str]) -> None:
         """Take instances that exist already out of the commit."""
-        kept: list[Step] = []
-        not_taken: set[int] = set()
-        for step in batch.steps:
-            if step.live.new is not None and step.live.id in instance_ids:
-                not_taken.update(number for _, _, number in step.told)
-                self._effects.give_back(step)
-                self._instances.forget(step.live, InstancesExist({step.live.id}), step.told)
-                self._wake_real(step)
+        kept: list[TakenTurn] = []
+        not_consumed: set[int] = set()
+        for taken in batch.taken:
+            if taken.live.new is not None and taken.live.id in instance_ids:
+                not_consumed.update(number for _, _, number in taken.told)
+                self._effects.give_back(taken)
+                self._instances.forget(taken.live, InstancesExist({taken.live.id}), taken.told)
+                self._wake_real(taken)
             else:
-                kept.append(step)
-        batch.steps = kept
+                kept.append(taken)
+        batch.taken = kept
         commit = batch.commit
         dropped = {new.id for new in commit.new if new.id in instance_ids}
         commit.new = [new for new in commit.new if new.id not in dropped]
         commit.rows = [row for row in commit.rows if row.instance_id not in dropped]
         commit.changes = [change for change in commit.changes if change.id not in dropped]
-        commit.consumed = [number for number in commit.consumed if number not in not_taken]
+        commit.consumed = [number for number in commit.consumed if number not in not_consumed]
 
-    def _wake_real(self, step: Step) -> None:
+    def _wake_real(self, taken: TakenTurn) -> None:
         """Load the instance that is there, when somebody wanted it while a start that was refused had its place."""
-        live = step.live
-        has_messages = any(number for _, _, number in [*step.told, *live.pending])
+        live = taken.live
+        has_messages = any(number for _, _, number in [*taken.told, *live.pending])
         if self._instances.was_wanted_again(live.id) or has_messages or self._ends.is_awaited(live.id):
             self._instances.want(live.id)
 
     def _fail(self, batch: Batch, error: StorageError) -> None:
         """Nothing of the batch was written: forget its instances, and tell whoever waits."""
-        for step in batch.steps:
-            is_new = step.live.new is not None
-            self._drop_memory(step)
-            answer(step.told, error)
+        for taken in batch.taken:
+            is_new = taken.live.new is not None
+            self._drop_memory(taken)
+            answer(taken.told, error)
             if is_new:
-                self._wake_real(step)
+                self._wake_real(taken)
             else:
-                self._instances.want(step.live.id)
+                self._instances.want(taken.live.id)
 
-    def _drop_memory(self, step: Step) -> None:
-        self._instances.keep_answers(step.live, step.told, [activity for activity, _ in step.starts])
-        self._effects.give_back(step)
-        self._instances.forget(step.live, None)
+    def _drop_memory(self, taken: TakenTurn) -> None:
+        self._instances.keep_answers(taken.live, taken.told, [activity for activity, _ in taken.starts])
+        self._effects.give_back(taken)
+        self._instances.forget(taken.live, None)
 
     async def _read_the_log(self, batch: Batch) -> None:
         """Whether the batch was written is not known: forget its instances and look."""
-        for step in batch.steps:
-            self._drop_memory(step)
+        for taken in batch.taken:
+            self._drop_memory(taken)
         written = {(row.instance_id, row.first_seq): row.events for row in batch.commit.rows}
-        ids = [step.live.id for step in batch.steps]
+        ids = [taken.live.id for taken in batch.taken]
         loaded: list[LoadedInstance] = []
         try:
             for start in range(0, len(ids), _LOAD_BATCH):
                 loaded += await self._means.backend.load(ids[start : start + _LOAD_BATCH])
         except StorageError as error:
-            for step in batch.steps:
-                answer(step.told, error)
-                self._instances.want(step.live.id)
+            for taken in batch.taken:
+                answer(taken.told, error)
+                self._instances.want(taken.live.id)
             return
         there = {(row.instance_id, row.first_seq) for item in loaded for row in item.rows if _holds(written, row)}
         absent = CommitOutcomeUnknown("the commit failed and this is not in the log; try again")
-        for step in batch.steps:
-            is_durable = not step.turn.events or (step.live.id, step.turn.first_seq) in there
-            answer(step.told, None if is_durable else absent)
+        for taken in batch.taken:
+            is_durable = not taken.turn.events or (taken.live.id, taken.turn.first_seq) in there
+            answer(taken.told, None if is_durable else absent)
         over = {item.record.id for item in loaded if item.record.status.is_terminal}
         known = {item.record.id for item in loaded}
         for instance_id in ids:
@@ -260,13 +260,15 @@ class Commits:
         """The commit of `batch` is over: make its effects so, and let its instances take their next turns."""
         if is_durable:
             self.commits += not batch.is_empty
-            self.turns += len(batch.steps)
-            for step in batch.steps:
-                step.live.may_go_on()
-                self._effects.apply(step)
+            self.turns += len(batch.taken)
+            events = 0
+            for taken in batch.taken:
+                events += len(taken.turn.events)
+                taken.live.may_go_on()
+                self._effects.apply(taken)
             if len(self._instances.live) > self._means.settings.cached_instances:
-                self._evict()  # not before all are applied: an idle one may have its step behind
-            self._means.tell(facts.TurnsCommitted(len(batch.steps), len(batch.commit.rows)))
+                self._evict()  # not before all are applied: an idle one may have its turn behind
+            self._means.tell(facts.TurnsCommitted(len(batch.taken), events))
         for live, reason in batch.stalls:
             self._stalls.stuck.add(live.id)
             self._stalls.stall(live, reason)
@@ -288,8 +290,8 @@ class Commits:
     def drop_all(self, error: EngineClosed) -> None:
         """Nothing more is committed; whoever waits for a turn that was taken gets `error`."""
         for batch in (self._under_way, self._next):
-            for step in batch.steps if batch is not None else ():
-                answer(step.told, error)
+            for taken in batch.taken if batch is not None else ():
+                answer(taken.told, error)
         self._under_way, self._next = None, Batch()
 
 

@@ -18,7 +18,7 @@ from durableflow.runtime.live import Live, Told, answer
 from durableflow.runtime.means import Means
 from durableflow.runtime.replay_check import ReplayCheck
 from durableflow.runtime.stalls import Stalls, not_registered, reason_of
-from durableflow.runtime.turns import Step
+from durableflow.runtime.turns import TakenTurn
 
 
 class Effects:
@@ -44,11 +44,11 @@ class Effects:
         self._stalls = stalls
         self._check = check
 
-    def apply(self, step: Step) -> None:
-        """The turn of `step` is durable."""
-        live, turn = step.live, step.turn
+    def apply(self, taken: TakenTurn) -> None:
+        """The turn of `taken` is durable."""
+        live, turn = taken.live, taken.turn
         execution = live.execution
-        self._acknowledge(step)
+        self._acknowledge(taken)
         if live.new is not None:
             self._instances.began(live)
         if live.status is not execution.status:
@@ -62,7 +62,7 @@ class Effects:
                 self._ends.tell_replay_error(live.id, error)
                 reason = f"replay check: {error}"
                 if execution.ended is None:
-                    self.give_back(step)
+                    self.give_back(taken)
                     self._stalls.stall(live, reason)
                     return
                 self._means.tell(facts.InstanceStalled(live.id, reason))
@@ -72,12 +72,12 @@ class Effects:
                 self._means.tell(facts.BranchFailed(live.id, branch, failure.type_name, failure.message))
             self._finish(live, execution.ended)
             return
-        for activity, definition in step.starts:
+        for activity, definition in taken.starts:
             self._attempts.begin(live, activity, definition)
         if live.requests:
-            self._withdraw_late(live, step.told)
-        if step.missing is not None:
-            self._stalls.stall(live, reason_of(not_registered("activity", step.missing)))
+            self._withdraw_late(live, taken.told)
+        if taken.missing is not None:
+            self._stalls.stall(live, reason_of(not_registered("activity", taken.missing)))
             return
         if execution.unstarted:
             self.request_due(live)
@@ -86,16 +86,16 @@ class Effects:
         if soft_limit < execution.next_seq <= soft_limit + len(turn.events):
             self._means.tell(facts.HistoryLong(live.id, execution.next_seq - 1))
 
-    def give_back(self, step: Step) -> None:
-        """The attempts of `step` do not begin: their places are free again."""
-        for activity, definition in step.starts:
-            if activity.task not in step.live.requests:  # else the request has the place, and is withdrawn
-                self._attempts.release(step.live, activity, definition)
+    def give_back(self, taken: TakenTurn) -> None:
+        """The attempts of `taken` do not begin: their places are free again."""
+        for activity, definition in taken.starts:
+            if activity.task not in taken.live.requests:  # else the request has the place, and is withdrawn
+                self._attempts.release(taken.live, activity, definition)
 
-    def _acknowledge(self, step: Step) -> None:
-        live, refused = step.live, step.turn.refused
+    def _acknowledge(self, taken: TakenTurn) -> None:
+        live, refused = taken.live, taken.turn.refused
         execution = live.execution
-        for event, ack, _ in step.told:
+        for event, ack, _ in taken.told:
             if ack is not None and not ack.done():
                 if refused and execution.ended is not None and any(event is other for other in refused):
                     ack.set_exception(InstanceNotActive(live.id, execution.status, ev.tag_of(event).replace("_", " ")))

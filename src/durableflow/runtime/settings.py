@@ -13,7 +13,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         payload_limit_bytes: no stored value may be larger.
         history_soft_limit: events in one history after which a warning is told.
-        history_hard_limit: events in one history at which the instance stalls.
+        history_hard_limit: events in one history above which the instance stalls.
         activity_concurrency: how many asynchronous attempts run at once.
         activity_threads: how many attempts of plain functions run at once, each in a thread.
         cached_instances: how many idle instances stay in memory; others are replayed when needed.

@@ -16,7 +16,7 @@ from durableflow.runtime.means import Means
 from durableflow.runtime.stalls import history_too_long, reason_of
 
 
-class Step:
+class TakenTurn:
     """One turn in a commit, with what is to be done when it is durable.
 
     Attributes:
@@ -38,15 +38,15 @@ class Step:
 class Batch:
     """What is gathered for one commit; `stalls` says which instances could not take their turn, and why."""
 
-    __slots__ = ("commit", "stalls", "steps")
+    __slots__ = ("commit", "stalls", "taken")
 
     def __init__(self) -> None:
         self.commit = Commit(new=[], rows=[], changes=[], consumed=[], heartbeats=[])
-        self.steps: list[Step] = []
+        self.taken: list[TakenTurn] = []
         self.stalls: list[tuple[Live, str]] = []
 
     def __bool__(self) -> bool:
-        return bool(self.steps or self.stalls or not self.is_empty)
+        return bool(self.taken or self.stalls or not self.is_empty)
 
     @property
     def is_empty(self) -> bool:
@@ -78,9 +78,9 @@ class Turns:
         """Add the turns of `most` instances that have news, and all else that waits to be written."""
         agenda = self._agenda
         if agenda.dirty:
-            taken, agenda.dirty = agenda.dirty[:most], agenda.dirty[most:]
+            chosen, agenda.dirty = agenda.dirty[:most], agenda.dirty[most:]
             now_us = self._means.clock.now_us()
-            for live in taken:
+            for live in chosen:
                 if not live.gone:
                     self._take_turn(live, batch, now_us)
         beats, leftovers = agenda.take_beats(), agenda.take_leftovers()
@@ -108,10 +108,10 @@ class Turns:
             live.pending = told + live.pending
             batch.stalls.append((live, reason_of(error)))
             return
-        step = Step(live, turn, told)
-        batch.steps.append(step)
+        taken = TakenTurn(live, turn, told)
+        batch.taken.append(taken)
         if turn.events:
-            self._write_step(step, batch.commit)
+            self._write_turn(taken, batch.commit)
         elif live.status is Status.STALLED:
             self._write_change(live, turn, batch.commit)
         for _, _, number in told:
@@ -121,23 +121,23 @@ class Turns:
         if execution.next_seq - 1 > limit and execution.ended is None:
             batch.stalls.append((live, reason_of(history_too_long(execution.next_seq - 1, limit))))
 
-    def _write_step(self, step: Step, commit: Commit) -> None:
-        live, turn = step.live, step.turn
+    def _write_turn(self, taken: TakenTurn, commit: Commit) -> None:
+        live, turn = taken.live, taken.turn
         execution = live.execution
         for activity in turn.scheduled:
             if activity.task not in execution.activities:
                 continue
             definition = self._registry.activities.get(activity.name)
             if definition is None:
-                step.missing = activity.name
+                taken.missing = activity.name
                 execution.note_queued(activity)
             elif self._attempts.reserve(live, activity, definition):
-                step.starts.append((activity, definition))
+                taken.starts.append((activity, definition))
             else:
                 execution.note_queued(activity)
         for activity in turn.started:
             if activity.task in execution.activities:
-                step.starts.append((activity, self._registry.activities[activity.name]))
+                taken.starts.append((activity, self._registry.activities[activity.name]))
         row = HistoryRow(live.id, turn.first_seq, turn.at_us, ev.dump_events(turn.events))
         commit.rows.append(row)
         if live.log is not None:

@@ -26,7 +26,7 @@ from durableflow.model.duration import Duration, from_datetime, to_datetime, to_
 T = TypeVar("T")
 
 START: Final = datetime(2030, 1, 1, tzinfo=UTC)
-"""The moment at which a test begins, unless it says otherwise: a fixed one, so that every run is alike."""
+"""The moment at which a test begins, unless it says otherwise: a fixed one, so that it is the same each time."""
 
 _CALM_ROUNDS: Final = 4
 _SPIN_ROUNDS: Final = 20
