@@ -706,9 +706,9 @@ async def test_facts_are_told_in_their_order(world: World) -> None:
         await handle.result()
         await world.settle()
     assert [fact for fact in world.facts if not isinstance(fact, facts.WorkerLeads)] == [
-        facts.TurnsCommitted(1, 1),
+        facts.TurnsCommitted(1, 2),
         facts.InstanceEnded("i", "one", Status.COMPLETED),
-        facts.TurnsCommitted(1, 1),
+        facts.TurnsCommitted(1, 2),
     ]
 
 
