@@ -120,9 +120,34 @@ async def test_another_version_stalls(world: World) -> None:
         await engine.start(first.options(instance_id="i"))
     async with world.engine(workflows=[second]) as engine:
         await engine.raise_event("i", "go")
-        assert "started by version 1" in (await engine.status("i")).stall_reason
+        reason = (await engine.status("i")).stall_reason
+        assert "started by version 1 of workflow 'versioned', but here are registered only: 2; keep the old" in reason
     async with world.engine(workflows=[first]) as engine:
         assert await engine.result("i") == "first"
+
+
+async def test_several_versions_work_beside_each_other(world: World) -> None:
+    @workflow(name="versioned", version=1)
+    async def first(ctx: Context) -> str:
+        await ctx.wait_for_event("go")
+        return "first"
+
+    @workflow(name="versioned", version=2)
+    async def second(ctx: Context) -> str:
+        await ctx.wait_for_event("go")
+        return "second"
+
+    async with world.engine() as engine:
+        await engine.start(first.options(instance_id="i"))
+    async with world.engine(workflows=[second, first]) as engine:
+        await engine.start(second.options(instance_id="j"))
+        for instance_id in ("i", "j"):
+            await engine.raise_event(instance_id, "go")
+        assert [await engine.result("i"), await engine.result("j")] == ["first", "second"]
+    async with world.engine(workflows=[second]) as engine:
+        await engine.start(first.options(instance_id="k"))
+        await engine.raise_event("k", "go")
+        assert await engine.result("k") == "first"  # what is started here is known here
 
 
 async def test_an_activity_that_is_not_known_stalls_and_harms_nothing_that_runs_beside_it(world: World) -> None:

@@ -213,16 +213,17 @@ class Loader:
         return live
 
     def _program_of(self, loaded: LoadedInstance) -> AnyWorkflow:
-        record = loaded.record
-        program = self._registry.workflows.get(record.workflow)
-        if program is None:
-            raise not_registered("workflow", record.workflow)
-        if program.version != record.version:
-            raise NotRegistered(
-                f"it was started by version {record.version} of workflow {record.workflow!r}, "
-                f"but version {program.version} is registered here"
-            )
-        return program
+        name, version = loaded.record.workflow, loaded.record.version
+        program = self._registry.workflows.get((name, version))
+        if program is not None:
+            return program
+        known = self._registry.versions(name)
+        if not known:
+            raise not_registered("workflow", name)
+        raise NotRegistered(
+            f"it was started by version {version} of workflow {name!r}, but here are registered only: "
+            f"{', '.join(map(str, known))}; keep the old code registered as @workflow(name={name!r}, version={version})"
+        )
 
     def _go_on(self, live: Live, messages: Sequence[tuple[int, ev.Event]], beats: Sequence[Heartbeat]) -> None:
         """Tell a revived instance what became of its attempts, what is due, and what is in its inbox."""
