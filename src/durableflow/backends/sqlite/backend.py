@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -351,6 +351,18 @@ class SqliteBackend:
         """See `Backend.list`."""
         sql, parameters = list_sql(query)
         return [as_record(row) for row in await self._read(sql, parameters)]
+
+    async def finished(
+        self, statuses: Collection[Status], before_us: int, after: tuple[int, str], limit: int
+    ) -> list[tuple[int, str]]:
+        """See `Backend.finished`."""
+        wanted = sorted(status.value for status in statuses)
+        rows = await self._read(
+            "select created_us, id from instances where (created_us, id) > (?, ?) and finished_us < ? "
+            f"and status in ({', '.join('?' * len(wanted))}) order by created_us, id limit ?",
+            (*after, before_us, *wanted, limit),
+        )
+        return [(created_us, instance_id) for created_us, instance_id in rows]
 
     async def purge(self, instance_ids: Sequence[str]) -> list[str]:
         """See `Backend.purge`."""
