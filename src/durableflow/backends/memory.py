@@ -22,6 +22,7 @@ from durableflow.backends.base import (
     SendResult,
 )
 from durableflow.errors import AppendConflict, InstancesExist, LeaseLost
+from durableflow.model.status import Status
 
 
 class _Instance:

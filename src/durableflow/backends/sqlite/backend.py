@@ -40,6 +40,7 @@ from durableflow.backends.sqlite.schema import MIGRATIONS, migrate, schema_versi
 from durableflow.backends.sqlite.thread import ConnectionThread
 from durableflow.backends.sqlite.watch import ChangeWatch
 from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, UsageError
+from durableflow.model.status import Status
 
 T = TypeVar("T")
 
