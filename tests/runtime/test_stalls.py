@@ -16,6 +16,7 @@ from durableflow import (
     InstanceExists,
     InstanceStalled,
     Status,
+    StorageError,
     WorkflowFailed,
     WorkflowTerminated,
     activity,
@@ -249,6 +250,57 @@ async def test_a_corrupt_row_stalls_and_the_right_one_lets_it_go_on(sqlite_world
     async with world.engine(workflows=[waits]) as engine:
         await engine.raise_event("i", "word", "end")
         assert await engine.result("i") == [1, 2]
+
+
+@pytest.mark.parametrize("spoilt", ["status = 'ASLEEP'", "tags = '{'", "version = 'one'"])
+async def test_a_row_that_cannot_be_read_is_written_again_from_the_history_or_stalls(
+    sqlite_world: World, spoilt: str
+) -> None:
+    world = sqlite_world
+    async with world.engine() as engine:
+        for instance_id in ("i", "j"):
+            await engine.start(waits.options(instance_id=instance_id))
+    spoil(world, f"update instances set {spoilt} where id = 'i'")
+    async with world.engine(workflows=[waits]) as engine:
+        assert (await engine.status("i")).status is Status.STALLED
+        assert {each.instance_id for each in (await engine.list()).instances} == {"i", "j"}
+        await engine.raise_event("j", "word", "end")
+        assert await engine.result("j") == []
+        await engine.raise_event("i", "word", "end")
+        if "version" in spoilt:
+            with pytest.raises(InstanceStalled, match="version 0 of workflow 'waits'"):
+                await engine.result("i")
+        else:
+            assert await engine.result("i") == []
+            assert (await engine.status("i")).status is Status.COMPLETED or "tags" in spoilt
+
+
+async def test_what_cannot_be_loaded_with_others_is_tried_alone(world: World, faulty: FaultyBackend) -> None:
+    async with world.engine(faulty) as engine:
+        for n in range(5):
+            await engine.start(waits.options(instance_id=f"i{n}"))
+    load = faulty.load
+
+    async def load_all_but_one(instance_ids: Any) -> Any:
+        if "i3" in instance_ids:
+            raise TypeError("planted")
+        return await load(instance_ids)
+
+    faulty.load = load_all_but_one
+    async with world.engine(faulty, workflows=[waits]) as engine:
+        asked = [asyncio.ensure_future(engine.raise_event(f"i{n}", "word", "end")) for n in range(5)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(type(answer) is StorageError for answer in answers)
+        await world.advance(2)
+        for n in (0, 1, 2, 4):
+            await engine.raise_event(f"i{n}", "word", "end")
+            assert await engine.result(f"i{n}") == []
+        with pytest.raises(StorageError, match="'i3' and 0 more cannot be loaded: TypeError"):
+            await engine.raise_event("i3", "word", "end")
+        del faulty.load
+        await world.advance(2)
+        await engine.raise_event("i3", "word", "end")
+        assert await engine.result("i3") == []
 
 
 async def test_a_hole_in_the_history_stalls(sqlite_world: World) -> None:

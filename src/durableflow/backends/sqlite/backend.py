@@ -35,7 +35,7 @@ from durableflow.backends.sqlite.instances import purge_one
 from durableflow.backends.sqlite.loading import load
 from durableflow.backends.sqlite.lock import WorkerLock
 from durableflow.backends.sqlite.reader import Reader
-from durableflow.backends.sqlite.records import RECORD_COLUMNS, as_record, list_sql
+from durableflow.backends.sqlite.records import RECORD_COLUMNS, as_record, lenient_text, list_sql
 from durableflow.backends.sqlite.schema import MIGRATIONS, migrate, schema_version
 from durableflow.backends.sqlite.thread import ConnectionThread
 from durableflow.backends.sqlite.watch import ChangeWatch
@@ -130,6 +130,7 @@ class SqliteBackend:
         create_commit_view(connection)
 
     def _configure(self, connection: sqlite3.Connection) -> None:
+        connection.text_factory = lenient_text
         execute = connection.execute
         mode = execute("pragma journal_mode=wal").fetchone()[0]
         if mode != "wal":

@@ -16,18 +16,36 @@ RECORD_COLUMNS: Final = (
 )
 
 
+def lenient_text(data: bytes) -> str:
+    """Text as it is stored; what is not UTF-8 shows as U+FFFD, so that one spoilt row does not hide all others."""
+    return data.decode("utf-8", "replace")
+
+
 def as_record(row: Sequence[Any]) -> InstanceRecord:
-    """The record of a row of `RECORD_COLUMNS`."""
+    """The record of a row of `RECORD_COLUMNS`.
+
+    One that cannot be read is STALLED and says so, so that it hurts its own instance only. Its history is the truth:
+    when the instance is next loaded, what it says of the status is written again.
+    """
     instance_id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall = row
+    try:
+        if not (type(version) is type(created_us) is int):
+            raise ValueError(f"version {version!r} or time of making {created_us!r} is no number")
+        known_tags = msgspec.json.decode(tags, type=dict[str, str]) if tags else {}
+        known_status = Status(status)
+    except (ValueError, TypeError) as error:
+        version, created_us = (each if type(each) is int else 0 for each in (version, created_us))
+        known_tags, known_status, finished_us = {}, Status.STALLED, None
+        stall = f"its row in the table of instances cannot be read: {error}"
     return InstanceRecord(
         instance_id,
         workflow,
         version,
-        Status(status),
+        known_status,
         created_us,
         finished_us,
         wake_us,
-        msgspec.json.decode(tags) if tags else {},
+        known_tags,
         custom_status,
         stall,
     )
