@@ -262,7 +262,7 @@ async def test_a_row_that_cannot_be_read_is_written_again_from_the_history_or_st
             await engine.start(waits.options(instance_id=instance_id))
     spoil(world, f"update instances set {spoilt} where id = 'i'")
     async with world.engine(workflows=[waits]) as engine:
-        assert (await engine.status("i")).status is Status.STALLED
+        assert (await engine.status("i")).status is (Status.RUNNING if "tags" in spoilt else Status.STALLED)
         assert {each.instance_id for each in (await engine.list()).instances} == {"i", "j"}
         await engine.raise_event("j", "word", "end")
         assert await engine.result("j") == []
@@ -272,7 +272,7 @@ async def test_a_row_that_cannot_be_read_is_written_again_from_the_history_or_st
                 await engine.result("i")
         else:
             assert await engine.result("i") == []
-            assert (await engine.status("i")).status is Status.COMPLETED or "tags" in spoilt
+            assert (await engine.status("i")).status is Status.COMPLETED
 
 
 async def test_what_cannot_be_loaded_with_others_is_tried_alone(world: World, faulty: FaultyBackend) -> None:

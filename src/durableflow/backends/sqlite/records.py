@@ -25,17 +25,17 @@ def as_record(row: Sequence[Any]) -> InstanceRecord:
     """The record of a row of `RECORD_COLUMNS`.
 
     One that cannot be read is STALLED and says so, so that it hurts its own instance only. Its history is the truth:
-    when the instance is next loaded, what it says of the status is written again.
+    when the instance is next loaded, what it says of the status is written again. Tags that cannot be read are none:
+    they are here to be shown, and searched for in a table of their own.
     """
     instance_id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall = row
     try:
         if not (type(version) is type(created_us) is int):
             raise ValueError(f"version {version!r} or time of making {created_us!r} is no number")
-        known_tags = msgspec.json.decode(tags, type=dict[str, str]) if tags else {}
         known_status = Status(status)
     except (ValueError, TypeError) as error:
         version, created_us = (each if type(each) is int else 0 for each in (version, created_us))
-        known_tags, known_status, finished_us = {}, Status.STALLED, None
+        known_status, finished_us = Status.STALLED, None
         stall = f"its row in the table of instances cannot be read: {error}"
     return InstanceRecord(
         instance_id,
@@ -45,10 +45,17 @@ def as_record(row: Sequence[Any]) -> InstanceRecord:
         created_us,
         finished_us,
         wake_us,
-        known_tags,
+        _tags(tags) if tags else {},
         custom_status,
         stall,
     )
+
+
+def _tags(text: str | bytes) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, str])
+    except (ValueError, TypeError):
+        return {}
 
 
 def read_record(connection: sqlite3.Connection, instance_id: str) -> InstanceRecord | None:
