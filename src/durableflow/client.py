@@ -21,6 +21,7 @@ from durableflow.errors import (
     InstanceNotActive,
     InstanceNotFound,
     InstanceStalled,
+    PayloadError,
     PayloadTooLarge,
     UsageError,
     WorkflowCancelled,
@@ -504,9 +505,16 @@ def _status(record: InstanceRecord) -> InstanceStatus:
         None if record.finished_us is None else to_datetime(record.finished_us),
         to_datetime(record.wake_us) if record.wake_us else None,
         record.tags,
-        None if record.custom_status is None else converter.loader(Any)(record.custom_status),
+        None if record.custom_status is None else _custom_status(record.custom_status),
         record.stall_reason,
     )
+
+
+def _custom_status(data: bytes) -> Any:
+    try:
+        return converter.loader(Any)(data)
+    except PayloadError:  # one spoilt value must not hide a whole page of others
+        return f"(cannot be read: {data[:80]!r})"
 
 
 def _load_cursor(cursor: str) -> tuple[int, str]:

@@ -587,7 +587,10 @@ async def test_what_is_not_what_it_should_be_is_loaded_as_it_is(path: Path, back
         ("tags = '[1]'", None),
         ("tags = 7", None),
         ("version = 'two'", "version 'two'"),
-        ("created_us = x'00'", "time of making"),
+        ("created_us = x'00'", "is no moment"),
+        ("created_us = -5", "-5 is no moment"),
+        ("wake_us = 9000000000000000000", "is no moment"),
+        ("finished_us = 'never'", "'never' is no moment"),
     ],
 )
 async def test_a_row_that_cannot_be_read_says_so_and_hides_no_other(

@@ -16,6 +16,10 @@ RECORD_COLUMNS: Final = (
 )
 
 
+_LAST_US: Final = 253_402_300_799_999_999
+"""The end of the year 9999: the last moment that can be shown."""
+
+
 def lenient_text(data: bytes) -> str:
     """Text as it is stored; what is not UTF-8 shows as U+FFFD, so that one spoilt row does not hide all others."""
     return data.decode("utf-8", "replace")
@@ -30,12 +34,16 @@ def as_record(row: Sequence[Any]) -> InstanceRecord:
     """
     instance_id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall = row
     try:
-        if not (type(version) is type(created_us) is int):
-            raise ValueError(f"version {version!r} or time of making {created_us!r} is no number")
+        if type(version) is not int:
+            raise ValueError(f"version {version!r} is no number")
+        for moment in (created_us, finished_us or 0, wake_us or 0):
+            if type(moment) is not int or not 0 <= moment <= _LAST_US:
+                raise ValueError(f"{moment!r} is no moment")
         known_status = Status(status)
     except (ValueError, TypeError) as error:
-        version, created_us = (each if type(each) is int else 0 for each in (version, created_us))
-        known_status, finished_us = Status.STALLED, None
+        version = version if type(version) is int else 0
+        created_us = created_us if type(created_us) is int and 0 <= created_us <= _LAST_US else 0
+        known_status, finished_us, wake_us = Status.STALLED, None, 0
         stall = f"its row in the table of instances cannot be read: {error}"
     return InstanceRecord(
         instance_id,
