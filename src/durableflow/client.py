@@ -501,19 +501,29 @@ def _status(record: InstanceRecord) -> InstanceStatus:
         record.workflow,
         record.version,
         record.status,
-        to_datetime(record.created_us),
-        None if record.finished_us is None else to_datetime(record.finished_us),
-        to_datetime(record.wake_us) if record.wake_us else None,
+        _moment(record.created_us) or to_datetime(0),
+        _moment(record.finished_us),
+        _moment(record.wake_us) if record.wake_us else None,
         record.tags,
         None if record.custom_status is None else _custom_status(record.custom_status),
         record.stall_reason,
     )
 
 
+# One value that is spoilt in the store must not hide a whole page of others.
+
+
+def _moment(at_us: int | None) -> datetime | None:
+    try:
+        return None if at_us is None else to_datetime(at_us)
+    except (OverflowError, TypeError):
+        return None
+
+
 def _custom_status(data: bytes) -> Any:
     try:
         return converter.loader(Any)(data)
-    except PayloadError:  # one spoilt value must not hide a whole page of others
+    except PayloadError:
         return f"(cannot be read: {data[:80]!r})"
 
 

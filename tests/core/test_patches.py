@@ -1,4 +1,4 @@
-"""A change of code under open instances: who had passed there takes the old way for ever, everybody else the new one."""
+"""A change of code under open instances: who had passed there takes the old way for ever, all others the new one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -174,7 +174,9 @@ def test_a_patch_is_taken_out_by_leaving_it_out(live: Live) -> None:
 
 def test_a_patch_that_is_taken_out_too_early_stalls_whoever_took_the_old_way(live: Live) -> None:
     story = live(old)
-    with pytest.raises(NondeterminismError, match=r"history #2 .* recorded activity 'work' .* asks for activity 'other'"):
+    with pytest.raises(
+        NondeterminismError, match=r"history #2 .* recorded activity 'work' .* asks for activity 'other'"
+    ):
         story.replayed(lambda ctx: before_the_first_wait(AlwaysPatched(ctx)))
 
 
@@ -193,7 +195,9 @@ class AlwaysPatched:
 
 def test_a_change_that_nobody_guarded_still_stalls(live: Live) -> None:
     story = live(before_the_first_wait)
-    with pytest.raises(NondeterminismError, match=r"history #3 .* recorded activity 'other' .* asks for activity 'work'"):
+    with pytest.raises(
+        NondeterminismError, match=r"history #3 .* recorded activity 'other' .* asks for activity 'work'"
+    ):
         story.replayed(old)
 
 

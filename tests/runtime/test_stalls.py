@@ -545,7 +545,7 @@ async def stall(world: World, engine: Any, instance_id: str) -> Any:
     await world.settle()
     worker = world.worker(engine)
     worker.instances.forget(worker.instances.live[instance_id], None)
-    engine._registry.workflows["waits"] = waits_otherwise
+    engine._registry.workflows["waits", 1] = waits_otherwise
     with pytest.raises(InstanceStalled):
         await worker.instances.load(instance_id)
     return handle
@@ -634,7 +634,7 @@ async def test_a_stall_does_not_undo_an_end(world: World, faulty: FaultyBackend)
     """The instance that was revived while its stall was on its way ends, and stays over."""
     async with world.engine(faulty) as engine:
         handle = await stall(world, engine, "i")
-        engine._registry.workflows["waits"] = waits
+        engine._registry.workflows["waits", 1] = waits
         world.worker(engine).retry_stalled()
         await handle.raise_event("word", "end")
         assert await handle.result() == [1]

@@ -259,7 +259,7 @@ class Backend(Protocol):
     async def finished(
         self, statuses: Collection[Status], before_us: int, after: tuple[int, str], limit: int
     ) -> list[tuple[int, str]]:
-        """`(created_us, id)` of instances that ended with one of `statuses` before `before_us`, behind `after`, in order."""
+        """`(created_us, id)` of those behind `after`, in order, that ended as one of `statuses` before `before_us`."""
         ...
 
     async def purge(self, instance_ids: Sequence[str]) -> list[str]:

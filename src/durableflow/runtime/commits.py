@@ -292,7 +292,9 @@ class Commits:
         for taken in self._next.taken:
             answer(taken.told, error)
         if self._under_way is not None:
-            unknown = EngineClosed("the engine closed, or lost its lease, while this was written: look whether it is there")
+            unknown = EngineClosed(
+                "the engine closed, or lost its lease, while this was written: look whether it is there"
+            )
             for taken in self._under_way.taken:
                 answer(taken.told, unknown)
         self._under_way, self._next = None, Batch()

@@ -16,10 +16,6 @@ RECORD_COLUMNS: Final = (
 )
 
 
-_LAST_US: Final = 253_402_300_799_999_999
-"""The end of the year 9999: the last moment that can be shown."""
-
-
 def lenient_text(data: bytes) -> str:
     """Text as it is stored; what is not UTF-8 shows as U+FFFD, so that one spoilt row does not hide all others."""
     return data.decode("utf-8", "replace")
@@ -36,14 +32,13 @@ def as_record(row: Sequence[Any]) -> InstanceRecord:
     try:
         if type(version) is not int:
             raise ValueError(f"version {version!r} is no number")
-        for moment in (created_us, finished_us or 0, wake_us or 0):
-            if type(moment) is not int or not 0 <= moment <= _LAST_US:
-                raise ValueError(f"{moment!r} is no moment")
+        if type(created_us) is not int:
+            raise ValueError(f"time of making {created_us!r} is no number")
         known_status = Status(status)
     except (ValueError, TypeError) as error:
         version = version if type(version) is int else 0
-        created_us = created_us if type(created_us) is int and 0 <= created_us <= _LAST_US else 0
-        known_status, finished_us, wake_us = Status.STALLED, None, 0
+        created_us = created_us if type(created_us) is int else 0
+        known_status, finished_us = Status.STALLED, None
         stall = f"its row in the table of instances cannot be read: {error}"
     return InstanceRecord(
         instance_id,
