@@ -49,7 +49,7 @@ def names_of_this_module(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     visible = [name for name in _defined if not name.rpartition(".")[2].startswith("test_")]
     shown = [*visible, own.__name__] if own is not None else visible
     definitions = [definition for name in shown for definition in _defined.get(name, ())]
-    monkeypatch.setattr(DEFAULT, "workflows", {d.name: d for d in definitions if hasattr(d, "version")})
+    monkeypatch.setattr(DEFAULT, "workflows", {(d.name, d.version): d for d in definitions if hasattr(d, "version")})
     monkeypatch.setattr(DEFAULT, "activities", {d.name: d for d in definitions if not hasattr(d, "version")})
 
 

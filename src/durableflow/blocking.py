@@ -220,6 +220,7 @@ class BlockingClient:
     cancel = BlockingMethod(Client.cancel)
     purge = BlockingMethod(Client.purge)
     purge_many = BlockingMethod(Client.purge_many)
+    purge_finished = BlockingMethod(Client.purge_finished)
     list = BlockingMethod(Client.list)
 
 

@@ -21,6 +21,7 @@ from durableflow.errors import (
     InstanceNotActive,
     InstanceNotFound,
     InstanceStalled,
+    PayloadError,
     PayloadTooLarge,
     UsageError,
     WorkflowCancelled,
@@ -31,7 +32,7 @@ from durableflow.model import events as ev
 from durableflow.model.duration import Duration, from_datetime, to_datetime, to_us
 from durableflow.model.failure import Failure, workflow_failed
 from durableflow.model.ids import RANDOM_BITS, check_name, fresh_id
-from durableflow.model.status import Status
+from durableflow.model.status import TERMINAL, Status
 from durableflow.runtime.clock import Clock, SystemClock
 from durableflow.runtime.ends import End
 from durableflow.runtime.stores import open_backend
@@ -439,6 +440,43 @@ class Client:
         """Remove those that are over, in one transaction; returns the ids of those that were removed."""
         return await self._backend.purge([check_name(each, "the instance id") for each in instance_ids])
 
+    async def purge_finished(
+        self,
+        *,
+        older_than: Duration,
+        status: Status | Iterable[Status] | None = None,
+        batch: int = 500,
+    ) -> int:
+        """Remove all instances that ended longer ago than `older_than`, oldest first.
+
+        It may be cancelled, and called again: what was removed is removed.
+
+        Args:
+            status: only those that ended so; by default however they ended.
+            batch: how many go in one transaction, 1 to 1,000; others may write between two of them.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            UsageError: a status that is no end, or a batch out of range.
+        """
+        if not 1 <= batch <= 1_000:
+            raise UsageError(f"batch is {batch!r}, but must be from 1 to 1,000")
+        statuses = TERMINAL if status is None else frozenset([status] if isinstance(status, Status) else status)
+        if not statuses <= TERMINAL:
+            raise UsageError(
+                f"instances that are {', '.join(sorted(statuses - TERMINAL))} are not over and cannot be purged; "
+                f"ends are {', '.join(sorted(TERMINAL))}"
+            )
+        before_us = self._clock.now_us() - to_us(older_than, "older_than")
+        removed = 0
+        after = (-1, "")
+        while found := await self._backend.finished(statuses, before_us, after, batch):
+            removed += len(await self.purge_many([instance_id for _, instance_id in found]))
+            after = found[-1]
+        return removed
+
     async def _send(self, instance_id: str, event: ev.Observation, asked: str) -> None:
         check_name(instance_id, "the instance id")
         event_id = event.event_id if isinstance(event, ev.EventReceived) else None
@@ -463,13 +501,30 @@ def _status(record: InstanceRecord) -> InstanceStatus:
         record.workflow,
         record.version,
         record.status,
-        to_datetime(record.created_us),
-        None if record.finished_us is None else to_datetime(record.finished_us),
-        to_datetime(record.wake_us) if record.wake_us else None,
+        _moment(record.created_us) or to_datetime(0),
+        _moment(record.finished_us),
+        _moment(record.wake_us) if record.wake_us else None,
         record.tags,
-        None if record.custom_status is None else converter.loader(Any)(record.custom_status),
+        None if record.custom_status is None else _custom_status(record.custom_status),
         record.stall_reason,
     )
+
+
+# One value that is spoilt in the store must not hide a whole page of others.
+
+
+def _moment(at_us: int | None) -> datetime | None:
+    try:
+        return None if at_us is None else to_datetime(at_us)
+    except (OverflowError, TypeError):
+        return None
+
+
+def _custom_status(data: bytes) -> Any:
+    try:
+        return converter.loader(Any)(data)
+    except PayloadError:
+        return f"(cannot be read: {data[:80]!r})"
 
 
 def _load_cursor(cursor: str) -> tuple[int, str]:

@@ -23,7 +23,7 @@ def test_the_same_definition_may_be_added_twice_and_with_options() -> None:
     registry = Registry([Workflow(two)], [Activity(one)])
     assert registry.add_workflow(Workflow(two).options(instance_id="i")) is False
     registry.add_activity(Activity(one).options(retry=5))
-    assert list(registry.workflows) == ["two"]
+    assert list(registry.workflows) == [("two", 1)]
     assert list(registry.activities) == ["one"]
     assert registry.add_workflow(Workflow(two, name="other")) is True
 
@@ -35,11 +35,22 @@ def test_two_functions_of_one_name_are_refused_with_both_places() -> None:
     here = re.escape(__file__)
     with pytest.raises(
         RegistrationError,
-        match=rf"workflow 'two' is defined twice: {here}:\d+ and {here}:\d+; give one .* another name: @workflow",
+        match=rf"workflow 'two' is defined twice: {here}:\d+ and {here}:\d+; give one .* name: @workflow.* version",
     ):
         registry.add_workflow(Workflow(other, name="two"))
     with pytest.raises(RegistrationError, match=r"activity 'one' is defined twice: .*@activity\(name="):
         registry.add_activity(Activity(print, name="one"))
+
+
+def test_each_version_of_a_workflow_has_a_function_of_its_own() -> None:
+    def first(ctx: Context) -> None: ...
+
+    registry = Registry([Workflow(two, version=2), Workflow(first, name="two", version=1)])
+    assert registry.versions("two") == [1, 2]
+    assert registry.versions("unknown") == []
+    assert registry.workflows["two", 1].function is first
+    with pytest.raises(RegistrationError, match="workflow 'two' is defined twice"):
+        registry.add_workflow(Workflow(first, name="two", version=2))
 
 
 def test_what_is_included_does_not_replace_what_is_known() -> None:
@@ -49,8 +60,8 @@ def test_what_is_included_does_not_replace_what_is_known() -> None:
     registry.include(
         Registry([Workflow(other, name="two"), Workflow(other)], [Activity(one)]), workflows=True, activities=False
     )
-    assert registry.workflows["two"].function is two
-    assert registry.workflows["other"].function is other
+    assert registry.workflows["two", 1].function is two
+    assert registry.workflows["other", 1].function is other
     assert registry.activities == {}
 
 
@@ -61,7 +72,7 @@ def test_definitions_inside_functions_are_in_no_registry() -> None:
     @activity
     def local_work() -> None: ...
 
-    assert "local_flow" not in DEFAULT.workflows
+    assert ("local_flow", 1) not in DEFAULT.workflows
     assert "local_work" not in DEFAULT.activities
 
 
@@ -94,7 +105,7 @@ def run(module: str, n: int) -> dict[str, Any]:
 
 def test_definitions_at_the_top_of_a_module_are_registered_by_their_names(default: Registry) -> None:
     made = run("shop", 1)
-    assert default.workflows["registry_flow"] is made["registry_flow"]
+    assert default.workflows["registry_flow", 1] is made["registry_flow"]
     assert default.activities["registry_work"] is made["registry_work"]
 
 

@@ -175,6 +175,10 @@ class TwoBackends(RuleBasedStateMachine):
             if result.outcome == "delivered":
                 self.last_seq[made.id] = 0
 
+    @rule(wanted=st.frozensets(statuses, max_size=3), before_us=small, after=st.tuples(small, ids), limit=small)
+    def finished(self, wanted: frozenset[Status], before_us: int, after: tuple[int, str], limit: int) -> None:
+        self.both(lambda backend: backend.finished(wanted, before_us, after, limit))
+
     @rule(purged=st.lists(ids, max_size=3))
     def purge(self, purged: list[str]) -> None:
         for gone in self.both(lambda backend: backend.purge(purged)):

@@ -179,8 +179,9 @@ async def test_what_is_not_open_says_so(path: Path) -> None:
             await ask
 
 
-async def test_closing_ends_both_threads(path: Path) -> None:
+async def test_closing_ends_both_threads(tmp_path: Path) -> None:
     before = threads()
+    path = tmp_path / "closing.db"  # a name of its own: threads are known by it
     made = SqliteBackend(path)
     await made.open()
     assert await made.list_records(Query()) == []  # the reader's thread is no daemon: it would hang the exit
@@ -576,12 +577,36 @@ async def test_what_is_not_what_it_should_be_is_loaded_as_it_is(path: Path, back
         assert (item.record.wake_us, item.record.custom_status, item.record.stall_reason) == (row[6], row[8], row[9])
 
 
-async def test_text_that_cannot_be_read_is_a_storage_error(path: Path, backend: SqliteBackend) -> None:
-    await prepared_lease(backend)
+@pytest.mark.parametrize(
+    ("spoilt", "reason"),
+    [
+        ("workflow = cast(x'ff' as text)", None),
+        ("stall_reason = cast(x'ff' as text)", None),
+        ("status = 'ASLEEP'", "'ASLEEP' is not a valid Status"),
+        ("status = 7", "'7' is not a valid Status"),
+        ("tags = '{'", None),
+        ("tags = '[1]'", None),
+        ("tags = 7", None),
+        ("version = 'two'", "version 'two'"),
+        ("created_us = x'00'", "time of making"),
+    ],
+)
+async def test_a_row_that_cannot_be_read_says_so_and_hides_no_other(
+    path: Path, backend: SqliteBackend, spoilt: str, reason: str | None
+) -> None:
+    lease = await prepared_lease(backend)
+    await backend.commit(lease, Commit(new=[an_instance("b")]))
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("update instances set stall_reason = cast(x'ff' as text) where id = 'a'")
-    with pytest.raises(StorageError, match="UTF-8"):
-        await backend.load(["a"])
+        assert connection.execute(f"update instances set {spoilt} where id = 'a'").rowcount == 1
+    loaded, other = await backend.load(["a", "b"])
+    listed = {record.id: record for record in await backend.list_records(Query())}
+    assert loaded.record == listed["a"] == await backend.record("a")
+    assert other.record == listed["b"]
+    if reason is not None:
+        assert loaded.record.status is Status.STALLED
+        assert loaded.record.stall_reason is not None
+        assert reason in loaded.record.stall_reason
+    assert await backend.due((-1, ""), 2**62, 10) is not None
 
 
 async def test_more_rows_than_are_gathered_are_loaded_all_the_same(backend: SqliteBackend) -> None:

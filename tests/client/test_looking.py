@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +70,31 @@ async def test_a_status_says_what_there_is_to_say(world: World) -> None:
         await handle.raise_event("word")
         status = await handle.status()
         assert (status.status, status.finished_at) == (Status.COMPLETED, now + timedelta(seconds=60))
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        "custom_status = x'ff'",
+        "created_us = 9000000000000000000",
+        "created_us = -9000000000000000000",
+        "finished_us = 'never'",
+        "wake_us = 9000000000000000000",
+        "wake_us = 'never'",
+    ],
+)
+async def test_a_value_that_cannot_be_shown_hides_no_other_instance(sqlite_world: World, spoilt: str) -> None:
+    world = sqlite_world
+    async with world.engine() as engine:
+        for instance_id in ("i", "j"):
+            await engine.start(shows.options(instance_id=instance_id))
+    with closing(sqlite3.connect(world.path)) as connection:
+        connection.execute(f"update instances set {spoilt} where id = 'i'")
+        connection.commit()
+    async with Client(world.backend(), clock=world.clock) as client:
+        found = {each.instance_id: each.custom_status for each in (await client.list()).instances}
+    assert found["j"] == {"at": 1}
+    assert found["i"] == ("(cannot be read: b'\\xff')" if "custom" in spoilt else {"at": 1})
 
 
 async def test_results_are_of_the_annotated_type_when_the_workflow_is_known(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -53,6 +54,11 @@ async def cleans_up(ctx: Context) -> str:
 @workflow
 async def fails(ctx: Context) -> None:
     raise ValueError("no")
+
+
+@workflow
+async def ends_at_once(ctx: Context) -> str:
+    return "over"
 
 
 WHO = pytest.mark.parametrize("who", ["engine", "client"])
@@ -232,6 +238,33 @@ async def test_only_what_is_over_is_purged(world: World, who: str, status: Statu
             with pytest.raises(InstanceNotActive, match="purge"):
                 await asker.purge(instance_id)
             assert await status_of(engine, instance_id) is status
+
+
+async def test_what_ended_long_ago_is_removed_in_batches_and_the_rest_stays(world: World) -> None:
+    async with world.engine() as engine:
+        old = [await engine.start(ends_at_once.options(instance_id=f"old-{n}")) for n in range(5)]
+        await asyncio.gather(*(handle.result() for handle in old))
+        failed = await engine.start(fails.options(instance_id="failed"))
+        with pytest.raises(WorkflowFailed):
+            await failed.result()
+        await engine.start(waits.options(instance_id="open"))
+        await world.advance(3_600)
+        await (await engine.start(ends_at_once.options(instance_id="new"))).result()
+        assert await engine.purge_finished(older_than=7_200) == 0
+        assert await engine.purge_finished(older_than=1_800, status=Status.COMPLETED, batch=2) == 5
+        assert {each.instance_id for each in (await engine.list()).instances} == {"failed", "open", "new"}
+        assert await engine.purge_finished(older_than=timedelta(minutes=30)) == 1
+        assert {each.instance_id for each in (await engine.list()).instances} == {"open", "new"}
+        await engine.start(ends_at_once.options(instance_id="old-0"))  # its end is forgotten, too
+
+
+async def test_what_is_not_over_cannot_be_asked_to_be_removed_by_age(world: World) -> None:
+    async with world.engine() as engine:
+        with pytest.raises(UsageError, match="instances that are RUNNING, STALLED are not over"):
+            await engine.purge_finished(older_than=1, status=[Status.RUNNING, Status.STALLED, Status.FAILED])
+        for batch in (0, 1_001):
+            with pytest.raises(UsageError, match="must be from 1 to 1,000"):
+                await engine.purge_finished(older_than=1, batch=batch)
 
 
 async def test_many_are_purged_together(world: World) -> None:

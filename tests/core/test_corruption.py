@@ -165,14 +165,14 @@ def test_every_event_has_a_tag_of_its_own_and_comes_back_from_its_bytes() -> Non
         ev.InstanceTimedOut(), ev.ActivityScheduled(1, "n", b"i", b"d", options), ev.TimerCreated(1, 2),
         ev.EventAwaited(1, "n", 2), ev.TaskCancelled(1), ev.SideEffectRecorded(1, b"v", failure),
         ev.CustomStatusSet(b"v"), ev.InstanceCompleted(b"o"), ev.InstanceFailed(failure), ev.InstanceCancelled("r"),
-        ev.ActivityQueued(1),
+        ev.ActivityQueued(1), ev.PatchRecorded("p"),
     ]  # fmt: skip
     kinds = {kind for alias in (ev.Observation, ev.Decision, ev.Note) for kind in getattr(alias, "__args__", (alias,))}
     assert {type(example) for example in examples} == kinds
     assert ev.load_events(ev.dump_events(examples)) == examples
     assert [ev.load_event(ev.dump_event(example)) for example in examples] == examples
     tags = [ev.tag_of(example) for example in examples]
-    assert len(set(tags)) == len(tags) == 23
+    assert len(set(tags)) == len(tags) == 24
 
 
 def test_the_bytes_of_a_row_are_pinned() -> None:

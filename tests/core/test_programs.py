@@ -65,6 +65,8 @@ def _block(  # noqa: C901  # a table of instructions
                 log.append(ctx.side_effect(lambda: len(log)))
             case "status", []:
                 ctx.set_custom_status(len(log))
+            case "patch", [name]:
+                log.append(ctx.patched(name))
             case "dice", []:
                 log.append([ctx.random().random(), str(ctx.uuid4()), ctx.now().isoformat()])
             case "raise", []:
@@ -91,6 +93,7 @@ _PLAIN = st.one_of(
     st.tuples(st.just("activity"), _SMALL),
     st.tuples(st.just("timer"), _SMALL),
     st.tuples(st.just("event"), st.sampled_from("aAb"), st.none() | _SMALL),
+    st.tuples(st.just("patch"), st.sampled_from("pq")),
     st.tuples(st.sampled_from(["all", "any"]), st.integers(1, 4)),
     st.tuples(st.just("cancel"), st.integers(0, 30)),
     st.tuples(st.sampled_from(["effect", "status", "dice", "raise"])),
@@ -326,7 +329,7 @@ def test_the_language_reaches_what_it_is_meant_to_reach() -> None:
             ev.InstanceResumed(), ev.InstanceTerminated(), ev.ActivityStarted(1, 1), ev.ActivityQueued(1),
             ev.AttemptFailed(1, 1, Failure("E"), 0), ev.TaskCancelled(1), ev.SideEffectRecorded(1, b""),
             ev.CustomStatusSet(b""), ev.InstanceCompleted(b""), ev.InstanceFailed(Failure("E")),
-            ev.InstanceCancelled(), ev.EventAwaited(1, "a"), ev.TimerCreated(1, 1),
+            ev.InstanceCancelled(), ev.PatchRecorded("p"), ev.EventAwaited(1, "a"), ev.TimerCreated(1, 1),
         )
     }  # fmt: skip
     assert replays > 40

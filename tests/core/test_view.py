@@ -157,6 +157,7 @@ def test_when_an_instance_is_over_nothing_of_it_goes_on(live: Live, end: ev.Obse
         (ev.TaskCancelled(3), "cancelling of task 3"),
         (ev.SideEffectRecorded(1, b"1"), "side effect"),
         (ev.CustomStatusSet(b"1"), "custom status 1"),
+        (ev.PatchRecorded("p"), "patch 'p'"),
         (ev.InstanceCompleted(b"\xff"), "completion with \ufffd"),
         (ev.InstanceFailed(Failure("E", "m")), "failure with E: m"),
         (ev.InstanceCancelled(), "end by cancellation"),

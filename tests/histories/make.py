@@ -39,6 +39,13 @@ class Scene:
         deadline_us = self.now_us + deadline_s * SECOND if deadline_s else 0
         self.tell(ev.InstanceStarted(flow.name, flow.version, data, start_at_us=start_at_us, deadline_us=deadline_us))
 
+    def deploy(self, flow: Workflow[..., Any]) -> None:
+        """Go on with other code, as after a restart."""
+        self.execution.put_away()
+        self.execution = Execution(self.execution.instance_id, flow)
+        for row in self.rows:
+            self.execution.replay(row.first_seq, row.at_us, row.events)
+
     def tell(self, *observed: ev.Observation, queue: bool = False) -> None:
         turn = self.execution.advance(observed, now_us=self.now_us)
         assert not turn.refused, turn.refused
@@ -192,9 +199,31 @@ def second_thoughts(scene: Scene) -> None:
     scene.done(2, "lamp from shelf 7")
 
 
+def before_the_patches(scene: Scene) -> None:
+    scene.start(Workflow(golden.lamps_as_they_were, name=golden.lamps.name))
+    scene.done(1, "lamp from shelf 7")
+    scene.event("go")
+
+
+def between_the_patches(scene: Scene) -> None:
+    scene.start(Workflow(golden.lamps_as_they_were, name=golden.lamps.name))
+    scene.done(1, "lamp from shelf 7")
+    scene.deploy(golden.lamps)
+    scene.event("go")
+    scene.done(3, "third lamp from shelf 7")
+
+
+def after_the_patches(scene: Scene) -> None:
+    scene.start(golden.lamps)
+    for task in (1, 2):
+        scene.done(task, "lamp from shelf 7")
+    scene.event("go")
+    scene.done(4, "third lamp from shelf 7")
+
+
 SCENES: list[Callable[[Scene], None]] = [
     order, saga, retries, timers, events, branches, facts, pause, tidy, terminated, timed_out, quick, still_open,
-    second_thoughts,
+    second_thoughts, before_the_patches, between_the_patches, after_the_patches,
 ]  # fmt: skip
 
 

@@ -18,6 +18,9 @@ HERE = Path(__file__).parent
 FILES = sorted(HERE.glob("v*/*.jsonl"))
 NAMES = [path.relative_to(HERE).with_suffix("").as_posix() for path in FILES]
 ENDS = {
+    "v0.1.0/after_the_patches": Status.COMPLETED,
+    "v0.1.0/before_the_patches": Status.COMPLETED,
+    "v0.1.0/between_the_patches": Status.COMPLETED,
     "v0.1.0/branches": Status.COMPLETED,
     "v0.1.0/events": Status.COMPLETED,
     "v0.1.0/facts": Status.COMPLETED,

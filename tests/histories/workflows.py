@@ -202,3 +202,22 @@ def second_thoughts(ctx: Context) -> Flow[str]:
     except Cancelled:
         yield from ctx.call_activity(reserve, "lamp")
         return "after all: " + (yield from ctx.wait_for_event("approved", str))
+
+
+def lamps_as_they_were(ctx: Context) -> Flow[list[str]]:
+    """What `lamps` was before it was changed."""
+    lamps = [(yield from ctx.call_activity(reserve, "lamp"))]
+    yield from ctx.wait_for_event("go")
+    return lamps
+
+
+@workflow(name="golden lamps")
+def lamps(ctx: Context) -> Flow[list[str]]:
+    """Was changed twice while instances were open: who had passed there goes on without a second or a third lamp."""
+    lamps = [(yield from ctx.call_activity(reserve, "lamp"))]
+    if ctx.patched("second lamp"):
+        lamps.append((yield from ctx.call_activity(reserve, "second lamp")))
+    yield from ctx.wait_for_event("go")
+    if ctx.patched("third lamp"):
+        lamps.append((yield from ctx.call_activity(reserve, "third lamp")))
+    return lamps

@@ -129,6 +129,8 @@ async def test_whoever_waits_for_a_turn_is_told_when_the_engine_ends_before_it_i
     async with asyncio.timeout(5):
         results = await asyncio.gather(first, *others, return_exceptions=True)
     assert {type(result) for result in results} == {EngineClosed}
+    assert "look whether it is there" in str(results[0])
+    assert all("before this was durable" in str(result) for result in results[1:])
 
 
 async def test_a_lost_lease_fails_what_was_under_way_and_what_was_gathered(world: World, faulty: FaultyBackend) -> None:

@@ -16,6 +16,7 @@ from durableflow import (
     InstanceExists,
     InstanceStalled,
     Status,
+    StorageError,
     WorkflowFailed,
     WorkflowTerminated,
     activity,
@@ -120,9 +121,34 @@ async def test_another_version_stalls(world: World) -> None:
         await engine.start(first.options(instance_id="i"))
     async with world.engine(workflows=[second]) as engine:
         await engine.raise_event("i", "go")
-        assert "started by version 1" in (await engine.status("i")).stall_reason
+        reason = (await engine.status("i")).stall_reason
+        assert "started by version 1 of workflow 'versioned', but here are registered only: 2; keep the old" in reason
     async with world.engine(workflows=[first]) as engine:
         assert await engine.result("i") == "first"
+
+
+async def test_several_versions_work_beside_each_other(world: World) -> None:
+    @workflow(name="versioned", version=1)
+    async def first(ctx: Context) -> str:
+        await ctx.wait_for_event("go")
+        return "first"
+
+    @workflow(name="versioned", version=2)
+    async def second(ctx: Context) -> str:
+        await ctx.wait_for_event("go")
+        return "second"
+
+    async with world.engine() as engine:
+        await engine.start(first.options(instance_id="i"))
+    async with world.engine(workflows=[second, first]) as engine:
+        await engine.start(second.options(instance_id="j"))
+        for instance_id in ("i", "j"):
+            await engine.raise_event(instance_id, "go")
+        assert [await engine.result("i"), await engine.result("j")] == ["first", "second"]
+    async with world.engine(workflows=[second]) as engine:
+        await engine.start(first.options(instance_id="k"))
+        await engine.raise_event("k", "go")
+        assert await engine.result("k") == "first"  # what is started here is known here
 
 
 async def test_an_activity_that_is_not_known_stalls_and_harms_nothing_that_runs_beside_it(world: World) -> None:
@@ -224,6 +250,57 @@ async def test_a_corrupt_row_stalls_and_the_right_one_lets_it_go_on(sqlite_world
     async with world.engine(workflows=[waits]) as engine:
         await engine.raise_event("i", "word", "end")
         assert await engine.result("i") == [1, 2]
+
+
+@pytest.mark.parametrize("spoilt", ["status = 'ASLEEP'", "tags = '{'", "version = 'one'"])
+async def test_a_row_that_cannot_be_read_is_written_again_from_the_history_or_stalls(
+    sqlite_world: World, spoilt: str
+) -> None:
+    world = sqlite_world
+    async with world.engine() as engine:
+        for instance_id in ("i", "j"):
+            await engine.start(waits.options(instance_id=instance_id))
+    spoil(world, f"update instances set {spoilt} where id = 'i'")
+    async with world.engine(workflows=[waits]) as engine:
+        assert (await engine.status("i")).status is (Status.RUNNING if "tags" in spoilt else Status.STALLED)
+        assert {each.instance_id for each in (await engine.list()).instances} == {"i", "j"}
+        await engine.raise_event("j", "word", "end")
+        assert await engine.result("j") == []
+        await engine.raise_event("i", "word", "end")
+        if "version" in spoilt:
+            with pytest.raises(InstanceStalled, match="version 0 of workflow 'waits'"):
+                await engine.result("i")
+        else:
+            assert await engine.result("i") == []
+            assert (await engine.status("i")).status is Status.COMPLETED
+
+
+async def test_what_cannot_be_loaded_with_others_is_tried_alone(world: World, faulty: FaultyBackend) -> None:
+    async with world.engine(faulty) as engine:
+        for n in range(5):
+            await engine.start(waits.options(instance_id=f"i{n}"))
+    load = faulty.load
+
+    async def load_all_but_one(instance_ids: Any) -> Any:
+        if "i3" in instance_ids:
+            raise TypeError("planted")
+        return await load(instance_ids)
+
+    faulty.load = load_all_but_one
+    async with world.engine(faulty, workflows=[waits]) as engine:
+        asked = [asyncio.ensure_future(engine.raise_event(f"i{n}", "word", "end")) for n in range(5)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(type(answer) is StorageError for answer in answers)
+        await world.advance(2)
+        for n in (0, 1, 2, 4):
+            await engine.raise_event(f"i{n}", "word", "end")
+            assert await engine.result(f"i{n}") == []
+        with pytest.raises(StorageError, match="'i3' and 0 more cannot be loaded: TypeError"):
+            await engine.raise_event("i3", "word", "end")
+        del faulty.load
+        await world.advance(2)
+        await engine.raise_event("i3", "word", "end")
+        assert await engine.result("i3") == []
 
 
 async def test_a_hole_in_the_history_stalls(sqlite_world: World) -> None:
@@ -468,7 +545,7 @@ async def stall(world: World, engine: Any, instance_id: str) -> Any:
     await world.settle()
     worker = world.worker(engine)
     worker.instances.forget(worker.instances.live[instance_id], None)
-    engine._registry.workflows["waits"] = waits_otherwise
+    engine._registry.workflows["waits", 1] = waits_otherwise
     with pytest.raises(InstanceStalled):
         await worker.instances.load(instance_id)
     return handle
@@ -557,7 +634,7 @@ async def test_a_stall_does_not_undo_an_end(world: World, faulty: FaultyBackend)
     """The instance that was revived while its stall was on its way ends, and stays over."""
     async with world.engine(faulty) as engine:
         handle = await stall(world, engine, "i")
-        engine._registry.workflows["waits"] = waits
+        engine._registry.workflows["waits", 1] = waits
         world.worker(engine).retry_stalled()
         await handle.raise_event("word", "end")
         assert await handle.result() == [1]

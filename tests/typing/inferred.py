@@ -204,6 +204,7 @@ async def knowing(ctx: Context) -> None:
     assert_type(ctx.instance_id, str)
     assert_type(ctx.is_cancelled, bool)
     assert_type(ctx.set_custom_status([1]), None)
+    assert_type(ctx.patched("check"), bool)
     assert_type(await ctx.create_timer(ctx.now() + timedelta(days=1)), None)
 
 

@@ -208,6 +208,21 @@ class Context:
         """Show `value` (stored as JSON) to whoever looks at this instance."""
         self._execution.set_custom_status(converter.dump(value, "the custom status"))
 
+    def patched(self, name: str, /) -> bool:
+        """Whether this instance takes the new way: False only for one that had passed here before the patch was made.
+
+        Guards a change of code while instances are open: `if ctx.patched("charge-first"): ... else: ...`. The first
+        answer is recorded and given ever after, in loops too. When no instance is open any more that took the old way,
+        take out the old way and the question.
+
+        Args:
+            name: of the patch; one name for one change.
+
+        Raises:
+            UsageError: the name is empty, too long or cannot be stored.
+        """
+        return self._execution.patched(check_name(name, "the name of a patch"))
+
     # -- knowing things -------------------------------------------------------------------------------------
 
     @property

@@ -1,4 +1,4 @@
-"""Which workflows and activities are known, by name."""
+"""Which workflows and activities are known: by name, workflows by version too."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ AnyActivity: TypeAlias = Activity[..., Any]
 
 
 class Registry:
-    """Names to definitions; one name, one function."""
+    """Names to definitions: one name, one function; of a workflow, one for each version."""
 
     def __init__(self, workflows: Iterable[AnyWorkflow] = (), activities: Iterable[AnyActivity] = ()) -> None:
-        self.workflows: dict[str, AnyWorkflow] = {}
+        self.workflows: dict[tuple[str, int], AnyWorkflow] = {}
+        """By name and version."""
         self.activities: dict[str, AnyActivity] = {}
         for workflow in workflows:
             self.add_workflow(workflow)
@@ -26,8 +27,8 @@ class Registry:
 
     def include(self, other: Registry, *, workflows: bool, activities: bool) -> None:
         """Know what `other` knows, too; where both have a name, nothing changes."""
-        for name, workflow in other.workflows.items() if workflows else ():
-            if name not in self.workflows:
+        for key, workflow in other.workflows.items() if workflows else ():
+            if key not in self.workflows:
                 self.add_workflow(workflow)
         for name, activity in other.activities.items() if activities else ():
             if name not in self.activities:
@@ -37,15 +38,20 @@ class Registry:
         """Know `workflow`; True when it was new.
 
         Raises:
-            RegistrationError: another function has its name.
+            RegistrationError: another function has its name and version.
         """
-        known = self.workflows.get(workflow.name)
+        key = (workflow.name, workflow.version)
+        known = self.workflows.get(key)
         if known is None:
-            self.workflows[workflow.name] = workflow
+            self.workflows[key] = workflow
             return True
         if known.function is not workflow.function:
             raise _clash("workflow", workflow.name, known.function, workflow.function)
         return False
+
+    def versions(self, name: str) -> list[int]:
+        """Of the workflow called `name`: which are known, in order; none when it is unknown."""
+        return sorted(version for known, version in self.workflows if known == name)
 
     def add_activity(self, activity: AnyActivity) -> None:
         """Know `activity`; raises `RegistrationError` when another function has its name."""
@@ -58,9 +64,10 @@ class Registry:
     def offer_workflow(self, workflow: AnyWorkflow) -> None:
         """Know it unless it was defined inside another function: such a one is known by whoever is given it."""
         if not _is_local(workflow.function):
-            known = self.workflows.get(workflow.name)
+            key = (workflow.name, workflow.version)
+            known = self.workflows.get(key)
             if known is not None and _is_same_place(known.function, workflow.function):
-                del self.workflows[workflow.name]
+                del self.workflows[key]
             self.add_workflow(workflow)
 
     def offer_activity(self, activity: AnyActivity) -> None:
@@ -89,6 +96,7 @@ def _clash(kind: str, name: str, old: Callable[..., Any], new: Callable[..., Any
     return RegistrationError(
         f"{kind} {name!r} is defined twice: {_where(old)} and {_where(new)}; "
         f"give one of them another name: @{kind}(name=...)"
+        + (", or another version: @workflow(version=...)" if kind == "workflow" else "")
     )
 
 

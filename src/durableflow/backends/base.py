@@ -14,7 +14,7 @@ What every backend promises:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -254,6 +254,12 @@ class Backend(Protocol):
 
     async def list_records(self, query: Query) -> list[InstanceRecord]:
         """The instances that match, newest first."""
+        ...
+
+    async def finished(
+        self, statuses: Collection[Status], before_us: int, after: tuple[int, str], limit: int
+    ) -> list[tuple[int, str]]:
+        """`(created_us, id)` of those behind `after`, in order, that ended as one of `statuses` before `before_us`."""
         ...
 
     async def purge(self, instance_ids: Sequence[str]) -> list[str]:

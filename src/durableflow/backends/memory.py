@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 
 from durableflow.backends.base import (
@@ -22,6 +22,7 @@ from durableflow.backends.base import (
     SendResult,
 )
 from durableflow.errors import AppendConflict, InstancesExist, LeaseLost
+from durableflow.model.status import Status
 
 
 class _Instance:
@@ -295,6 +296,20 @@ class MemoryBackend:
         matching = [i.record for i in self._instances.values() if _matches(i.record, query)]
         matching.sort(key=lambda record: (record.created_us, record.id), reverse=True)
         return matching[: query.limit]
+
+    async def finished(
+        self, statuses: Collection[Status], before_us: int, after: tuple[int, str], limit: int
+    ) -> list[tuple[int, str]]:
+        """See `Backend.finished`."""
+        found = [
+            (record.created_us, record.id)
+            for record in (instance.record for instance in self._instances.values())
+            if record.status in statuses
+            and record.finished_us is not None
+            and record.finished_us < before_us
+            and (record.created_us, record.id) > after
+        ]
+        return sorted(found)[:limit]
 
     async def purge(self, instance_ids: Sequence[str]) -> list[str]:
         """See `Backend.purge`."""

@@ -61,6 +61,7 @@ class Decider(Driver):
         "_ending_at",
         "_inert_calls",
         "_last_number",
+        "_patches",
         "_payload_limit_bytes",
         "_random",
         "_record",
@@ -105,6 +106,7 @@ class Decider(Driver):
         self.timers: Timers | None = None
         self.mailbox: Mailbox | None = None
         self._record: Record | None = None
+        self._patches: dict[str, bool] | None = None
         self._random: random.Random | None = None
         self._uuid_random: random.Random | None = None
 
@@ -176,6 +178,22 @@ class Decider(Driver):
             raise PayloadTooLarge("the custom status", len(value), self._payload_limit_bytes)
         self._decide(ev.CustomStatusSet(value))
         self.custom_status = value
+
+    def patched(self, name: str) -> bool:
+        """Whether this instance takes the new way at `name`: it does unless it had passed there before the patch."""
+        self._check_usable()
+        if self._patches is None:
+            self._patches = {}
+        known = self._patches.get(name)
+        if known is None:
+            if self.replaying:
+                assert self._record is not None
+                known = self._record.has_patch(name)
+            else:
+                self._decisions.append(ev.PatchRecorded(name))
+                known = True
+            self._patches[name] = known
+        return known
 
     def when_all(self, parts: Sequence[Task[Any]], kind: type[list[Any] | tuple[Any, ...]]) -> Task[Any]:
         """A task that is done when all of `parts` are; its result is a `kind`."""

@@ -22,6 +22,8 @@ def describe(event: ev.Event) -> str:
             return "side effect"
         case ev.CustomStatusSet(value=value):
             return f"custom status {_short(value)}"
+        case ev.PatchRecorded(name=name):
+            return f"patch {name!r}"
         case ev.InstanceCompleted(output=output):
             return f"completion with {_short(output)}"
         case ev.InstanceFailed(failure=failure):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from durableflow.model import events as ev
@@ -28,16 +29,26 @@ class Record:
         self._at = 0
 
     def take(self) -> ev.Event | None:
-        """The next decision; None when the row has no more."""
+        """The next decision; None when the row has no more. Patches are passed over: nobody need ask for them again."""
         row, at = self._row, self._at
         while at < len(row):
             event = row[at]
             at += 1
-            if type(event) in ev.DECISIONS:
+            if type(event) in ev.DECISIONS and type(event) is not ev.PatchRecorded:
                 self._at = at
                 return event
         self._at = at
         return None
+
+    def has_patch(self, name: str) -> bool:
+        """Whether patch `name` was recorded here, before the next decision of another kind."""
+        for event in itertools.islice(self._row, self._at, None):
+            if type(event) is ev.PatchRecorded:
+                if event.name == name:
+                    return True
+            elif type(event) in ev.DECISIONS:
+                return False
+        return False
 
     @property
     def taken_seq(self) -> int:

@@ -69,6 +69,7 @@ class InstanceView(msgspec.Struct):
     failure: Failure | None = None
     tasks: list[TaskView] = []
     events_kept: list[str] = []
+    patches: list[str] = []
 
 
 def numbered(rows: Iterable[tuple[int, int, Sequence[ev.Event]]]) -> list[HistoryEvent]:
@@ -101,7 +102,7 @@ class _Folding:
     """
 
     def __init__(self) -> None:
-        self.view = InstanceView(tasks=[], events_kept=[])
+        self.view = InstanceView(tasks=[], events_kept=[], patches=[])
         self.tasks: dict[int, TaskView] = {}
         self.kept: dict[str, deque[tuple[int, bytes]]] = {}
         self._waiting: dict[str, deque[int]] = {}
@@ -150,6 +151,8 @@ class _Folding:
                 tasks[task] = TaskView(task, "side effect", "side effect", "done", at_us, at_us, output=value)
                 if failure is not None:
                     self._end(task, "failed", at_us, failure=failure)
+            case ev.PatchRecorded(name=name):
+                view.patches.append(name)
             case ev.InstanceCompleted() | ev.InstanceFailed() | ev.InstanceCancelled():
                 self._close(event, at_us)
             case ev.InstanceTerminated() | ev.InstanceTimedOut():

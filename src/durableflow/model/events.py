@@ -192,6 +192,15 @@ class CustomStatusSet(msgspec.Struct, frozen=True, array_like=True, tag="custom_
     value: bytes
 
 
+class PatchRecorded(msgspec.Struct, frozen=True, array_like=True, tag="patch_recorded", gc=False):
+    """The workflow asked for the first time whether it is patched, and it was: it takes the new way ever after.
+
+    Unlike all other decisions it need not be asked for again: a patch is taken out of the code by leaving it out.
+    """
+
+    name: str
+
+
 class InstanceCompleted(msgspec.Struct, frozen=True, array_like=True, tag="instance_completed", gc=False):
     """The workflow returned."""
 
@@ -241,6 +250,7 @@ Decision: TypeAlias = (
     | TaskCancelled
     | SideEffectRecorded
     | CustomStatusSet
+    | PatchRecorded
     | InstanceCompleted
     | InstanceFailed
     | InstanceCancelled
@@ -256,6 +266,7 @@ DECISIONS: Final[frozenset[type]] = frozenset(
         TaskCancelled,
         SideEffectRecorded,
         CustomStatusSet,
+        PatchRecorded,
         InstanceCompleted,
         InstanceFailed,
         InstanceCancelled,

@@ -288,10 +288,15 @@ class Commits:
                 live_now.move_to_end(live.id)
 
     def drop_all(self, error: EngineClosed) -> None:
-        """Nothing more is committed; whoever waits for a turn that was taken gets `error`."""
-        for batch in (self._under_way, self._next):
-            for taken in batch.taken if batch is not None else ():
-                answer(taken.told, error)
+        """Nothing more is committed; whoever waits for a turn that was taken gets `error`, or that nobody knows."""
+        for taken in self._next.taken:
+            answer(taken.told, error)
+        if self._under_way is not None:
+            unknown = EngineClosed(
+                "the engine closed, or lost its lease, while this was written: look whether it is there"
+            )
+            for taken in self._under_way.taken:
+                answer(taken.told, unknown)
         self._under_way, self._next = None, Batch()
 
 

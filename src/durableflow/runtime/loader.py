@@ -74,6 +74,8 @@ class Loader:
         self._effects = effects
         self._attempts = attempts
         self._guard = guard
+        self._alone: set[str] = set()
+        """Instances that could not be loaded together with others."""
         self.loads = 0
         """How many instances have been brought in."""
 
@@ -97,9 +99,10 @@ class Loader:
                 reading = None
                 try:
                     loaded = {item.record.id: item for item in await task}
-                except StorageError as error:
+                except Exception as error:
                     self._fail(ids, error)
                     continue
+                self._alone.difference_update(ids)
                 if table.to_load:
                     reading = self._begin_to_read()
                 for instance_id in ids:
@@ -111,7 +114,8 @@ class Loader:
 
     def _begin_to_read(self) -> tuple[list[str], asyncio.Task[list[LoadedInstance]]]:
         table = self._instances
-        ids, table.to_load = table.to_load[:_LOAD_BATCH], table.to_load[_LOAD_BATCH:]
+        most = 1 if table.to_load[0] in self._alone else _LOAD_BATCH
+        ids, table.to_load = table.to_load[:most], table.to_load[most:]
         if not table.to_load:
             table.load_wanted.clear()
         return ids, asyncio.ensure_future(self._read([each for each in ids if each not in table.live]))
@@ -119,8 +123,12 @@ class Loader:
     async def _read(self, instance_ids: list[str]) -> list[LoadedInstance]:
         return await self._means.backend.load(instance_ids) if instance_ids else []
 
-    def _fail(self, instance_ids: Sequence[str], error: StorageError) -> None:
+    def _fail(self, instance_ids: Sequence[str], error: Exception) -> None:
+        """They are tried again later, each alone: one of them may be what the store cannot answer for."""
+        self._alone.update(instance_ids)
         self._means.tell(facts.CommitRetried(str(error)))
+        if not isinstance(error, StorageError):
+            error = StorageError(f"{instance_ids[0]!r} and {len(instance_ids) - 1} more cannot be loaded: {error!r}")
         for instance_id in instance_ids:
             reject(self._instances.loading.pop(instance_id, None), error)
             self._instances.want_later(instance_id)
@@ -213,16 +221,17 @@ class Loader:
         return live
 
     def _program_of(self, loaded: LoadedInstance) -> AnyWorkflow:
-        record = loaded.record
-        program = self._registry.workflows.get(record.workflow)
-        if program is None:
-            raise not_registered("workflow", record.workflow)
-        if program.version != record.version:
-            raise NotRegistered(
-                f"it was started by version {record.version} of workflow {record.workflow!r}, "
-                f"but version {program.version} is registered here"
-            )
-        return program
+        name, version = loaded.record.workflow, loaded.record.version
+        program = self._registry.workflows.get((name, version))
+        if program is not None:
+            return program
+        known = self._registry.versions(name)
+        if not known:
+            raise not_registered("workflow", name)
+        raise NotRegistered(
+            f"it was started by version {version} of workflow {name!r}, but here are registered only: "
+            f"{', '.join(map(str, known))}; keep the old code registered as @workflow(name={name!r}, version={version})"
+        )
 
     def _go_on(self, live: Live, messages: Sequence[tuple[int, ev.Event]], beats: Sequence[Heartbeat]) -> None:
         """Tell a revived instance what became of its attempts, what is due, and what is in its inbox."""

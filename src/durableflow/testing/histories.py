@@ -171,9 +171,9 @@ def replay(workflow: AnyWorkflow | None, history: History | str | Path, *, every
 
 
 def _program(workflow: AnyWorkflow | None, started: ev.InstanceStarted) -> AnyWorkflow:
-    program = DEFAULT.workflows.get(started.workflow) if workflow is None else workflow
+    program = _registered(started) if workflow is None else workflow
     if program is None:
-        known = ", ".join(repr(name) for name in sorted(DEFAULT.workflows)) or "none"
+        known = ", ".join(repr(name) for name in sorted({name for name, _ in DEFAULT.workflows})) or "none"
         raise UsageError(
             f"the history is of workflow {started.workflow!r}, which is not known here (known: {known}); "
             "import the module that defines it"
@@ -186,6 +186,19 @@ def _program(workflow: AnyWorkflow | None, started: ev.InstanceStarted) -> AnyWo
             f"but the code here is version {program.version}"
         )
     return program
+
+
+def _registered(started: ev.InstanceStarted) -> AnyWorkflow | None:
+    """The code of its version; if only others are known, the latest of them, to be refused by its version."""
+    name = started.workflow
+    versions = DEFAULT.versions(name)
+    version = started.version if started.version in versions or not versions else versions[-1]
+    return DEFAULT.workflows.get((name, version))
+
+
+def _chosen(workflows: Sequence[AnyWorkflow], started: ev.InstanceStarted) -> AnyWorkflow | None:
+    named = [workflow for workflow in workflows if workflow.name == started.workflow]
+    return next((workflow for workflow in named if workflow.version == started.version), named[-1] if named else None)
 
 
 def _follow(program: AnyWorkflow, history: History) -> Status:
@@ -211,13 +224,12 @@ def replay_directory(path: str | Path, *workflows: AnyWorkflow) -> list[ReplayRe
     paths = sorted(Path(path).rglob("*.jsonl"))
     if not paths:
         raise UsageError(f"there is no *.jsonl file under {str(path)!r}, so nothing was replayed")
-    named = {workflow.name: workflow for workflow in workflows}
     reports: list[ReplayReport] = []
     errors: list[Exception] = []
     for each in paths:
         try:
             history = load_history(each)
-            report = replay(named.get(history.started.workflow), history)
+            report = replay(_chosen(workflows, history.started), history)
         except Exception as error:
             error.add_note(f"in {each}")
             errors.append(error)
@@ -441,6 +453,11 @@ def side_effect(task: int, value: object) -> ev.SideEffectRecorded:
 def custom_status(value: object) -> ev.CustomStatusSet:
     """The workflow showed `value` as its status."""
     return ev.CustomStatusSet(converter.dump(value))
+
+
+def patch(name: str) -> ev.PatchRecorded:
+    """The workflow asked whether it is patched, and it was."""
+    return ev.PatchRecorded(name)
 
 
 def task_cancelled(task: int) -> ev.TaskCancelled:

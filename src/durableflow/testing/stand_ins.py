@@ -194,15 +194,15 @@ class StandIns(Registry):
                 self.add_activity(activity)
 
     def workflow_named(self, name: str) -> AnyWorkflow:
-        """The workflow that is known as `name`.
+        """The workflow that is known as `name`, in its latest version.
 
         Raises:
             UsageError: none is.
         """
-        try:
-            return self.workflows[name]
-        except KeyError:
-            raise UsageError(f"workflow {name!r} is not known here; import the module that defines it") from None
+        versions = self.versions(name)
+        if not versions:
+            raise UsageError(f"workflow {name!r} is not known here; import the module that defines it")
+        return self.workflows[name, versions[-1]]
 
     # -- what a test asks -----------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -35,11 +35,12 @@ from durableflow.backends.sqlite.instances import purge_one
 from durableflow.backends.sqlite.loading import load
 from durableflow.backends.sqlite.lock import WorkerLock
 from durableflow.backends.sqlite.reader import Reader
-from durableflow.backends.sqlite.records import RECORD_COLUMNS, as_record, list_sql
+from durableflow.backends.sqlite.records import RECORD_COLUMNS, as_record, lenient_text, list_sql
 from durableflow.backends.sqlite.schema import MIGRATIONS, migrate, schema_version
 from durableflow.backends.sqlite.thread import ConnectionThread
 from durableflow.backends.sqlite.watch import ChangeWatch
 from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, UsageError
+from durableflow.model.status import Status
 
 T = TypeVar("T")
 
@@ -129,6 +130,7 @@ class SqliteBackend:
         create_commit_view(connection)
 
     def _configure(self, connection: sqlite3.Connection) -> None:
+        connection.text_factory = lenient_text
         execute = connection.execute
         mode = execute("pragma journal_mode=wal").fetchone()[0]
         if mode != "wal":
@@ -351,6 +353,18 @@ class SqliteBackend:
         """See `Backend.list`."""
         sql, parameters = list_sql(query)
         return [as_record(row) for row in await self._read(sql, parameters)]
+
+    async def finished(
+        self, statuses: Collection[Status], before_us: int, after: tuple[int, str], limit: int
+    ) -> list[tuple[int, str]]:
+        """See `Backend.finished`."""
+        wanted = sorted(status.value for status in statuses)
+        rows = await self._read(
+            "select created_us, id from instances where (created_us, id) > (?, ?) and finished_us < ? "
+            f"and status in ({', '.join('?' * len(wanted))}) order by created_us, id limit ?",
+            (*after, before_us, *wanted, limit),
+        )
+        return [(created_us, instance_id) for created_us, instance_id in rows]
 
     async def purge(self, instance_ids: Sequence[str]) -> list[str]:
         """See `Backend.purge`."""

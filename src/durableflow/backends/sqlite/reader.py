@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from durableflow.backends.sqlite.records import lenient_text
 from durableflow.backends.sqlite.thread import BUSY_TIMEOUT_S
 from durableflow.errors import EngineClosed, StorageError
 
@@ -60,6 +61,7 @@ class Reader:
 
 async def _open(connecting: aiosqlite.Connection) -> aiosqlite.Connection:
     connection = await connecting
+    connection.text_factory = lenient_text
     await connection.execute("pragma query_only=1")
     return connection
 

@@ -16,21 +16,49 @@ RECORD_COLUMNS: Final = (
 )
 
 
+def lenient_text(data: bytes) -> str:
+    """Text as it is stored; what is not UTF-8 shows as U+FFFD, so that one spoilt row does not hide all others."""
+    return data.decode("utf-8", "replace")
+
+
 def as_record(row: Sequence[Any]) -> InstanceRecord:
-    """The record of a row of `RECORD_COLUMNS`."""
+    """The record of a row of `RECORD_COLUMNS`.
+
+    One that cannot be read is STALLED and says so, so that it hurts its own instance only. Its history is the truth:
+    when the instance is next loaded, what it says of the status is written again. Tags that cannot be read are none:
+    they are here to be shown, and searched for in a table of their own.
+    """
     instance_id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall = row
+    try:
+        if type(version) is not int:
+            raise ValueError(f"version {version!r} is no number")
+        if type(created_us) is not int:
+            raise ValueError(f"time of making {created_us!r} is no number")
+        known_status = Status(status)
+    except (ValueError, TypeError) as error:
+        version = version if type(version) is int else 0
+        created_us = created_us if type(created_us) is int else 0
+        known_status, finished_us = Status.STALLED, None
+        stall = f"its row in the table of instances cannot be read: {error}"
     return InstanceRecord(
         instance_id,
         workflow,
         version,
-        Status(status),
+        known_status,
         created_us,
         finished_us,
         wake_us,
-        msgspec.json.decode(tags) if tags else {},
+        _tags(tags) if tags else {},
         custom_status,
         stall,
     )
+
+
+def _tags(text: str | bytes) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, str])
+    except (ValueError, TypeError):
+        return {}
 
 
 def read_record(connection: sqlite3.Connection, instance_id: str) -> InstanceRecord | None:

@@ -54,6 +54,20 @@ class LookingContract(StoreContract):
         assert [record.id for record in found] == expected
 
     @contract
+    async def test_what_ended_before_a_moment_is_found_in_order_of_its_making(self, backend: Backend) -> None:
+        """Page by page; not what goes on, nor what ended otherwise or later."""
+        lease = await a_lease(backend)
+        ended = [("a", Status.COMPLETED, 10), ("b", Status.FAILED, 20), ("c", Status.COMPLETED, 30)]
+        made = [an_instance(i, status, created_us=1, finished_us=at, wake_us=None) for i, status, at in ended]
+        await backend.commit(lease, Commit(new=[*made, an_instance("open", created_us=0)]))
+        both = {Status.COMPLETED, Status.FAILED}
+        assert await backend.finished(both, 30, (-1, ""), 10) == [(1, "a"), (1, "b")]
+        assert await backend.finished(both, 31, (-1, ""), 2) == [(1, "a"), (1, "b")]
+        assert await backend.finished(both, 31, (1, "b"), 2) == [(1, "c")]
+        assert await backend.finished({Status.COMPLETED}, 31, (-1, ""), 10) == [(1, "a"), (1, "c")]
+        assert await backend.finished({Status.TERMINATED}, 31, (-1, ""), 10) == []
+
+    @contract
     async def test_a_list_is_narrowed_by_all_that_is_asked(self, backend: Backend) -> None:
         """Each condition alone, and several together."""
         lease = await a_lease(backend)
