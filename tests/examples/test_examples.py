@@ -18,6 +18,12 @@ pytestmark = pytest.mark.slow  # each starts interpreters
 
 FOLDER = Path(__file__).parents[2] / "examples"
 ENDS = {
+    "changed_code": [
+        "order-1: a lamp in a box, with a card",
+        "order-2: a chair from shelf 7 in a box, with a card",
+        "gift-1: a vase in a box",
+        "gift-2: a vase in a box, a card in a box",
+    ],
     "events": ["a brass lamp goes to Ada for 45"],
     "fan_out": ["40 pages, 4,780 words"],
     "order": [
