@@ -133,6 +133,28 @@ async def test_whoever_waits_for_a_turn_is_told_when_the_engine_ends_before_it_i
     assert all("before this was durable" in str(result) for result in results[1:])
 
 
+async def test_what_is_durable_is_acknowledged_though_the_engine_ends_before_its_effects_are_made_so(
+    world: World, faulty: FaultyBackend
+) -> None:
+    commit = faulty.commit
+
+    async def cancel_at_the_second(lease: Any, made: Any) -> None:
+        if len(faulty.commits) == 1:
+            (loop,) = [task for task in asyncio.all_tasks() if task.get_name() == "durableflow commits"]
+            loop.cancel()
+        await commit(lease, made)
+
+    engine = await world.open(faulty)
+    faulty.commit = cancel_at_the_second
+    first, others = await start_behind_the_gate(world, faulty, engine, 40)
+    faulty.gate.set()
+    async with asyncio.timeout(5):
+        assert (await first).id
+        await world.crash(engine)
+        results = await asyncio.gather(*others, return_exceptions=True)
+    assert {type(result) for result in results} == {EngineClosed}
+
+
 async def test_a_lost_lease_fails_what_was_under_way_and_what_was_gathered(world: World, faulty: FaultyBackend) -> None:
     async def lost(_: Any, commit: Any) -> None:
         faulty.commits.append(commit)

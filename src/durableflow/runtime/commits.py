@@ -122,6 +122,12 @@ class Commits:
             flight = self._loop.create_task(self._commit(following))
             try:
                 await asyncio.sleep(0)  # it is on its way
+            except asyncio.CancelledError:  # what is durable is acknowledged all the same
+                flight.cancel()
+                for taken in batch.taken if is_durable else ():
+                    self._effects.acknowledge(taken)
+                raise
+            try:
                 self._land(batch, is_durable=is_durable)
                 batch, is_durable = following, await flight
             finally:

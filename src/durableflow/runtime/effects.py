@@ -48,7 +48,7 @@ class Effects:
         """The turn of `taken` is durable."""
         live, turn = taken.live, taken.turn
         execution = live.execution
-        self._acknowledge(taken)
+        self.acknowledge(taken)
         if live.new is not None:
             self._instances.began(live)
         if live.status is not execution.status:
@@ -92,7 +92,8 @@ class Effects:
             if activity.task not in taken.live.requests:  # else the request has the place, and is withdrawn
                 self._attempts.release(taken.live, activity, definition)
 
-    def _acknowledge(self, taken: TakenTurn) -> None:
+    def acknowledge(self, taken: TakenTurn) -> None:
+        """Tell whoever waits for the turn that it is durable, or that what they said came too late."""
         live, refused = taken.live, taken.turn.refused
         execution = live.execution
         for event, ack, _ in taken.told:
