@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 import msgspec
 
 from durableflow.authoring.workflow import Workflow
-from durableflow.backends.base import Backend, InstanceRecord, NewInstance, Outgoing, Query, SendResult
+from durableflow.backends.base import Backend, InstanceRecord, NewInstance, Outgoing, Query
 from durableflow.core.view import HistoryEvent, InstanceView, fold, numbered
 from durableflow.errors import (
     CorruptHistory,
@@ -35,6 +35,7 @@ from durableflow.model.ids import RANDOM_BITS, check_name, fresh_id
 from durableflow.model.status import TERMINAL, Status
 from durableflow.runtime.clock import Clock, SystemClock
 from durableflow.runtime.ends import End
+from durableflow.runtime.messages import check_sent
 from durableflow.runtime.stores import open_backend
 
 P = ParamSpec("P")
@@ -481,18 +482,11 @@ class Client:
         check_name(instance_id, "the instance id")
         event_id = event.event_id if isinstance(event, ev.EventReceived) else None
         (result,) = await self._backend.send([Outgoing(instance_id, ev.dump_event(event), event_id=event_id)])
-        _check_sent(instance_id, result, asked)
+        check_sent(instance_id, result, asked)
 
     def _check_size(self, what: str, data: bytes) -> None:
         if len(data) > self._payload_limit_bytes:
             raise PayloadTooLarge(what, len(data), self._payload_limit_bytes)
-
-
-def _check_sent(instance_id: str, result: SendResult, asked: str) -> None:
-    if result.outcome == "missing":
-        raise InstanceNotFound(instance_id)
-    if result.outcome == "over" and result.record is not None:
-        raise InstanceNotActive(instance_id, result.record.status, asked)
 
 
 def _status(record: InstanceRecord) -> InstanceStatus:

@@ -183,7 +183,7 @@ class Attempts:
 
         Only if there is a place now and it is no suspect; else it is requested when that turn is durable.
         """
-        if activity.losses or _is_suspect_after_loss(activity) or activity.task in owner.requests:
+        if activity.losses or _is_last(activity, activity.attempt + 1) or activity.task in owner.requests:
             return
         if (definition.name, False) not in self._queues and self.reserve(owner, activity, definition):
             request = owner.requests[activity.task] = Request(owner, activity, definition, next(self._orders))
@@ -449,13 +449,13 @@ class Attempts:
 
 
 def _is_suspect(activity: PendingActivity) -> bool:
-    retry = (activity.options and activity.options.retry) or DEFAULT_RETRY
-    return activity.losses >= 2 or activity.attempt - activity.uncounted >= retry.max_attempts
+    return activity.losses >= 2 or _is_last(activity, activity.attempt)
 
 
-def _is_suspect_after_loss(activity: PendingActivity) -> bool:
+def _is_last(activity: PendingActivity, attempt: int) -> bool:
+    """Whether the retry policy allows none after `attempt`."""
     retry = (activity.options and activity.options.retry) or DEFAULT_RETRY
-    return activity.attempt + 1 - activity.uncounted >= retry.max_attempts
+    return attempt - activity.uncounted >= retry.max_attempts
 
 
 def failed_attempt(

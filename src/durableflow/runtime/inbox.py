@@ -11,7 +11,6 @@ from durableflow.errors import (
     CorruptHistory,
     EngineClosed,
     InstanceNotActive,
-    InstanceNotFound,
     InstancesExist,
     InstanceStalled,
 )
@@ -19,7 +18,7 @@ from durableflow.model import events as ev
 from durableflow.runtime.instances import Instances
 from durableflow.runtime.live import Ack, Live, PutAway
 from durableflow.runtime.means import Means
-from durableflow.runtime.messages import FROM_OUTSIDE, event_in, outgoing
+from durableflow.runtime.messages import FROM_OUTSIDE, check_sent, event_in, outgoing
 from durableflow.runtime.stalls import Stalls
 
 _PAGE: Final = 1_000
@@ -117,7 +116,4 @@ class Inbox:
     async def _keep(self, message: Outgoing, asked: str) -> None:
         """Leave a message where the next load finds it."""
         (result,) = await self._means.backend.send([message])
-        if result.outcome == "missing":
-            raise InstanceNotFound(message.instance_id)
-        if result.outcome == "over" and result.record is not None:
-            raise InstanceNotActive(message.instance_id, result.record.status, asked)
+        check_sent(message.instance_id, result, asked)

@@ -7,9 +7,9 @@ from typing import Final, TypeGuard
 
 import msgspec
 
-from durableflow.backends.base import HistoryRow, Message, NewInstance, Outgoing
+from durableflow.backends.base import HistoryRow, Message, NewInstance, Outgoing, SendResult
 from durableflow.core.turn import PendingActivity
-from durableflow.errors import CorruptHistory
+from durableflow.errors import CorruptHistory, InstanceNotActive, InstanceNotFound
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure
 
@@ -47,6 +47,18 @@ def outgoing(instance_id: str, event: ev.Observation, new: NewInstance | None = 
     """`event` as a message to an instance."""
     event_id = event.event_id if isinstance(event, ev.EventReceived) else None
     return Outgoing(instance_id, ev.dump_event(event), new, event_id)
+
+
+def check_sent(instance_id: str, result: SendResult, asked: str) -> None:
+    """Say why a message for an instance was not written.
+
+    Raises:
+        InstanceNotFound, InstanceNotActive: nothing was written.
+    """
+    if result.outcome == "missing":
+        raise InstanceNotFound(instance_id)
+    if result.outcome == "over" and result.record is not None:
+        raise InstanceNotActive(instance_id, result.record.status, asked)
 
 
 def event_in(message: Message) -> ev.Event:

@@ -152,11 +152,6 @@ class Worker:
         )
 
     @property
-    def is_idle(self) -> bool:
-        """True when nothing happens until the clock or somebody outside says something."""
-        return not self.attempts.running and self.waits_for_attempts
-
-    @property
     def waits_for_attempts(self) -> bool:
         """True when nothing but running attempts is under way, if anything at all."""
         return not (
