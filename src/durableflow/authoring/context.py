@@ -278,7 +278,7 @@ class Context:
             raise UsageError("this context belongs to no registered workflow, which could begin again")
         version = 0
         if args and isinstance(args[0], type(workflow)):
-            following = cast("Workflow[..., Any]", args[0])
+            following: Workflow[..., Any] = args[0]
             args = args[1:]
             if following.name != workflow.name:
                 raise UsageError(

@@ -161,5 +161,6 @@ class Answerer(Correspondent):
 def _steps(result: Any) -> Generator[Any, Any, Any]:
     """A generator or coroutine, to be driven by `yield from`."""
     if isinstance(result, Coroutine):
-        return cast("Coroutine[Any, Any, Any]", result).__await__()
+        coroutine: Coroutine[Any, Any, Any] = result
+        return coroutine.__await__()
     return cast("Generator[Any, Any, Any]", result)
