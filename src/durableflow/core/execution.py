@@ -300,6 +300,11 @@ class Execution(Rounds):
         if not self.replaying:
             self._turn.start(activity)
 
+    def note_exhausted(self, activity: PendingActivity, failed: ev.ActivityFailed) -> None:
+        """`activity` has failed for good."""
+        if not self.replaying:
+            self._turn.exhaust(activity, failed)
+
     def cancel(self, reason: str) -> None:
         """Raise `Cancelled` where the workflow waits; one that has not begun ends."""
         if not self._begun:
