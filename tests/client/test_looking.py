@@ -19,6 +19,7 @@ from durableflow import (
     UsageError,
     WorkflowFailed,
     activity,
+    repair,
     workflow,
 )
 from durableflow.model.duration import to_datetime
