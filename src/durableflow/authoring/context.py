@@ -15,6 +15,7 @@ from types import UnionType
 from typing import Any, Final, ParamSpec, TypeVar, TypeVarTuple, cast, overload
 
 from durableflow.authoring.activity import Activity, store_options
+from durableflow.authoring.saga import OnFailure, Saga
 from durableflow.core.execution import Execution
 from durableflow.core.task import Task
 from durableflow.errors import UsageError
@@ -191,6 +192,21 @@ class Context:
             )
         label = getattr(branch, "__qualname__", "branch")
         return self._execution.spawn(branch, label)
+
+    def saga(self, *, parallel: bool = False, on_failure: OnFailure = "go_on", part_of: Saga | None = None) -> Saga:
+        """Undo what was done when the rest fails: `async with ctx.saga() as saga:`, then `saga.compensate_with(...)`.
+
+        In a generator: `yield from saga.guard(book(ctx, saga))`.
+
+        Args:
+            parallel: let all compensations begin at once, instead of one after the other, the last one first.
+            on_failure: what follows on a compensation that failed: `"go_on"` with the others, or `"stop"`.
+            part_of: a saga that takes the compensations of this one over when this one ends well.
+
+        Raises:
+            ValueError: another word in `on_failure`, or `"stop"` where compensations have no order.
+        """
+        return Saga(self._execution, parallel=parallel, on_failure=on_failure, part_of=part_of)
 
     def side_effect(self, make: Callable[[], R], /) -> R:
         """`make()`, called once and recorded; for small local facts. What can fail belongs in an activity.
