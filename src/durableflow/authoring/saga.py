@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import suppress
 from enum import Enum
 from types import TracebackType
-from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, cast, get_args
+from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, cast, get_args, overload
 
 import msgspec
 
@@ -164,13 +164,17 @@ class Saga:
 
     # -- what is to be undone -------------------------------------------------------------------------------
 
+    @overload
+    def compensate_with(self, undo: Activity[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Compensation: ...
+    @overload
     def compensate_with(
         self,
-        undo: Activity[P, Any] | Callable[P, Generator[Any, Any, Any] | Coroutine[Any, Any, Any]],
+        undo: Callable[P, Generator[Any, Any, Any] | Coroutine[Any, Any, Any]],
         /,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> Compensation:
+    ) -> Compensation: ...
+    def compensate_with(self, undo: Any, /, *args: Any, **kwargs: Any) -> Compensation:
         """Register how to undo what comes next; call it *before* what it undoes.
 
         An activity that failed, or that nobody heard of any more, may have done its work all the same. So `undo`
