@@ -8,18 +8,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from types import UnionType
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 import msgspec
 
+from durableflow.authoring.registry import DEFAULT
 from durableflow.authoring.workflow import Workflow
 from durableflow.backends.base import Backend, InstanceRecord, NewInstance, Outgoing, Query
+from durableflow.core.execution import Execution, replay_rows
 from durableflow.core.view import HistoryEvent, InstanceView, fold, numbered
 from durableflow.errors import (
     CorruptHistory,
     InstanceExists,
     InstanceNotActive,
     InstanceNotFound,
+    InstancesExist,
     InstanceStalled,
     PayloadError,
     PayloadTooLarge,
@@ -30,9 +34,10 @@ from durableflow.errors import (
 from durableflow.model import converter
 from durableflow.model import events as ev
 from durableflow.model.duration import Duration, from_datetime, to_datetime, to_us
-from durableflow.model.failure import Failure, workflow_failed
+from durableflow.model.failure import Failure, request_failed, workflow_failed
 from durableflow.model.ids import RANDOM_BITS, check_name, fresh_id
 from durableflow.model.status import TERMINAL, Status
+from durableflow.repair import Repair, read_rows
 from durableflow.runtime.clock import Clock, SystemClock
 from durableflow.runtime.ends import End
 from durableflow.runtime.messages import check_sent
@@ -40,9 +45,9 @@ from durableflow.runtime.stores import open_backend
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _POLL_S: Final = 0.25
-_PAGE_ROWS: Final = 1_000
 
 
 class InstanceStatus(msgspec.Struct, frozen=True):
@@ -52,6 +57,7 @@ class InstanceStatus(msgspec.Struct, frozen=True):
         custom_status: what the workflow last passed to `set_custom_status`, or None.
         wakes_at: when it next does something by itself; None when activities run or only a message can wake it.
         stall_reason: why it is STALLED.
+        parent_instance_id: the instance whose child it is.
     """
 
     instance_id: str
@@ -64,6 +70,7 @@ class InstanceStatus(msgspec.Struct, frozen=True):
     tags: Mapping[str, str]
     custom_status: Any
     stall_reason: str | None
+    parent_instance_id: str | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -107,6 +114,67 @@ class Handle(Generic[R]):
     async def raise_event(self, name: str, payload: object = None, *, event_id: str | None = None) -> None:
         """See `Client.raise_event`."""
         await self._client.raise_event(self.id, name, payload, event_id=event_id)
+
+    @overload
+    async def request(
+        self,
+        name: str,
+        /,
+        *args: object,
+        result_type: type[T],
+        request_id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> T: ...
+    @overload
+    async def request(
+        self,
+        name: str,
+        /,
+        *args: object,
+        result_type: UnionType | None = None,
+        request_id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Any: ...
+    async def request(
+        self,
+        name: str,
+        /,
+        *args: object,
+        result_type: Any = None,
+        request_id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """See `Client.request`."""
+        return await self._client.request(
+            self.id, name, *args, result_type=result_type, request_id=request_id, timeout=timeout
+        )
+
+    @overload
+    async def query(self, name: str, /, *args: object, result_type: type[T]) -> T: ...
+    @overload
+    async def query(self, name: str, /, *args: object, result_type: UnionType | None = None) -> Any: ...
+    async def query(self, name: str, /, *args: object, result_type: Any = None) -> Any:
+        """See `Client.query`."""
+        return await self._client.query(self.id, name, *args, result_type=result_type, workflow=self._workflow)
+
+    async def rewind(
+        self,
+        *,
+        before: int | None = None,
+        force: bool = False,
+        timeout: Duration | None = None,
+        reason: str = "",
+    ) -> None:
+        """See `Client.rewind`."""
+        await self._client.rewind(self.id, before=before, force=force, timeout=timeout, reason=reason)
+
+    async def fork(self, *, at: int | None = None, new_id: str | None = None, version: int | None = None) -> Handle[R]:
+        """See `Client.fork`."""
+        return await self._client.fork(self.id, at=at, new_id=new_id, version=version)
+
+    async def restart(self, *, new_id: str | None = None) -> Handle[R]:
+        """See `Client.restart`."""
+        return await self._client.restart(self.id, new_id=new_id)
 
     async def suspend(self, reason: str = "") -> None:
         """See `Client.suspend`."""
@@ -213,7 +281,7 @@ class Client:
 
     async def _send_start(
         self,
-        workflow: Workflow[..., Any],  # noqa: ARG002  # the engine, which runs it, needs it
+        workflow: Workflow[..., Any] | None,  # noqa: ARG002  # the engine, which runs it, needs it
         new: NewInstance,
         started: ev.InstanceStarted,
     ) -> InstanceRecord | None:
@@ -333,16 +401,7 @@ class Client:
             InstanceNotFound: there is none.
         """
         await self._record(instance_id)
-        rows: list[tuple[int, int, list[ev.Event]]] = []
-        next_seq = 1
-        while page := await self._backend.history(instance_id, next_seq, _PAGE_ROWS):
-            if page[0].first_seq < next_seq:
-                break  # the last row again: nothing follows it
-            rows += [(row.first_seq, row.at_us, ev.load_events(row.events)) for row in page]
-            next_seq = rows[-1][0] + len(rows[-1][2])
-            if len(page) < _PAGE_ROWS:
-                break
-        return numbered(rows)
+        return numbered(await read_rows(self._backend, instance_id, 1))
 
     async def view(self, instance_id: str) -> InstanceView:
         """The history of an instance, folded into what became of each task."""
@@ -357,6 +416,7 @@ class Client:
         id_prefix: str | None = None,
         created_from: datetime | None = None,
         created_before: datetime | None = None,
+        parent: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page:
@@ -364,6 +424,7 @@ class Client:
 
         Args:
             tags: each must be there with this value.
+            parent: only the children of this instance.
             limit: at most so many, 1 to 1,000.
             cursor: of the page before.
 
@@ -380,6 +441,7 @@ class Client:
             id_prefix=id_prefix,
             created_from_us=None if created_from is None else from_datetime(created_from, "created_from"),
             created_before_us=None if created_before is None else from_datetime(created_before, "created_before"),
+            parent=parent,
             after=None if cursor is None else _load_cursor(cursor),
             limit=limit,
         )
@@ -425,6 +487,263 @@ class Client:
     async def cancel(self, instance_id: str, reason: str = "") -> None:
         """Raise `Cancelled` once at the workflow's current wait; it may clean up before it ends."""
         await self._send(instance_id, ev.CancelRequested(reason), "cancel")
+
+    @overload
+    async def request(
+        self,
+        instance_id: str,
+        name: str,
+        /,
+        *args: object,
+        result_type: type[T],
+        request_id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> T: ...
+    @overload
+    async def request(
+        self,
+        instance_id: str,
+        name: str,
+        /,
+        *args: object,
+        result_type: UnionType | None = None,
+        request_id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Any: ...
+    async def request(
+        self,
+        instance_id: str,
+        name: str,
+        /,
+        *args: object,
+        result_type: Any = None,
+        request_id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Ask a workflow for something, and wait for its recorded answer. See `Context.on_request`.
+
+        The request is durable, and kept until the workflow has a handler for it.
+
+        Args:
+            result_type: what the answer is read back as; plain JSON values when left out.
+            request_id: a request sent twice with the same id is answered once, and both get that answer.
+            timeout: of the wait; the request stays, and may be waited for again with the same `request_id`.
+
+        Raises:
+            RequestFailed: the handler refused it, or raised.
+            InstanceNotFound, InstanceNotActive: nothing was written, or the instance ended before it had answered.
+            TimeoutError: no answer came within `timeout`.
+        """
+        check_name(name, "the name of a request")
+        if request_id is None:
+            request_id = fresh_id(self._clock.now_us(), self._clock.random_bits(RANDOM_BITS))
+        check_name(request_id, "the request id")
+        what = f"the arguments of request {name!r}"
+        data = converter.dump(args, what)
+        self._check_size(what, data)
+        load = converter.loader(result_type or Any)
+        try:
+            async with asyncio.timeout(None if timeout is None else to_us(timeout, "timeout") / 1_000_000):
+                answer = await self._ask(instance_id, ev.RequestReceived(request_id, name, data))
+        except TimeoutError:
+            raise TimeoutError(
+                f"request {request_id!r} to instance {instance_id!r} has no answer after {timeout}; it stays there"
+            ) from None
+        if answer.failure is not None:
+            raise request_failed(instance_id, name, answer.failure)
+        return load(answer.output)
+
+    async def _ask(self, instance_id: str, request: ev.RequestReceived) -> ev.RequestAnswered:
+        await self._send(instance_id, request, f"request {request.name!r}")
+        return await self._look_for_answer(instance_id, request.request_id)
+
+    async def _look_for_answer(self, instance_id: str, request_id: str) -> ev.RequestAnswered:
+        while True:
+            change = asyncio.ensure_future(self._backend.wait_for_change(_POLL_S))
+            try:
+                answer = await self._find_answer(instance_id, request_id)
+                if answer is not None:
+                    return answer
+                await change
+            finally:
+                change.cancel()
+
+    async def _find_answer(self, instance_id: str, request_id: str) -> ev.RequestAnswered | None:
+        """The answer to a request, if it has one; raises `InstanceNotActive` when it will have none."""
+        record = await self._record(instance_id)
+        for _, _, events in await read_rows(self._backend, instance_id, 1):
+            for event in events:
+                if type(event) is ev.RequestAnswered and event.request_id == request_id:
+                    return event
+        if record.status.is_terminal:
+            raise InstanceNotActive(instance_id, record.status, "the answer to a request")
+        return None
+
+    @overload
+    async def query(
+        self,
+        instance_id: str,
+        name: str,
+        /,
+        *args: object,
+        result_type: type[T],
+        workflow: Workflow[..., Any] | None = None,
+    ) -> T: ...
+    @overload
+    async def query(
+        self,
+        instance_id: str,
+        name: str,
+        /,
+        *args: object,
+        result_type: UnionType | None = None,
+        workflow: Workflow[..., Any] | None = None,
+    ) -> Any: ...
+    async def query(
+        self,
+        instance_id: str,
+        name: str,
+        /,
+        *args: object,
+        result_type: Any = None,
+        workflow: Workflow[..., Any] | None = None,
+    ) -> Any:
+        """Look into a workflow by a handler of its own. See `Context.on_query`.
+
+        Nothing is added to the history. The instance may be over. Where it is not in memory, its history is replayed
+        for this, so the workflow's code must be known here.
+
+        Args:
+            result_type: what the answer is read back as; plain JSON values when left out.
+            workflow: the code, when no engine in this process knows it.
+
+        Raises:
+            UsageError: the workflow has no such query, or its code is not known here.
+            InstanceNotFound: there is none.
+            NondeterminismError, CorruptHistory: the code cannot follow the history.
+        """
+        check_name(name, "the name of a query")
+        data = converter.dump(args, f"the arguments of query {name!r}")
+        answer = await self._query(check_name(instance_id, "the instance id"), name, data, workflow)
+        return converter.loader(result_type or Any)(answer)
+
+    async def _query(self, instance_id: str, name: str, data: bytes, workflow: Workflow[..., Any] | None) -> bytes:
+        record = await self._record(instance_id)
+        program = workflow or self._program_of(record)
+        if program is None:
+            raise UsageError(
+                f"the code of workflow {record.workflow!r} version {record.version} is not known here; "
+                "pass it: query(..., workflow=...)"
+            )
+        execution = Execution(instance_id, program, payload_limit_bytes=self._payload_limit_bytes)
+        execution.next_seq = record.base_seq
+        try:
+            replay_rows(execution, await read_rows(self._backend, instance_id, record.base_seq))
+            return execution.query(name, data)
+        finally:
+            execution.put_away()
+
+    def _program_of(self, record: InstanceRecord) -> Workflow[..., Any] | None:
+        """The code of an instance, if it is known in this process."""
+        return DEFAULT.workflows.get((record.workflow, record.version))
+
+    # -- again ----------------------------------------------------------------------------------------------
+
+    async def rewind(
+        self,
+        instance_id: str,
+        *,
+        before: int | None = None,
+        force: bool = False,
+        timeout: Duration | None = None,
+        reason: str = "",
+    ) -> None:
+        """Let a FAILED instance go on from before its failure: results that are good are kept, what failed runs again.
+
+        Activities that failed get all their attempts anew, children that failed are rewound too. If it was the
+        workflow's own code that raised, it is called again with what it was told last. The history before stays
+        readable. Returns when it is durable.
+
+        Args:
+            before: go on from before the turn that holds this event, instead of before the failure that ended it.
+            force: also when the workflow did more after the failure, which is then forgotten, not undone.
+            timeout: the instance fails when it is not over so long from now; needed when its timeout made it fail.
+            reason: recorded.
+
+        Raises:
+            InstanceNotFound: there is none.
+            InstanceNotActive: it is not FAILED; nothing was written.
+            UsageError: it cannot be rewound to there; the message says why, and what to do instead.
+        """
+        record = await self._record(instance_id)
+        timeout_us = None if timeout is None else to_us(timeout, "timeout")
+        repair = Repair(self._backend, self._clock.now_us())
+        await repair.rewind(record, before, force=force, timeout_us=timeout_us, reason=reason)
+
+    async def fork(
+        self, instance_id: str, *, at: int | None = None, new_id: str | None = None, version: int | None = None
+    ) -> Handle[Any]:
+        """Make a copy of an instance up to an event, which goes on by itself under another id.
+
+        Activities that were under way there run again, for the copy; timers that have fallen due fire; children that
+        were open are started anew. The original does not change.
+
+        Args:
+            at: the copy knows the turns that end with or before this event; by default all, but for the one that
+                ended the instance.
+            new_id: by default a fresh one.
+            version: of the workflow that the copy goes on with; it must ask for the same up to there.
+
+        Raises:
+            InstanceNotFound: there is none.
+            InstanceExists: `new_id` is taken.
+            UsageError: there is no such event, or no turn before it.
+        """
+        record = await self._record(instance_id)
+        now_us = self._clock.now_us()
+        new_id = check_name(
+            new_id if new_id is not None else fresh_id(now_us, self._clock.random_bits(RANDOM_BITS)), "the instance id"
+        )
+        try:
+            await Repair(self._backend, now_us).fork(record, new_id, at, version)
+        except InstancesExist:
+            raise InstanceExists(new_id, f"instance {new_id!r} exists; fork under another id") from None
+        return Handle(self, new_id)
+
+    async def restart(self, instance_id: str, *, new_id: str | None = None) -> Handle[Any]:
+        """Start another instance with the input that this one was started with.
+
+        Args:
+            new_id: by default a fresh one; the id of the old one replaces it, if it is over.
+
+        Raises:
+            InstanceNotFound: there is none.
+            InstanceExists: `new_id` is taken.
+            UsageError: the workflow in that version is not known here.
+        """
+        record = await self._record(instance_id)
+        now_us = self._clock.now_us()
+        program = self._program_of(record)
+        started = await Repair(self._backend, now_us).first_event(record)
+        timeout_us = started.deadline_us - max(started.start_at_us, record.created_us) if started.deadline_us else 0
+        again = ev.InstanceStarted(
+            started.workflow,
+            program.version if program is not None else started.version,
+            started.input,
+            deadline_us=now_us + timeout_us if timeout_us else 0,
+        )
+        new_id = check_name(
+            new_id if new_id is not None else fresh_id(now_us, self._clock.random_bits(RANDOM_BITS)), "the instance id"
+        )
+        new = NewInstance(
+            new_id, again.workflow, again.version, Status.PENDING, now_us, 0, record.tags, replace=new_id == record.id
+        )
+        existing = await self._send_start(program, new, again)
+        if existing is not None:
+            raise InstanceExists(
+                new_id, f"instance {new_id!r} exists and is {existing.status}; restart under another id"
+            )
+        return Handle(self, new_id, program)
 
     async def purge(self, instance_id: str) -> None:
         """Remove an instance that is over, with its history.
@@ -501,6 +820,7 @@ def _status(record: InstanceRecord) -> InstanceStatus:
         record.tags,
         None if record.custom_status is None else _custom_status(record.custom_status),
         record.stall_reason,
+        record.parent,
     )
 
 

@@ -37,6 +37,7 @@ R = TypeVar("R")
 
 _LOGGER: Final = logging.getLogger("durableflow.engine")
 _STANDBY_S: Final = 0.2
+_LOOK_FOR_ANSWER_S: Final = 2.0
 STORE_VARIABLE: Final = "DURABLEFLOW_STORE"
 
 
@@ -224,11 +225,11 @@ class Engine(Client):
             raise EngineClosed(f"{self!r} has stopped: {error!r}") from error
 
     async def _send_start(
-        self, workflow: Workflow[..., Any], new: NewInstance, started: ev.InstanceStarted
+        self, workflow: Workflow[..., Any] | None, new: NewInstance, started: ev.InstanceStarted
     ) -> InstanceRecord | None:
         self._check_open()
         worker = self._worker
-        if worker is None:
+        if worker is None or workflow is None:
             return await super()._send_start(workflow, new, started)
         worker.learn(workflow)
         while True:
@@ -253,6 +254,37 @@ class Engine(Client):
             await super()._send(instance_id, event, asked)
         else:
             await self._worker.message(instance_id, event, asked)
+
+    async def _ask(self, instance_id: str, request: ev.RequestReceived) -> ev.RequestAnswered:
+        self._check_open()
+        worker = self._worker
+        if worker is None:
+            return await super()._ask(instance_id, request)
+        future = worker.answers.answer(instance_id, request.request_id)
+        try:
+            await self._send(instance_id, request, f"request {request.name!r}")
+            pause_s = 0.0  # of a request that was there before, the answer may be in the history already
+            while True:
+                await asyncio.wait([future], timeout=pause_s)
+                if future.done():
+                    return future.result()
+                answer = await self._find_answer(instance_id, request.request_id)
+                if answer is not None:
+                    return answer
+                pause_s = _LOOK_FOR_ANSWER_S  # by then, this worker's memory of it may have been dropped
+        finally:
+            if future.cancelled() or not future.done():
+                worker.answers.stop_waiting(instance_id, request.request_id, future)
+
+    async def _query(self, instance_id: str, name: str, data: bytes, workflow: Workflow[..., Any] | None) -> bytes:
+        self._check_open()
+        if self._worker is not None:
+            with suppress(InstanceNotActive, InstanceStalled):  # its history can be looked into all the same
+                return await self._worker.query(instance_id, name, data)
+        return await super()._query(instance_id, name, data, workflow)
+
+    def _program_of(self, record: InstanceRecord) -> Workflow[..., Any] | None:
+        return self._registry.workflows.get((record.workflow, record.version)) or super()._program_of(record)
 
     async def _wait_for_end(self, instance_id: str) -> End:
         self._check_open()

@@ -16,7 +16,8 @@ Branches are cut by what the caller does next::
     │   ├── InstanceStalled        the engine will not go on until the cause is gone
     │   ├── WorkflowFailed         what `result` raises for FAILED
     │   ├── WorkflowTerminated     ... for TERMINATED
-    │   └── WorkflowCancelled      ... for CANCELLED
+    │   ├── WorkflowCancelled      ... for CANCELLED
+    │   └── RequestFailed          the workflow answered a request with a failure
     ├── ReplayError                the history cannot be followed; the instance stalls, unharmed
     │   ├── NondeterminismError    code and history disagree
     │   ├── CorruptHistory         the stored history is not a history
@@ -25,6 +26,8 @@ Branches are cut by what the caller does next::
     │   └── HistoryTooLong         the history is over its hard limit
     ├── TaskError                  raised inside a workflow, where it waits
     │   ├── ActivityFailed
+    │   ├── ChildFailed            a child workflow did not complete, or could not be started
+    │   ├── MessageFailed          another instance is not there, or over: it was told nothing
     │   ├── EventTimeout           also a TimeoutError
     │   ├── TaskCancelled          the workflow itself cancelled the task
     │   ├── SideEffectFailed       what `ctx.side_effect` called has raised
@@ -229,6 +232,26 @@ class WorkflowCancelled(InstanceError):
         super().__init__(instance_id, f"instance {instance_id!r} was cancelled: {reason or 'no reason given'}")
 
 
+class RequestFailed(InstanceError, _RecordedFailure):
+    """A workflow's handler refused a request, or raised; the instance goes on.
+
+    Attributes:
+        request: name of the request.
+        type_name: qualified name of the exception.
+        message: its text.
+        traceback_text: its traceback, as text.
+    """
+
+    code = "DF2008"
+
+    def __init__(self, instance_id: str, request: str, type_name: str, message: str, traceback_text: str) -> None:
+        self.request = request
+        self.type_name = type_name
+        self.message = message
+        self.traceback_text = traceback_text
+        super().__init__(instance_id, f"request {request!r} to instance {instance_id!r} failed: {type_name}: {message}")
+
+
 class ReplayError(DurableflowError):
     """A history cannot be followed with the code at hand; the instance stalls, unharmed."""
 
@@ -314,6 +337,45 @@ class ActivityFailed(TaskError, _RecordedFailure):
         self.attempts = attempts
         tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         super().__init__(f"activity {activity!r} failed after {tries}: {type_name}: {message}")
+
+
+class ChildFailed(TaskError, _RecordedFailure):
+    """A child workflow did not complete; the same error is raised live and in replay.
+
+    Attributes:
+        workflow: name of the child's workflow.
+        child_id: its instance id.
+        status: how it ended, `"FAILED"`, `"TERMINATED"` or `"CANCELLED"`; None when it could not be started.
+        type_name: qualified name of the exception that it failed with.
+        message: its text.
+        traceback_text: its traceback, as text.
+    """
+
+    code = "DF4005"
+
+    def __init__(
+        self, workflow: str, child_id: str, status: str | None, type_name: str, message: str, traceback_text: str
+    ) -> None:
+        self.workflow = workflow
+        self.child_id = child_id
+        self.status = status
+        self.type_name = type_name
+        self.message = message
+        self.traceback_text = traceback_text
+        what = "could not be started" if status is None else f"is {status}"
+        super().__init__(f"child {child_id!r} (workflow {workflow!r}) {what}: {type_name}: {message}")
+
+
+class MessageFailed(TaskError):
+    """A message to another instance was not written: `outcome` is `"missing"` or `"over"`."""
+
+    code = "DF4006"
+
+    def __init__(self, instance_id: str, outcome: str) -> None:
+        self.instance_id = instance_id
+        self.outcome = outcome
+        reason = "there is no such instance" if outcome == "missing" else "it is over"
+        super().__init__(f"instance {instance_id!r} was told nothing: {reason}")
 
 
 class EventTimeout(TaskError, TimeoutError):

@@ -23,6 +23,7 @@ from durableflow.backends.base import (
     NewInstance,
     Outgoing,
     Query,
+    Rewrite,
 )
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.sqlite import SqliteBackend
@@ -50,9 +51,43 @@ news = st.builds(
     st.none() | blobs,
     st.none() | small,
     st.booleans(),
+    st.none() | ids,
+    st.integers(1, 3),
+)
+answers = st.dictionaries(st.sampled_from(["delivered", "exists", "missing", "over"]), blobs, max_size=4)
+told_by_instances = st.builds(
+    Outgoing, ids, blobs, st.none(), st.none() | st.sampled_from("ef"), ids, answers
+) | st.builds(
+    lambda child, data, sender, answers: Outgoing(child.id, data, child, None, sender, answers),
+    st.builds(
+        NewInstance,
+        ids,
+        st.just("child"),
+        st.integers(1, 2),
+        st.just(Status.PENDING),
+        small,
+        st.just(0),
+        tag_sets,
+        custom_status=st.none(),
+        finished_us=st.none(),
+        base_seq=st.just(1),
+        replace=st.booleans(),
+        parent=st.none() | ids,
+    ),
+    blobs,
+    ids,
+    answers,
 )
 changes = st.builds(
-    InstanceChange, ids, statuses, wakes, st.none() | small, st.none() | blobs, st.none() | st.just("why")
+    InstanceChange,
+    ids,
+    statuses,
+    wakes,
+    st.none() | small,
+    st.none() | blobs,
+    st.none() | st.just("why"),
+    st.none() | st.integers(1, 3),
+    st.none() | st.integers(1, 3),
 )
 beats = st.builds(Heartbeat, ids, st.integers(1, 2), st.integers(1, 2), blobs)
 queries = st.builds(
@@ -63,6 +98,7 @@ queries = st.builds(
     id_prefix=st.none() | st.sampled_from(["", "a", "a%", "%"]),
     created_from_us=st.none() | small,
     created_before_us=st.none() | small,
+    parent=st.none() | ids,
     after=st.none() | st.tuples(small, ids),
     limit=st.integers(1, 4),
 )
@@ -139,6 +175,7 @@ class TwoBackends(RuleBasedStateMachine):
         changed=st.lists(changes, max_size=2),
         consumed=st.lists(st.integers(0, 12), max_size=3),
         beating=st.lists(beats, max_size=2),
+        sends=st.lists(told_by_instances, max_size=3),
     )
     def commit(
         self,
@@ -147,6 +184,7 @@ class TwoBackends(RuleBasedStateMachine):
         changed: list[InstanceChange],
         consumed: list[int],
         beating: list[Heartbeat],
+        sends: list[Outgoing],
     ) -> None:
         lease = data.draw(st.sampled_from(self.leases[-2:]))
         there = {record.id for record in self.both(lambda backend: backend.list_records(Query()))}
@@ -157,12 +195,14 @@ class TwoBackends(RuleBasedStateMachine):
             for each, step in data.draw(st.lists(st.tuples(ids, st.sampled_from([1, 1, 1, 2, 0])), max_size=2))
             if each in there
         ]
-        commit = Commit(new, rows, changed, consumed, [beat for beat in beating if beat.instance_id in there])
+        commit = Commit(new, rows, changed, consumed, [beat for beat in beating if beat.instance_id in there], sends)
         if self.both(lambda backend: backend.commit(lease, commit)) is None:
-            for made in new:
-                self.last_seq[made.id] = 0
-            for row in rows:
-                self.last_seq[row.instance_id] = max(self.last_seq[row.instance_id], row.first_seq)
+            self.find_last_rows()
+
+    def find_last_rows(self) -> None:
+        for each in IDS:
+            last = self.both(lambda backend, each=each: backend.last_row(each))
+            self.last_seq[each] = 0 if last is None else last.first_seq
 
     @rule(sent=st.lists(st.builds(Outgoing, ids, blobs, st.none(), st.none() | st.sampled_from("ef")), max_size=3))
     def send(self, sent: list[Outgoing]) -> None:
@@ -174,6 +214,20 @@ class TwoBackends(RuleBasedStateMachine):
         for made, result in zip(new, results, strict=True):
             if result.outcome == "delivered":
                 self.last_seq[made.id] = 0
+
+    @rule(
+        data=st.data(),
+        new=st.lists(news, max_size=2, unique_by=lambda new: new.id),
+        sends=st.lists(told_by_instances, max_size=1),
+    )
+    def rewrite(self, data: st.DataObject, new: list[NewInstance], sends: list[Outgoing]) -> None:
+        rewrites: list[Rewrite] = []
+        for each in new:
+            after_seq = data.draw(st.sampled_from([0, max(1, self.last_seq[each.id])]))
+            row = HistoryRow(each.id, self.last_seq[each.id] + 1 if after_seq else 1, self.now_us, b"again")
+            rewrites.append(Rewrite(each, [row], sends, after_seq))
+        self.both(lambda backend: backend.rewrite(rewrites))
+        self.find_last_rows()
 
     @rule(wanted=st.frozensets(statuses, max_size=3), before_us=small, after=st.tuples(small, ids), limit=small)
     def finished(self, wanted: frozenset[Status], before_us: int, after: tuple[int, str], limit: int) -> None:

@@ -12,19 +12,27 @@ import uuid
 from collections.abc import Callable, Coroutine, Generator, Iterable, MutableMapping
 from datetime import datetime
 from types import UnionType
-from typing import Any, Final, ParamSpec, TypeVar, TypeVarTuple, cast, overload
+from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar, TypeVarTuple, cast, overload
 
 from durableflow.authoring.activity import Activity, store_options
+from durableflow.authoring.handle import OtherInstance
+from durableflow.authoring.handlers import handler_of
 from durableflow.authoring.saga import OnFailure, Saga
 from durableflow.core.execution import Execution
-from durableflow.core.task import Task
+from durableflow.core.others import ChildCall
+from durableflow.core.task import ChildTask, Task
 from durableflow.errors import UsageError
 from durableflow.model import converter
 from durableflow.model.duration import Duration, from_datetime, to_datetime, to_us
+from durableflow.model.events import ChildOptions
 from durableflow.model.ids import check_name
 from durableflow.model.retry import RetryPolicy
 
+if TYPE_CHECKING:
+    from durableflow.authoring.workflow import ParentClose, Workflow
+
 P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., object])
 R = TypeVar("R")
 T = TypeVar("T")
 T1 = TypeVar("T1")
@@ -40,10 +48,11 @@ _LOGGER: Final = logging.getLogger("durableflow.workflow")
 class Context:
     """The one door between a workflow and the world; its methods work only in the workflow's own code."""
 
-    __slots__ = ("_execution", "_logger")
+    __slots__ = ("_execution", "_logger", "_workflow")
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, workflow: Workflow[..., Any] | None = None) -> None:
         self._execution = execution
+        self._workflow = workflow
         self._logger: ReplaySilentLogger | None = None
 
     # -- asking for things ----------------------------------------------------------------------------------
@@ -113,6 +122,206 @@ class Context:
         data = converter.dump(args, f"the arguments of activity {name!r}") if args else converter.EMPTY_ARGUMENTS
         options = store_options(retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout)
         return self._execution.schedule_activity(name, data, options, converter.loader(result_type or Any))
+
+    # -- others ---------------------------------------------------------------------------------------------
+
+    def call_workflow(self, workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> ChildTask[R]:
+        """Start a child; the task's result is what it returned.
+
+        Its id, tags, start, timeout, retry and what becomes of it when this instance is over are options of the
+        workflow: `ctx.call_workflow(ship.options(parent_close="abandon"), order)`. With no id of its own the child is
+        `{id of this instance}/{number of the call}`. There is exactly one child, across any crash. Cancelling the task
+        cancels the child.
+
+        Raises (at the wait):
+            ChildFailed: it failed, was terminated or cancelled, or its id was taken.
+
+        Raises (at once):
+            PayloadError: an argument cannot be stored.
+        """
+        if not hasattr(workflow, "start_options"):
+            raise UsageError(f"call_workflow takes a workflow, not {workflow!r:.60}; decorate it with @workflow")
+        execution = self._execution
+        data = workflow.arguments.dump(args, kwargs, f"the input of workflow {workflow.name!r}")
+        if execution.on_workflow_object is not None:
+            execution.on_workflow_object(workflow)
+        options = workflow.start_options
+        start_delay_us = options.start_delay_us
+        if options.start_at_us:
+            start_delay_us = max(start_delay_us, options.start_at_us - execution.now_us)
+        made = ChildOptions(
+            options.parent_close,
+            options.timeout_us,
+            start_delay_us,
+            dict(options.tags),
+            options.on_conflict == "replace",
+        )
+        call = ChildCall(
+            workflow.name,
+            workflow.version,
+            data,
+            workflow.result_loader(),
+            options.instance_id or "",
+            None if made == ChildOptions() else made,
+        )
+        return execution.call_child(call, options.retry)
+
+    @overload
+    def call_workflow_by_name(
+        self,
+        name: str,
+        /,
+        *args: object,
+        result_type: type[T],
+        version: int = 1,
+        instance_id: str | None = None,
+        parent_close: ParentClose = "terminate",
+    ) -> ChildTask[T]: ...
+    @overload
+    def call_workflow_by_name(
+        self,
+        name: str,
+        /,
+        *args: object,
+        result_type: UnionType | None = None,
+        version: int = 1,
+        instance_id: str | None = None,
+        parent_close: ParentClose = "terminate",
+    ) -> ChildTask[Any]: ...
+    def call_workflow_by_name(
+        self,
+        name: str,
+        /,
+        *args: object,
+        result_type: Any = None,
+        version: int = 1,
+        instance_id: str | None = None,
+        parent_close: ParentClose = "terminate",
+    ) -> ChildTask[Any]:
+        """Start a child of the workflow registered as `name`; its function need not be imported here.
+
+        Args:
+            result_type: what the result is read back as; plain JSON values when left out.
+            version, instance_id, parent_close: as in `Workflow.options`.
+        """
+        check_name(name, "the name of a workflow")
+        if instance_id is not None:
+            check_name(instance_id, "the instance id")
+        data = converter.dump(args, f"the input of workflow {name!r}") if args else converter.EMPTY_ARGUMENTS
+        options = None if parent_close == "terminate" else ChildOptions(parent_close)
+        call = ChildCall(name, version, data, converter.loader(result_type or Any), instance_id or "", options)
+        return self._execution.call_child(call, None)
+
+    def handle(self, instance_id: str, /) -> OtherInstance:
+        """Another instance, to be told something. Making a handle asks nothing: the instance need not exist."""
+        return OtherInstance(self._execution, check_name(instance_id, "the instance id"))
+
+    def raise_event(
+        self, instance_id: str, name: str, payload: object = None, /, *, event_id: str | None = None
+    ) -> Task[None]:
+        """Send an external event to another instance, exactly once; the task is done when its inbox holds it.
+
+        Raises (at the wait):
+            MessageFailed: there is no such instance, or it is over.
+        """
+        return self.handle(instance_id).raise_event(name, payload, event_id=event_id)
+
+    def on_request(self, name: str, /, *, validate: Callable[..., object] | None = None) -> Callable[[F], F]:
+        """Have the decorated function answer requests called `name`, from here on; those that came before are kept.
+
+        It is a plain function, a generator or a coroutine function; it may ask the context for things, and wait.
+        What it returns, or raises, is the recorded answer; an error fails the request, not the instance.
+
+        Args:
+            validate: called with the same arguments first; what it raises is the answer, and the handler is not called.
+        """
+        check_name(name, "the name of a request")
+
+        def register(function: F) -> F:
+            self._execution.on_request(name, handler_of(function, f"request {name!r}", validate))
+            return function
+
+        return register
+
+    def on_query(self, name: str, /) -> Callable[[F], F]:
+        """Have the decorated function answer queries called `name`: it looks at variables of the workflow, no more.
+
+        It is called on what is in memory, adds nothing to the history, and may neither change anything nor ask the
+        context for anything.
+        """
+        check_name(name, "the name of a query")
+
+        def register(function: F) -> F:
+            self._execution.on_query(name, handler_of(function, f"query {name!r}"))
+            return function
+
+        return register
+
+    # -- beginning again ------------------------------------------------------------------------------------
+
+    def continue_as_new(self, /, *args: object, **kwargs: object) -> NoReturn:
+        """End this round of the instance, and begin another with these arguments: `return ctx.continue_as_new(cursor)`.
+
+        The id, tags, parent, timeout and whoever waits for the result stay, and so do external events and requests that
+        nobody has taken. What is still open is given up: activities and timers are dropped, children go by their
+        `parent_close`. Replay needs only the latest round. It raises, so that nothing behind it runs but `finally`.
+
+        Args:
+            args, kwargs: of this workflow. To go on with another version of it, pass that first:
+                `ctx.continue_as_new(poll_v2, cursor)`.
+
+        Raises:
+            UsageError: this round has waited for nothing, and the next one would do the same for ever.
+            PayloadError: an argument cannot be stored.
+        """
+        workflow = self._workflow
+        if workflow is None:
+            raise UsageError("this context belongs to no registered workflow, which could begin again")
+        version = 0
+        if args and isinstance(args[0], type(workflow)):
+            following: Workflow[..., Any] = args[0]
+            args = args[1:]
+            if following.name != workflow.name:
+                raise UsageError(
+                    f"continue_as_new stays with workflow {workflow.name!r}, in any version; "
+                    f"to go over to {following.name!r}, call it as a child"
+                )
+            workflow, version = following, following.version
+            if self._execution.on_workflow_object is not None:
+                self._execution.on_workflow_object(workflow)
+        data = workflow.arguments.dump(args, kwargs, f"the input of workflow {workflow.name!r}")
+        raise self._execution.begin_anew(data, version)
+
+    def checkpoint(self, state: object, /) -> None:
+        """Declare that the workflow, were it begun again, would go on from here by itself when `restore` gives `state`.
+
+        A later replay does so: it needs nothing of the history before, which stays readable. For workflows that go
+        round in a loop:
+
+            state = ctx.restore(State) or State()
+            while not state.is_done:
+                ...
+                ctx.checkpoint(state)
+
+        Whether it is true is looked at each time, before anything is written: if the code, begun again, asks for
+        something else, the instance stalls and says where.
+
+        Raises:
+            UsageError: a task, branch or request is still open; or nothing has happened since the last one.
+            PayloadError: the state cannot be stored.
+        """
+        self._execution.checkpoint(converter.dump(state, "the state of a checkpoint"))
+
+    def restore(self, type_: type[T], /) -> T | None:
+        """The state of the latest checkpoint, read as `type_`; None when there is none.
+
+        Raises:
+            PayloadError: it is no `type_`.
+        """
+        data = self._execution.restored
+        return None if data is None else cast("T", converter.loader(type_)(data))
+
+    # -- waiting --------------------------------------------------------------------------------------------
 
     def sleep(self, duration: Duration) -> Task[None]:
         """Be woken after `duration` (seconds or timedelta) of workflow time; durable, never early."""
@@ -245,6 +454,13 @@ class Context:
     def instance_id(self) -> str:
         """The id of this instance."""
         return self._execution.instance_id
+
+    @property
+    def parent_instance_id(self) -> str | None:
+        """The id of the instance whose child this is."""
+        started = self._execution.started
+        origin = None if started is None else started.origin
+        return None if origin is None else origin.parent_id or None
 
     @property
     def is_replaying(self) -> bool:

@@ -27,6 +27,7 @@ import msgspec
 from durableflow.authoring.activity import Activity
 from durableflow.core.execution import Execution
 from durableflow.core.task import Task
+from durableflow.core.turn import BeginAnew
 from durableflow.errors import Cancelled, CompensationFailed, FailedCompensation, UsageError
 from durableflow.model.events import COMPENSATION, ActivityOptions
 
@@ -92,7 +93,10 @@ class Compensation:
         if self._after is not None:
             with suppress(*FAILURES):  # whatever came of it, it is over
                 yield from self._after
-        yield from self._begin()
+        try:
+            yield from self._begin()
+        except BeginAnew:
+            raise UsageError("continue_as_new works only in the workflow's own code, not in a compensation") from None
 
 
 class Undoing:

@@ -27,6 +27,7 @@ from durableflow.errors import RegistrationError
 from durableflow.model import converter
 from durableflow.model.duration import Duration, from_datetime, to_us
 from durableflow.model.ids import check_name
+from durableflow.model.retry import RetryPolicy, StoredRetry, store_retry
 
 if TYPE_CHECKING:
     from durableflow.core.execution import Execution
@@ -36,6 +37,9 @@ R = TypeVar("R")
 
 OnConflict: TypeAlias = Literal["return", "fail", "replace"]
 """What `start` does when the id is taken: give the one that is there, refuse, or replace it if it is over."""
+
+ParentClose: TypeAlias = Literal["terminate", "cancel", "abandon"]
+"""What becomes of a child when its parent is over, in whatever way."""
 
 Flow: TypeAlias = Generator[Any, Any, R]
 """What a generator workflow returns: `def fulfil(ctx: Context, order: Order) -> Flow[Receipt]`."""
@@ -50,6 +54,8 @@ class StartOptions(msgspec.Struct, frozen=True):
     start_delay_us: int = 0
     timeout_us: int = 0
     on_conflict: OnConflict = "return"
+    parent_close: ParentClose = "terminate"
+    retry: StoredRetry | None = None
 
 
 VERSION_MAX: Final = 2**31 - 1
@@ -115,6 +121,8 @@ class Workflow(Generic[P, R]):
         start_delay: Duration | None = None,
         timeout: Duration | None = None,
         on_conflict: OnConflict | None = None,
+        parent_close: ParentClose | None = None,
+        retry: RetryPolicy | int | None = None,
     ) -> Workflow[P, R]:
         """This workflow with other options for the instances started from it.
 
@@ -125,7 +133,11 @@ class Workflow(Generic[P, R]):
             start_delay: the same, from now.
             timeout: the instance fails when it is not over so long after its start.
             on_conflict: when the id is taken: `"return"` the instance that is there (the
-                default), `"fail"`, or `"replace"` it if it is over.
+                default), `"fail"`, or `"replace"` it if it is over. A child of a taken id is refused
+                unless it says `"replace"`.
+            parent_close: of a child: when its parent is over, it is terminated (the default), cancelled, or left alone.
+            retry: of a child: another one is started when it fails; by default none is. A number alone means that many
+                children.
 
         Raises:
             UsageError: an id or tag that not every store can hold.
@@ -133,6 +145,8 @@ class Workflow(Generic[P, R]):
         """
         if on_conflict not in (None, "return", "fail", "replace"):
             raise ValueError(f"on_conflict is {on_conflict!r}, but must be 'return', 'fail' or 'replace'")
+        if parent_close not in (None, "terminate", "cancel", "abandon"):
+            raise ValueError(f"parent_close is {parent_close!r}, but must be 'terminate', 'cancel' or 'abandon'")
         for key, value in (tags or {}).items():
             check_name(key, "a tag's name")
             check_name(value, f"the value of tag {key!r}")
@@ -146,6 +160,8 @@ class Workflow(Generic[P, R]):
             old.start_delay_us if start_delay is None else to_us(start_delay, "start_delay"),
             old.timeout_us if timeout is None else to_us(timeout, "timeout"),
             on_conflict or old.on_conflict,
+            parent_close or old.parent_close,
+            old.retry if retry is None else store_retry(retry),
         )
         return twin
 
@@ -155,18 +171,22 @@ class Workflow(Generic[P, R]):
         """Call the function with a context of its own; see `core.execution.Program`."""
         args, kwargs = self.arguments.load(data)
         if not kwargs:
-            return self.function(Context(execution), *args)
-        return self.function(Context(execution), *args, **kwargs)
+            return self.function(Context(execution, self), *args)
+        return self.function(Context(execution, self), *args, **kwargs)
 
     def dump_result(self, value: object) -> bytes:
         """What it returned as payload bytes; raises `PayloadError`."""
         return converter.NULL if value is None else converter.dump(value, self._result_text)
 
-    def load_result(self, data: bytes) -> Any:
-        """A recorded result, of the annotated type; raises `PayloadError`."""
+    def result_loader(self) -> converter.Loader:
+        """What reads a recorded result back as the annotated type; raises `PayloadError`."""
         if self._load_result is None:
             self._load_result = converter.loader(_result_type(self))
-        return self._load_result(data)
+        return self._load_result
+
+    def load_result(self, data: bytes) -> Any:
+        """A recorded result, of the annotated type; raises `PayloadError`."""
+        return self.result_loader()(data)
 
 
 def _result_type(definition: Workflow[..., Any]) -> Any:

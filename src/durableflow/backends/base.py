@@ -15,6 +15,7 @@ What every backend promises:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -30,7 +31,10 @@ class Lease(NamedTuple):
 
 
 class NewInstance(NamedTuple):
-    """An instance to be made. `replace` says that a finished one of the same id goes first."""
+    """An instance to be made. `replace` says that a finished one of the same id goes first.
+
+    `parent` is the id of the instance whose child it is; `base_seq` is the number of the first event that replay needs.
+    """
 
     id: str
     workflow: str
@@ -42,6 +46,8 @@ class NewInstance(NamedTuple):
     custom_status: bytes | None = None
     finished_us: int | None = None
     replace: bool = False
+    parent: str | None = None
+    base_seq: int = 1
 
 
 class HistoryRow(NamedTuple):
@@ -57,7 +63,8 @@ class InstanceChange(NamedTuple):
     """The new values of an instance's row; written only when one of them changed.
 
     `wake_us` is 0 while activities run (the instance must be loaded after a crash), the
-    earliest due time when it only waits, None when only a message can wake it.
+    earliest due time when it only waits, None when only a message can wake it. `base_seq` and `version` are None
+    when they stay as they are.
     """
 
     id: str
@@ -66,6 +73,8 @@ class InstanceChange(NamedTuple):
     finished_us: int | None
     custom_status: bytes | None
     stall_reason: str | None = None
+    base_seq: int | None = None
+    version: int | None = None
 
 
 class Heartbeat(NamedTuple):
@@ -85,14 +94,30 @@ class Message(NamedTuple):
     data: bytes
 
 
+class Outgoing(NamedTuple):
+    """A message from a client or an instance: to make an instance (`new` is set) or for an instance that exists.
+
+    `event_id` makes a message of the same id to the same instance a duplicate while it waits. Of what an instance
+    sends, `answers` says by outcome what is put into the inbox of the `sender` in the same transaction.
+    """
+
+    instance_id: str
+    data: bytes
+    new: NewInstance | None = None
+    event_id: str | None = None
+    sender: str = ""
+    answers: Mapping[str, bytes] = MappingProxyType({})
+
+
 class Commit(msgspec.Struct):
-    """What one transaction makes durable, for many instances together."""
+    """What one transaction makes durable, for many instances together; `sends` are written last, in order."""
 
     new: list[NewInstance] = []
     rows: list[HistoryRow] = []
     changes: list[InstanceChange] = []
     consumed: list[int] = []
     heartbeats: list[Heartbeat] = []
+    sends: list[Outgoing] = []
 
     def finished_ids(self) -> list[str]:
         """Instances that are over with this commit."""
@@ -113,10 +138,12 @@ class InstanceRecord(msgspec.Struct, frozen=True):
     tags: Mapping[str, str] = {}
     custom_status: bytes | None = None
     stall_reason: str | None = None
+    base_seq: int = 1
+    parent: str | None = None
 
 
 class LoadedInstance(NamedTuple):
-    """All that is needed to go on with an instance; `messages` are those in its inbox, in order."""
+    """All that is needed to go on with an instance: rows from its `base_seq` on, messages of its inbox in order."""
 
     record: InstanceRecord
     rows: list[HistoryRow]
@@ -124,23 +151,27 @@ class LoadedInstance(NamedTuple):
     heartbeats: list[Heartbeat]
 
 
-class Outgoing(NamedTuple):
-    """A message from a client: to make an instance (`new` is set) or for an instance that exists.
-
-    `event_id` makes a message of the same id to the same instance a duplicate while it waits.
-    """
-
-    instance_id: str
-    data: bytes
-    new: NewInstance | None = None
-    event_id: str | None = None
-
-
 class SendResult(msgspec.Struct, frozen=True):
     """What became of a message: `delivered` says that it was written (or is a duplicate of one that was)."""
 
     outcome: Literal["delivered", "exists", "missing", "over"]
     record: InstanceRecord | None = None
+
+
+class Rewrite(NamedTuple):
+    """A history that a client writes, not a worker: of an instance that is made, or of one that is over and goes on.
+
+    Attributes:
+        instance: its row; of one that is over, what the row becomes.
+        rows: added to its history.
+        messages: written after that; they make the worker look at it.
+        after_seq: `first_seq` of the last row that the client knows of; 0 when the instance is to be made.
+    """
+
+    instance: NewInstance
+    rows: Sequence[HistoryRow]
+    messages: Sequence[Outgoing]
+    after_seq: int = 0
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,6 +186,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     id_prefix: str | None = None
     created_from_us: int | None = None
     created_before_us: int | None = None
+    parent: str | None = None
     after: tuple[int, str] | None = None
     limit: int = 100
 
@@ -238,6 +270,15 @@ class Backend(Protocol):
 
     async def send(self, messages: Sequence[Outgoing]) -> list[SendResult]:
         """Write messages (and the instances that they make), each or its refusal on its own."""
+        ...
+
+    async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
+        """Write all of these, or none.
+
+        Raises:
+            InstancesExist: ids of those that are to be made are taken; nothing was written.
+            AppendConflict: one is not there, not over, or its last row is another; nothing was written.
+        """
         ...
 
     async def record(self, instance_id: str) -> InstanceRecord | None:

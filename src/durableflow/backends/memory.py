@@ -19,6 +19,7 @@ from durableflow.backends.base import (
     NewInstance,
     Outgoing,
     Query,
+    Rewrite,
     SendResult,
 )
 from durableflow.errors import AppendConflict, InstancesExist, LeaseLost
@@ -41,6 +42,9 @@ class _Instance:
             new.wake_us,
             dict(new.tags),
             new.custom_status,
+            None,
+            new.base_seq,
+            new.parent,
         )
         self.rows: list[HistoryRow] = []
         self.beats: dict[int, Heartbeat] = {}
@@ -105,7 +109,6 @@ class MemoryBackend:
     async def commit(self, lease: Lease, commit: Commit) -> None:
         """See `Backend.commit`."""
         self._check(lease)
-        instances = self._instances
         made: set[str] = set()
         taken: set[str] = set()
         for new in commit.new:
@@ -115,7 +118,13 @@ class MemoryBackend:
         conflicts = self._conflicts(commit.rows, made)
         if conflicts:
             raise AppendConflict(conflicts)
-        # Nothing below fails: all or nothing.
+        self._write(commit)
+        if self._openers > 1:  # a lone engine hears of its own commits without this
+            self._notify()
+
+    def _write(self, commit: Commit) -> None:
+        """Nothing here fails: all or nothing."""
+        instances = self._instances
         for new in commit.new:
             self._insert(new)
         for row in commit.rows:
@@ -132,8 +141,8 @@ class MemoryBackend:
         for instance_id in commit.finished_ids():
             if instance_id in instances:
                 instances[instance_id].beats.clear()
-        if self._openers > 1:  # a lone engine hears of its own commits without this
-            self._notify()
+        for message in commit.sends:
+            self._send_for(message)
 
     def _conflicts(self, rows: Sequence[HistoryRow], made: set[str]) -> set[str]:
         """Instances of which a row is there already, or comes twice."""
@@ -179,7 +188,7 @@ class MemoryBackend:
         instance.record = InstanceRecord(
             old.id,
             old.workflow,
-            old.version,
+            old.version if change.version is None else change.version,
             change.status,
             old.created_us,
             change.finished_us,
@@ -187,6 +196,8 @@ class MemoryBackend:
             old.tags,
             change.custom_status,
             change.stall_reason,
+            old.base_seq if change.base_seq is None else change.base_seq,
+            old.parent,
         )
 
     def _drop_wake(self, record: InstanceRecord) -> None:
@@ -207,9 +218,9 @@ class MemoryBackend:
             instance = self._instances.get(instance_id)
             if instance is not None:
                 messages = [message for message, _ in instance.inbox.values()]
-                found.append(
-                    LoadedInstance(instance.record, list(instance.rows), messages, list(instance.beats.values()))
-                )
+                first = bisect_left(instance.rows, instance.record.base_seq, key=_first_seq)
+                beats = list(instance.beats.values())
+                found.append(LoadedInstance(instance.record, instance.rows[first:], messages, beats))
         return found
 
     async def due(self, after: tuple[int, str], until_us: int, limit: int) -> list[tuple[int, str]]:
@@ -255,6 +266,12 @@ class MemoryBackend:
         self._notify()
         return results
 
+    def _send_for(self, message: Outgoing) -> None:
+        """Write what an instance sends, and for it what became of that."""
+        answer = message.answers.get(self._send_one(message).outcome)
+        if answer is not None and message.sender in self._instances:
+            self._put_into_inbox(message.sender, answer, None)
+
     def _send_one(self, message: Outgoing) -> SendResult:
         known = self._instances.get(message.instance_id)
         if message.new is not None:
@@ -267,10 +284,44 @@ class MemoryBackend:
             return SendResult("over", known.record)
         elif message.event_id is not None and any(e == message.event_id for _, e in known.inbox.values()):
             return SendResult("delivered")
-        number = self._last_number = self._last_number + 1
-        stored = self._inbox[number] = Message(number, message.instance_id, message.data)
-        self._instances[message.instance_id].inbox[number] = (stored, message.event_id)
+        self._put_into_inbox(message.instance_id, message.data, message.event_id)
         return SendResult("delivered")
+
+    def _put_into_inbox(self, instance_id: str, data: bytes, event_id: str | None) -> None:
+        number = self._last_number = self._last_number + 1
+        stored = self._inbox[number] = Message(number, instance_id, data)
+        self._instances[instance_id].inbox[number] = (stored, event_id)
+
+    async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
+        """See `Backend.rewrite`."""
+        taken = {each.instance.id for each in rewrites if not each.after_seq and not self._may_insert(each.instance)}
+        if taken:
+            raise InstancesExist(taken)
+        changed = {each.instance.id for each in rewrites if each.after_seq and not self._may_go_on(each)}
+        if changed:
+            raise AppendConflict(changed)
+        for new, rows, _, after_seq in rewrites:
+            if after_seq:
+                change = InstanceChange(
+                    new.id, new.status, new.wake_us, None, new.custom_status, None, new.base_seq, new.version
+                )
+                self._change(change)
+            else:
+                self._insert(new)
+            self._instances[new.id].rows += rows
+        for rewrite in rewrites:
+            for message in rewrite.messages:
+                self._send_for(message)
+        self._notify()
+
+    def _may_go_on(self, rewrite: Rewrite) -> bool:
+        known = self._instances.get(rewrite.instance.id)
+        return (
+            known is not None
+            and known.record.status.is_terminal
+            and bool(known.rows)
+            and known.rows[-1].first_seq == rewrite.after_seq
+        )
 
     async def record(self, instance_id: str) -> InstanceRecord | None:
         """See `Backend.record`."""
@@ -333,6 +384,7 @@ def _matches(record: InstanceRecord, query: Query) -> bool:
         and record.id.startswith(query.id_prefix or "")
         and (query.created_from_us is None or record.created_us >= query.created_from_us)
         and (query.created_before_us is None or record.created_us < query.created_before_us)
+        and query.parent in (None, record.parent)
         and (query.after is None or (record.created_us, record.id) < query.after)
         and all(record.tags.get(key) == value for key, value in query.tags.items())
     )

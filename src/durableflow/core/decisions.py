@@ -60,11 +60,12 @@ class Decider(Driver):
         "_decisions",
         "_ending_at",
         "_inert_calls",
+        "_kept_taken",
         "_last_number",
         "_patches",
-        "_payload_limit_bytes",
         "_random",
         "_record",
+        "_seed",
         "_turn",
         "_uuid_random",
         "activities",
@@ -73,6 +74,7 @@ class Decider(Driver):
         "mailbox",
         "next_seq",
         "now_us",
+        "payload_limit_bytes",
         "program",
         "replaying",
         "tasks",
@@ -84,7 +86,7 @@ class Decider(Driver):
         Driver.__init__(self)  # not by `super`, which would cost a tenth of it
         self.instance_id = instance_id
         self.program = program
-        self._payload_limit_bytes = payload_limit_bytes
+        self.payload_limit_bytes = payload_limit_bytes
         self.now_us = 0
         """Workflow time: that of the observation being delivered. Never runs backwards."""
         self.next_seq = 1
@@ -102,6 +104,10 @@ class Decider(Driver):
         """Where decisions go while the code runs live."""
         self._ending_at = ""
         self._inert_calls = 0
+        self._seed = instance_id
+        """What its dice are seeded with."""
+        self._kept_taken = False
+        """An external event was taken that had been kept."""
         # What many instances never need is made when it is needed.
         self.timers: Timers | None = None
         self.mailbox: Mailbox | None = None
@@ -114,8 +120,8 @@ class Decider(Driver):
 
     def schedule_activity(self, name: str, data: bytes, options: ev.ActivityOptions | None, load: Loader) -> Task[Any]:
         """Ask for an activity; `load` reads its result back."""
-        if len(data) > self._payload_limit_bytes:
-            raise PayloadTooLarge(f"the input of activity {name!r}", len(data), self._payload_limit_bytes)
+        if len(data) > self.payload_limit_bytes:
+            raise PayloadTooLarge(f"the input of activity {name!r}", len(data), self.payload_limit_bytes)
         task = self._new_task(name, load)
         number = task.number
         if self.replaying:
@@ -168,8 +174,8 @@ class Decider(Driver):
         token = current_execution.set(None)  # replay does not call `make`: what it asked of ctx would be missing
         try:
             value = make()
-            if len(value) > self._payload_limit_bytes:
-                raise PayloadTooLarge("the value of a side effect", len(value), self._payload_limit_bytes)
+            if len(value) > self.payload_limit_bytes:
+                raise PayloadTooLarge("the value of a side effect", len(value), self.payload_limit_bytes)
         except Exception as error:
             return ev.SideEffectRecorded(number, NULL, record(error, skip_frames=2))
         finally:
@@ -179,8 +185,8 @@ class Decider(Driver):
     def set_custom_status(self, value: bytes) -> None:
         """Show `value` to whoever looks at the instance."""
         self._check_usable()
-        if len(value) > self._payload_limit_bytes:
-            raise PayloadTooLarge("the custom status", len(value), self._payload_limit_bytes)
+        if len(value) > self.payload_limit_bytes:
+            raise PayloadTooLarge("the custom status", len(value), self.payload_limit_bytes)
         self._decide(ev.CustomStatusSet(value))
         self.custom_status = value
 
@@ -238,6 +244,7 @@ class Decider(Driver):
         if task.number == 0:
             return self._cancel_branch(task)
         self._decide(ev.TaskCancelled(task.number))
+        self._give_up_child(task.number)
         if self.drop_activity(task.number) and not self.replaying:
             self._turn.cancel((task.number,))
         self.disarm(task.number)
@@ -246,18 +253,22 @@ class Decider(Driver):
         self.wake_waiters(task)
         return True
 
+    def _give_up_child(self, number: int) -> None:
+        """The workflow no longer wants the answer to `number`, which may be a child's."""
+        raise NotImplementedError
+
     def random(self) -> random.Random:
         """Dice that fall the same in replay."""
         self._check_usable()
         if self._random is None:
-            self._random = random.Random(f"random:{self.instance_id}")  # noqa: S311  # reproducible on purpose
+            self._random = random.Random(f"random:{self._seed}")  # noqa: S311  # reproducible on purpose
         return self._random
 
     def random_bits(self, count: int) -> int:
         """Bits for ids, from dice of their own."""
         self._check_usable()
         if self._uuid_random is None:
-            self._uuid_random = random.Random(f"uuid:{self.instance_id}")  # noqa: S311  # reproducible on purpose
+            self._uuid_random = random.Random(f"uuid:{self._seed}")  # noqa: S311  # reproducible on purpose
         return self._uuid_random.getrandbits(count)
 
     # -- what becomes of it ---------------------------------------------------------------------------------
@@ -310,14 +321,20 @@ class Decider(Driver):
             self.timers = Timers()
         self.timers.arm(number, due_us)
 
-    def _line_up(self, task: Task[Any]) -> None:
+    def mailbox_made(self) -> Mailbox:
+        """The mailbox, which is made when it is needed."""
         if self.mailbox is None:
             self.mailbox = Mailbox()
+        return self.mailbox
+
+    def _line_up(self, task: Task[Any]) -> None:
+        mailbox = self.mailbox_made()
         name = task.label.casefold()
-        kept = self.mailbox.take(name)
+        kept = mailbox.take(name)
         if kept is None:
-            self.mailbox.wait(name, task.number, self.tasks)
+            mailbox.wait(name, task.number, self.tasks)
         else:
+            self._kept_taken = True
             self.disarm(task.number)
             self.resolve(task.number, kept)
 

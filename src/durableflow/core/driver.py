@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from durableflow.core.branch import Branch, Steps, foreign
 from durableflow.core.task import WAITING, Again, Task, is_awaited, leaves_of
-from durableflow.core.turn import TurnStopped
-from durableflow.errors import Cancelled, ForeignAwaitError, NondeterminismError
+from durableflow.core.turn import BeginAnew, TurnStopped
+from durableflow.errors import Cancelled, ForeignAwaitError, NondeterminismError, UsageError
 
 _UNSEEN_MAX: Final = 100
 """So many failures of branches are remembered until somebody takes notice of them."""
@@ -227,6 +227,8 @@ class Driver:
             self._main = None
             self._main_raised(error)
             return
+        if isinstance(error, BeginAnew):
+            error = UsageError("continue_as_new works only in the workflow's own code, not in a branch or a handler")
         self._drop_branch(task)
         if branch.cancelled and isinstance(error, Cancelled):
             task.settle_cancelled()

@@ -13,8 +13,8 @@ Rules that this file keeps:
    recorded or started from there. Code that swallows this too, in a loop, gets tasks that
    lead nowhere instead, so that it comes to a wait and can be left there.
 
-How branches are driven is said in `driver`, what a workflow may ask for in `decisions`, what
-observations mean in `observations`. The layers are one object, for speed: an instance is made
+How branches are driven is said in `driver`, what a workflow may ask for in `decisions`, `others`, `requests`
+and `rounds`, what observations mean in `observations`. The layers are one object, for speed: an instance is made
 for every start, and its parts would each be visited by the garbage collector.
 """
 
@@ -26,13 +26,15 @@ from typing import Any, Final, cast
 
 from durableflow.core.branch import Steps
 from durableflow.core.current import current_execution
-from durableflow.core.decisions import NO_TURN, Decider, Program
+from durableflow.core.decisions import NO_TURN, Program
 from durableflow.core.describe import describe
 from durableflow.core.locations import raising_location
 from durableflow.core.observations import HANDLERS
+from durableflow.core.others import result_message
 from durableflow.core.record import Record
+from durableflow.core.rounds import Rounds
 from durableflow.core.task import Task
-from durableflow.core.turn import WORKER_LOST, PendingActivity, Turn, TurnStopped
+from durableflow.core.turn import WORKER_LOST, BeginAnew, PendingActivity, RoundOver, Turn, TurnStopped
 from durableflow.errors import Cancelled, CorruptHistory, PayloadTooLarge
 from durableflow.model import events as ev
 from durableflow.model.converter import PAYLOAD_LIMIT_BYTES
@@ -49,7 +51,7 @@ _SUSPENDED: Final = Status.SUSPENDED
 _COMPLETED: Final = Status.COMPLETED
 
 
-class Execution(Decider):
+class Execution(Rounds):
     """Runs one instance's code over its history, and on from there.
 
     Args:
@@ -63,20 +65,31 @@ class Execution(Decider):
         "_held",
         "begin_noted",
         "cancel_requested",
+        "continued",
         "ended",
+        "left_over",
         "on_activity_object",
-        "started",
+        "on_workflow_object",
         "status",
     )
 
     def __init__(self, instance_id: str, program: Program, *, payload_limit_bytes: int = PAYLOAD_LIMIT_BYTES) -> None:
-        Decider.__init__(self, instance_id, program, payload_limit_bytes)  # not by `super`: see there
+        # Not by `super`: see there. The layers between have nothing to make but what is made when it is needed.
+        Rounds.__init__(self, instance_id, program, payload_limit_bytes)
+        self.children = self.messages = self.desk = self.restored = None
+        self.observed = 0
         self.status: Status = _PENDING
         self.cancel_requested = False
-        self.started: ev.InstanceStarted | None = None
+        self.started = None
         self.ended: ev.Event | None = None
+        self.continued: ev.InstanceStarted | None = None
+        """The code has ended to begin anew: with this, in a new object."""
+        self.left_over: tuple[ev.Observation, ...] = ()
+        """Told to this round, but for the next one."""
         self.on_activity_object: Callable[[Any], None] | None = None
         """Told of each activity object that the code calls, so that the caller can find its function."""
+        self.on_workflow_object: Callable[[Any], object] | None = None
+        """Told of each workflow object that the code calls."""
         self.begin_noted = False
         """Its time to begin has come; the code has begun too, unless it is suspended."""
         self._begun = False
@@ -107,20 +120,19 @@ class Execution(Decider):
                     events.clear()
                     turn.refuse(event)
             else:
-                decisions = self._decisions = list[ev.Event]()
+                self._decisions = list[ev.Event]()
                 turn = self._turn = Turn(self.next_seq, self.now_us)
-                events = turn.events
                 for event in observed:
-                    if self._take(event):
-                        events.append(event)
-                    else:
+                    turn.events.append(event)
+                    if not self._take(event):
+                        turn.events.pop()
                         turn.refuse(event)
-                events += decisions
-                self._decisions = events  # where `note_queued` goes on
+                turn.events += self._decisions
+                self._decisions = turn.events  # where `note_queued` goes on
         finally:
             current_execution.reset(token)
         self._turn = NO_TURN  # the caller's alone from here on: an instance may wait for long
-        self.next_seq += len(events)
+        self.next_seq = turn.first_seq + len(turn.events)
         return turn
 
     def note_queued(self, activity: PendingActivity) -> None:
@@ -180,6 +192,7 @@ class Execution(Decider):
         note, deliver = HANDLERS[type(event)]
         if not note(self, event):
             return False
+        self.observed += 1
         if deliver is not None:
             if self.status is _SUSPENDED:
                 if self._held is None:
@@ -297,13 +310,14 @@ class Execution(Decider):
     def resume(self) -> None:
         """Deliver what was held while it was suspended."""
         self.status = _RUNNING if self._begun else _PENDING
-        held, self._held = self._held or (), None
-        for event in held:
-            if self.ended is None:
-                deliver = HANDLERS[type(event)][1]
-                assert deliver is not None
-                deliver(self, event)
-                self._run()
+        while self._held and self.ended is None:
+            event = self._held.pop(0)
+            deliver = HANDLERS[type(event)][1]
+            assert deliver is not None
+            deliver(self, event)
+            self._run()
+        if self.ended is None:
+            self._held = None
 
     def stand_back(self, task: Task[Any]) -> None:
         """See `Driver.stand_back`; in histories of format 1 an interrupted wait kept its place in line."""
@@ -316,16 +330,48 @@ class Execution(Decider):
     def _main_returned(self, value: object) -> None:
         try:
             output = self.program.dump_result(value)
-            if len(output) > self._payload_limit_bytes:
+            if len(output) > self.payload_limit_bytes:
                 what = f"the result of workflow {self.program.name!r}"
-                raise PayloadTooLarge(what, len(output), self._payload_limit_bytes)
+                raise PayloadTooLarge(what, len(output), self.payload_limit_bytes)
         except BaseException as error:
             self._end_with_error(error)
         else:
             self._end(_COMPLETED, ev.InstanceCompleted(output))
 
     def _main_raised(self, error: BaseException) -> None:
-        self._end_with_error(error)
+        if isinstance(error, BeginAnew):
+            self._begin_anew(error)
+        elif isinstance(error, RoundOver) and self.inert:
+            self.put_away()
+        else:
+            self._end_with_error(error)
+
+    def _begin_anew(self, asked: BeginAnew) -> None:
+        """The code has ended to begin with other input; nothing is kept of what it waited for."""
+        self._keep_held()
+        decision = ev.ContinuedAsNew(asked.input, asked.version)
+        self._decide(decision)
+        self.continued = self.next_round(state=None, data=asked.input, version=asked.version)
+        self._answer_open_requests()
+        self._close(decision, "its parent began anew")
+
+    def _keep_held(self) -> None:
+        """What came while it was suspended, and was not delivered yet, is for the next round."""
+        for event in self._held or ():
+            match event:
+                case ev.EventReceived(name=name, payload=payload):
+                    self.mailbox_made().keep(name.casefold(), payload)
+                case ev.RequestReceived(request_id=request_id, name=name, arguments=arguments):
+                    self.keep_request(ev.KeptRequest(request_id, name, arguments))
+                case ev.CancelRequested():
+                    self.left_over = (event,)
+                case _:
+                    pass
+
+    def leave_replay(self) -> None:
+        """See `Rounds.leave_replay`."""
+        self.inert = True
+        raise RoundOver
 
     def _end_with_error(self, error: BaseException, *, skip_frames: int = 1) -> None:
         self._check_trouble()
@@ -344,16 +390,26 @@ class Execution(Decider):
     def end(self, status: Status, event: ev.Event) -> None:
         """It is over, by `event`; nothing is kept of what it waited for."""
         self.status = status
+        if not self.replaying:
+            assert self.started is not None
+            result = result_message(self.started.origin, event)
+            if result is not None:
+                self._turn.send(result)
+        self._close(event, f"its parent is {status}")
+
+    def _close(self, event: ev.Event, reason: str) -> None:
         self.ended = event
         if not self.replaying:
             if self.activities:
                 self._turn.cancel(self.activities)
+            if self.children:
+                self._part_with_children(reason)
             if self._branch_failures is not None:
                 self._turn.unseen_failures = self._unseen_failures()
         self.activities.clear()
         self.unstarted.clear()
         self.tasks.clear()
-        self.timers = self._held = self._stood_back = self._branch_failures = None
+        self.children = self.timers = self._held = self._stood_back = self._branch_failures = None
         self.put_away()
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container
+from collections.abc import Container, Iterable
+from itertools import islice
+
+from durableflow.model.events import KeptEvent
 
 
 class Mailbox:
@@ -12,7 +15,7 @@ class Mailbox:
     __slots__ = ("_event_ids", "_kept", "_waiters")
 
     def __init__(self) -> None:
-        self._event_ids: set[str] = set()
+        self._event_ids: dict[str, None] = {}
         self._kept: dict[str, deque[bytes]] = {}
         self._waiters: dict[str, deque[int]] = {}
 
@@ -20,8 +23,22 @@ class Mailbox:
         """True the first time that this id is seen."""
         if event_id in self._event_ids:
             return False
-        self._event_ids.add(event_id)
+        self._event_ids[event_id] = None
         return True
+
+    def carry_in(self, kept: Iterable[KeptEvent], event_ids: Iterable[str]) -> None:
+        """Begin with what an earlier round had."""
+        for event in kept:
+            self.keep(event.name, event.payload)
+        self._event_ids.update(dict.fromkeys(event_ids))
+
+    def kept(self) -> tuple[KeptEvent, ...]:
+        """All that waits for a waiter, in order for each name."""
+        return tuple(KeptEvent(name, payload) for name, kept in self._kept.items() for payload in kept)
+
+    def latest_event_ids(self, most: int) -> tuple[str, ...]:
+        """The `most` that were seen last, in the order in which they were."""
+        return tuple(islice(self._event_ids, max(0, len(self._event_ids) - most), None))
 
     def keep(self, name: str, payload: bytes) -> None:
         """Nobody waits for it yet."""

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from durableflow.core.mailbox import Mailbox
 from durableflow.core.turn import WORKER_LOST
 from durableflow.errors import CorruptHistory, EventTimeout
 from durableflow.model import events as ev
@@ -33,7 +32,7 @@ def _note_instance_started(execution: Execution, event: ev.InstanceStarted) -> b
             f"instance {execution.instance_id!r} was written in format {event.format}, "
             f"but this version of durableflow reads up to {ev.FORMAT}; upgrade it"
         )
-    execution.started = event
+    execution.begin_round(event)
     return True
 
 
@@ -99,6 +98,51 @@ def _deliver_activity_failed(execution: Execution, event: ev.ActivityFailed) -> 
         execution.fail(task, partial(activity_failed, task.label, event.failure, event.attempts))
 
 
+def _note_activity_retried(execution: Execution, event: ev.ActivityRetried) -> bool:
+    activity = execution.activities.get(event.task)
+    if activity is None or event.attempt != activity.attempt:
+        return False
+    activity.uncounted = activity.attempt
+    activity.attempt += 1
+    activity.losses = 0
+    activity.retry_at_us = execution.now_us
+    execution.set_unstarted(activity)
+    return True
+
+
+# -- others -------------------------------------------------------------------------------------------------
+
+
+def _note_child_answer(execution: Execution, event: ev.ChildCompleted | ev.ChildFailed) -> bool:
+    return execution.children is not None and event.task in execution.children
+
+
+def _deliver_child_completed(execution: Execution, event: ev.ChildCompleted) -> None:
+    if execution.children is not None and event.task in execution.children:
+        execution.child_completed(event.task, event.output)
+
+
+def _deliver_child_failed(execution: Execution, event: ev.ChildFailed) -> None:
+    if execution.children is not None and event.task in execution.children:
+        execution.child_ended(event.task, event.failure, event.status)
+
+
+def _note_message_answered(execution: Execution, event: ev.MessageAnswered) -> bool:
+    return execution.messages is not None and event.task in execution.messages
+
+
+def _deliver_message_answered(execution: Execution, event: ev.MessageAnswered) -> None:
+    execution.message_answered(event.task, event.outcome)
+
+
+def _note_request_received(execution: Execution, event: ev.RequestReceived) -> bool:
+    return execution.note_request(event.request_id)
+
+
+def _deliver_request_received(execution: Execution, event: ev.RequestReceived) -> None:
+    execution.serve(ev.KeptRequest(event.request_id, event.name, event.arguments))
+
+
 # -- timers and external events -----------------------------------------------------------------------------
 
 
@@ -119,12 +163,12 @@ def _deliver_timer_fired(execution: Execution, event: ev.TimerFired) -> None:
 
 
 def _note_event_received(execution: Execution, event: ev.EventReceived) -> bool:
-    return event.event_id is None or _mailbox_of(execution).is_new(event.event_id)
+    return event.event_id is None or execution.mailbox_made().is_new(event.event_id)
 
 
 def _deliver_event_received(execution: Execution, event: ev.EventReceived) -> None:
     name = event.name.casefold()
-    mailbox = _mailbox_of(execution)
+    mailbox = execution.mailbox_made()
     number = mailbox.next_waiter(name)
     while number is not None and number not in execution.tasks:
         number = mailbox.next_waiter(name)
@@ -133,12 +177,6 @@ def _deliver_event_received(execution: Execution, event: ev.EventReceived) -> No
     else:
         execution.disarm(number)
         execution.resolve(number, event.payload)
-
-
-def _mailbox_of(execution: Execution) -> Mailbox:
-    if execution.mailbox is None:
-        execution.mailbox = Mailbox()
-    return execution.mailbox
 
 
 # -- what is asked from outside -----------------------------------------------------------------------------
@@ -191,8 +229,13 @@ HANDLERS: Final[dict[type, tuple[Note, Deliver | None]]] = {
     ev.AttemptFailed: (_note_attempt_failed, None),
     ev.ActivityCompleted: (_note_activity_result, _deliver_activity_completed),
     ev.ActivityFailed: (_note_activity_result, _deliver_activity_failed),
+    ev.ActivityRetried: (_note_activity_retried, None),
+    ev.ChildCompleted: (_note_child_answer, _deliver_child_completed),
+    ev.ChildFailed: (_note_child_answer, _deliver_child_failed),
+    ev.MessageAnswered: (_note_message_answered, _deliver_message_answered),
     ev.TimerFired: (_note_timer_fired, _deliver_timer_fired),
     ev.EventReceived: (_note_event_received, _deliver_event_received),
+    ev.RequestReceived: (_note_request_received, _deliver_request_received),
     ev.CancelRequested: (_note_cancel_requested, _deliver_cancel_requested),
     ev.InstanceSuspended: (_note_instance_suspended, None),
     ev.InstanceResumed: (_note_instance_resumed, None),

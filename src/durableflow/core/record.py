@@ -63,6 +63,17 @@ def same(recorded: ev.Event, asked: ev.Decision) -> bool:
     if isinstance(recorded, ev.ActivityScheduled):
         assert isinstance(asked, ev.ActivityScheduled)
         return (recorded.name, recorded.digest, recorded.task) == (asked.name, asked.digest, asked.task)
+    if isinstance(recorded, ev.ChildScheduled):
+        assert isinstance(asked, ev.ChildScheduled)
+        return (recorded.workflow, recorded.digest, recorded.task, recorded.child_id) == (
+            asked.workflow,
+            asked.digest,
+            asked.task,
+            asked.child_id,
+        )
+    if isinstance(recorded, ev.RequestAnswered):
+        assert isinstance(asked, ev.RequestAnswered)
+        return (recorded.request_id, _outcome(recorded)) == (asked.request_id, _outcome(asked))
     if isinstance(recorded, ev.SideEffectRecorded):
         assert isinstance(asked, ev.SideEffectRecorded)
         return recorded.task == asked.task
@@ -71,6 +82,11 @@ def same(recorded: ev.Event, asked: ev.Decision) -> bool:
         # Not its message, which may hold the address of an object.
         return recorded.failure.type_name == asked.failure.type_name
     return recorded == asked
+
+
+def _outcome(answer: ev.RequestAnswered) -> bytes | str:
+    """What was answered; of a failure the type alone, for its message may hold the address of an object."""
+    return answer.output if answer.failure is None else answer.failure.type_name
 
 
 def same_activity(recorded: ev.ActivityScheduled, task: int, name: str, data: bytes) -> bool:

@@ -183,6 +183,20 @@ class Task(Generic[R_co]):
         self.error = lambda: TaskCancelled(f"{label} was cancelled by the workflow")
 
 
+class ChildTask(Task[R_co]):
+    """What `call_workflow` returns: done when the child is over.
+
+    Attributes:
+        child_id: the instance id of the child; of a call that is retried, that of the first one.
+    """
+
+    __slots__ = ("child_id",)
+
+    def __init__(self, execution: Owner, number: int, label: str, load: Loader | None, child_id: str) -> None:
+        super().__init__(execution, number, label, load)
+        self.child_id = child_id
+
+
 class WhenAll(Task[Any]):
     """Done when all of `parts` are; fails with the first failure in order of completion."""
 

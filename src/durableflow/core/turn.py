@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from durableflow.model.events import ActivityOptions, Event, Observation
+from durableflow.model.events import ActivityOptions, ChildScheduled, Event, Observation, RequestAnswered
 
 WORKER_LOST: Final = "WorkerLost"
 """Type name of the failure of an attempt whose worker died."""
@@ -18,6 +18,22 @@ class TurnStopped(BaseException):
 
     No `Exception`: a loop that swallows those is often the very reason why the turn does not end.
     """
+
+
+class BeginAnew(BaseException):
+    """Raised by `continue_as_new`: unwinds the workflow's code, which then begins again with other input.
+
+    No `Exception`, which an `except Exception` around the work would take for a failure.
+    """
+
+    def __init__(self, input: bytes, version: int) -> None:  # the word of the history
+        self.input = input
+        self.version = version
+        super().__init__("the workflow begins anew; let this exception through")
+
+
+class RoundOver(BaseException):
+    """Raised in the code when the replay of a round has come to the checkpoint with which it ends."""
 
 
 class PendingActivity(msgspec.Struct, eq=False, gc=False):
@@ -50,19 +66,36 @@ class PendingActivity(msgspec.Struct, eq=False, gc=False):
     losses: int = 0
 
 
+class Send(msgspec.Struct, eq=False, frozen=True):
+    """Something for another instance, written in the same commit as the turn.
+
+    Attributes:
+        instance_id: whose inbox it is for.
+        task: whose answer tells what became of it; 0 when nobody wants to know.
+        birth: the call that it is the start of, when it makes the other instance.
+    """
+
+    instance_id: str
+    message: Observation
+    task: int = 0
+    birth: ChildScheduled | None = None
+
+
 class Turn(msgspec.Struct, eq=False):
     """The output of `Execution.advance`. The caller makes it so in this order.
 
-    1. `events` are appended to the history, in one commit with the new status.
+    1. The rows `closed` and the row of `events` are appended to the history, in one commit with the new status and
+       with what is in `sends`.
     2. Only when that is durable: the attempts of `scheduled` and `started` begin,
-       those of `cancelled` are told to stop, and whoever sent the observations gets
-       an acknowledgement. `refused` observations changed nothing and were not recorded.
+       those of `cancelled` are told to stop, whoever sent the observations gets an acknowledgement,
+       and who waits for one of `answered` gets it. `refused` observations changed nothing and were not recorded.
 
     A list that most turns leave empty is made when something is put into it; until then it is `()`.
 
     Attributes:
         first_seq: sequence number of `events[0]`.
         at_us: the time of the turn; never before that of an earlier turn.
+        closed: `(first_seq, events)` of rows that the turn filled before `events`: each checkpoint begins another.
         unseen_failures: in the turn that ends the instance, label and exception of each branch that failed
             without anybody taking notice; of very many, the first hundred.
     """
@@ -74,6 +107,9 @@ class Turn(msgspec.Struct, eq=False):
     started: list[PendingActivity] | tuple[()] = ()
     cancelled: list[int] | tuple[()] = ()
     refused: list[Observation] | tuple[()] = ()
+    sends: list[Send] | tuple[()] = ()
+    answered: list[RequestAnswered] | tuple[()] = ()
+    closed: list[tuple[int, list[Event]]] | tuple[()] = ()
     unseen_failures: list[tuple[str, BaseException]] | tuple[()] = ()
 
     def schedule(self, activity: PendingActivity) -> None:
@@ -96,6 +132,30 @@ class Turn(msgspec.Struct, eq=False):
             self.cancelled.extend(numbers)
         else:
             self.cancelled = list(numbers)
+
+    def send(self, message: Send) -> None:
+        """`message` leaves with the turn."""
+        if self.sends:
+            self.sends.append(message)
+        else:
+            self.sends = [message]
+
+    def answer(self, answer: RequestAnswered) -> None:
+        """`answer` is among the events; somebody may wait for it."""
+        if self.answered:
+            self.answered.append(answer)
+        else:
+            self.answered = [answer]
+
+    def close_row(self, events: list[Event]) -> None:
+        """The row so far is full; the next one begins with `events`."""
+        row = (self.first_seq, self.events)
+        if self.closed:
+            self.closed.append(row)
+        else:
+            self.closed = [row]
+        self.first_seq += len(self.events)
+        self.events = events
 
     def refuse(self, event: Observation) -> None:
         """It changed nothing."""

@@ -40,7 +40,7 @@ class TaskView(msgspec.Struct):
     """What became of one thing that the workflow asked for.
 
     Attributes:
-        kind: `"activity"`, `"timer"`, `"event"` or `"side effect"`.
+        kind: `"activity"`, `"timer"`, `"event"`, `"child"`, `"message"` or `"side effect"`.
         state: `"running"`, `"waiting"`, `"done"`, `"failed"`, `"timed out"` or `"cancelled"`.
         attempts: how many the history knows of; 0 for what is not an activity.
         role: `"compensation"` of an activity that a saga called to undo something, else empty.
@@ -59,8 +59,31 @@ class TaskView(msgspec.Struct):
     role: str = ""
 
 
+class RequestView(msgspec.Struct):
+    """What became of one request.
+
+    Attributes:
+        state: `"waiting"`, `"answered"` or `"failed"`.
+    """
+
+    request_id: str
+    name: str
+    state: str
+    received_at_us: int
+    ended_at_us: int | None = None
+    arguments: bytes = b"[]"
+    output: bytes | None = None
+    failure: Failure | None = None
+
+
 class InstanceView(msgspec.Struct):
-    """A history, folded: what was asked for, in order, and how the instance ended."""
+    """A history, folded: what was asked for, in order, and how the instance ended.
+
+    Attributes:
+        tasks: of the latest round.
+        rounds: how often it began anew or took a checkpoint.
+        rewinds: how often it was made to go on after it had failed.
+    """
 
     workflow: str = ""
     version: int = 0
@@ -72,6 +95,9 @@ class InstanceView(msgspec.Struct):
     tasks: list[TaskView] = []
     events_kept: list[str] = []
     patches: list[str] = []
+    requests: list[RequestView] = []
+    rounds: int = 0
+    rewinds: int = 0
 
 
 def numbered(rows: Iterable[tuple[int, int, Sequence[ev.Event]]]) -> list[HistoryEvent]:
@@ -88,6 +114,7 @@ def fold(history: Iterable[HistoryEvent]) -> InstanceView:
         folding.take(entry.event, entry.at_us)
     view = folding.view
     view.tasks = list(folding.tasks.values())
+    view.requests = list(folding.requests.values())
     view.events_kept = [
         name for _, name in sorted((place, name) for name, kept in folding.kept.items() for place, _ in kept)
     ]
@@ -104,8 +131,9 @@ class _Folding:
     """
 
     def __init__(self) -> None:
-        self.view = InstanceView(tasks=[], events_kept=[], patches=[])
+        self.view = InstanceView(tasks=[], events_kept=[], patches=[], requests=[])
         self.tasks: dict[int, TaskView] = {}
+        self.requests: dict[str, RequestView] = {}
         self.kept: dict[str, deque[tuple[int, bytes]]] = {}
         self._waiting: dict[str, deque[int]] = {}
         self._stood_back: dict[str, deque[int]] = {}
@@ -115,9 +143,8 @@ class _Folding:
     def take(self, event: ev.Event, at_us: int) -> None:  # noqa: C901  # one case an event, each a line or two
         view, tasks = self.view, self.tasks
         match event:
-            case ev.InstanceStarted(workflow=workflow, version=version, input=data, format=format_):
-                view.workflow, view.version, view.started_at_us, view.input = workflow, version, at_us, data
-                self._format = format_
+            case ev.InstanceStarted():
+                self._start(event, at_us)
             case ev.CancelRequested() if self._format > 1:
                 self._stood_back, self._waiting = self._waiting, {}
             case ev.ActivityScheduled(task=task, name=name, input=data, options=options):
@@ -156,12 +183,54 @@ class _Folding:
                     self._end(task, "failed", at_us, failure=failure)
             case ev.PatchRecorded(name=name):
                 view.patches.append(name)
+            case ev.ChildScheduled(task=task, workflow=name, input=data):
+                tasks[task] = TaskView(task, "child", name, "running", at_us, input=data)
+            case ev.ChildCompleted(task=task, output=output):
+                self._end(task, "done", at_us, output)
+            case ev.ChildFailed(task=task, failure=failure):
+                self._end(task, "failed", at_us, failure=failure)
+            case ev.MessageSent(task=task, instance_id=name):
+                tasks[task] = TaskView(task, "message", name, "waiting", at_us)
+            case ev.MessageAnswered(task=task, outcome=outcome):
+                self._end(task, "done" if outcome == "delivered" else "failed", at_us)
+            case ev.RequestReceived(request_id=request_id, name=name, arguments=arguments):
+                self.requests[request_id] = RequestView(request_id, name, "waiting", at_us, arguments=arguments)
+            case ev.RequestAnswered(request_id=request_id, output=output, failure=failure):
+                self._answer_request(request_id, at_us, output, failure)
+            case ev.InstanceRewound():
+                view.rewinds += 1
             case ev.InstanceCompleted() | ev.InstanceFailed() | ev.InstanceCancelled():
                 self._close(event, at_us)
             case ev.InstanceTerminated() | ev.InstanceTimedOut():
                 self._close(event, at_us)
             case _:
                 pass
+
+    def _start(self, started: ev.InstanceStarted, at_us: int) -> None:
+        """A history begins, or a round of it: the one before has left only what `started` says."""
+        view, following = self.view, started.round
+        is_first = not view.workflow
+        view.workflow, view.version, view.input = started.workflow, started.version, started.input
+        if is_first:
+            view.started_at_us = at_us
+        view.ended_at_us = view.output = view.failure = None
+        self._format = started.format
+        self.tasks, self.kept, self._waiting, self._stood_back = {}, {}, {}, {}
+        self.requests = {key: each for key, each in self.requests.items() if each.state == "waiting" or following}
+        if following is None:
+            view.patches = []
+            return
+        view.rounds = following.number
+        view.patches = [*following.patches]
+        for event in following.kept:
+            self._received += 1
+            self.kept.setdefault(event.name, deque()).append((self._received, event.payload))
+
+    def _answer_request(self, request_id: str, at_us: int, output: bytes, failure: Failure | None) -> None:
+        known = self.requests.get(request_id)
+        if known is not None:
+            known.state, known.ended_at_us = "answered" if failure is None else "failed", at_us
+            known.output, known.failure = (output, None) if failure is None else (None, failure)
 
     def _end(
         self, task: int, state: str, at_us: int, output: bytes | None = None, failure: Failure | None = None

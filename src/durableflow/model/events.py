@@ -51,11 +51,85 @@ class ActivityOptions(msgspec.Struct, frozen=True, array_like=True):
     role: str = ""
 
 
+class Origin(msgspec.Struct, frozen=True, array_like=True):
+    """Where an instance comes from, when it was not simply started.
+
+    Attributes:
+        parent_id, parent_task: the instance whose child it is, and the number of the call there.
+        forked_from, forked_at: the instance of which it is a copy up to that event.
+        seed: what its dice are seeded with; empty for its own id.
+    """
+
+    parent_id: str = ""
+    parent_task: int = 0
+    forked_from: str = ""
+    forked_at: int = 0
+    seed: str = ""
+
+
+class KeptEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An external event that nobody had waited for when a round ended; `name` is casefolded."""
+
+    name: str
+    payload: bytes
+
+
+class KeptRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A request that no handler had taken when a round ended."""
+
+    request_id: str
+    name: str
+    arguments: bytes
+
+
+class Round(msgspec.Struct, frozen=True, array_like=True):
+    """What a later round of an instance begins with: replay needs nothing from before it.
+
+    Attributes:
+        number: 1 for the first that follows the beginning.
+        tasks: how many task numbers earlier rounds have used; they are never used again.
+        kept: external events that wait for a waiter, in order.
+        event_ids: of the latest events, so that a repeated one is not delivered again.
+        requests: requests that wait for a handler, in order.
+        request_ids: of the latest requests.
+        state: what was passed to `checkpoint`; None after `continue_as_new`.
+        patches: after a checkpoint, the patches that this instance takes the new way at.
+        unpatched: after a checkpoint, those that it had passed before they were made.
+        custom_status: what the workflow last said of itself.
+    """
+
+    number: int
+    tasks: int
+    kept: tuple[KeptEvent, ...] = ()
+    event_ids: tuple[str, ...] = ()
+    requests: tuple[KeptRequest, ...] = ()
+    request_ids: tuple[str, ...] = ()
+    state: bytes | None = None
+    patches: tuple[str, ...] = ()
+    unpatched: tuple[str, ...] = ()
+    custom_status: bytes | None = None
+
+
+class ChildOptions(msgspec.Struct, frozen=True, array_like=True):
+    """How a child is started, and what becomes of it when its parent ends; times in microseconds, 0 for none.
+
+    Attributes:
+        parent_close: `"terminate"`, `"cancel"` or `"abandon"`.
+        replace: whether one of the same id that is over goes first.
+    """
+
+    parent_close: str = "terminate"
+    timeout_us: int = 0
+    start_delay_us: int = 0
+    tags: dict[str, str] = {}
+    replace: bool = False
+
+
 # -- observations ---------------------------------------------------------------------------------------------
 
 
 class InstanceStarted(msgspec.Struct, frozen=True, array_like=True, tag="instance_started"):
-    """First event of every history.
+    """First event of every history, and of each later round of it.
 
     `start_at_us` is 0, or the moment before which the code must not begin;
     `deadline_us` is 0, or the moment at which the instance fails.
@@ -67,6 +141,8 @@ class InstanceStarted(msgspec.Struct, frozen=True, array_like=True, tag="instanc
     format: int = FORMAT
     start_at_us: int = 0
     deadline_us: int = 0
+    origin: Origin | None = None
+    round: Round | None = None
 
 
 class InstanceBegan(msgspec.Struct, frozen=True, array_like=True, tag="instance_began", gc=False):
@@ -112,6 +188,35 @@ class ActivityFailed(msgspec.Struct, frozen=True, array_like=True, tag="activity
     attempt: int
 
 
+class ActivityRetried(msgspec.Struct, frozen=True, array_like=True, tag="activity_retried", gc=False):
+    """Somebody wants attempt `attempt`, which failed or is gone, to be followed by others, counted from the start."""
+
+    task: int
+    attempt: int
+
+
+class ChildCompleted(msgspec.Struct, frozen=True, array_like=True, tag="child_completed", gc=False):
+    """What a child returned; final."""
+
+    task: int
+    output: bytes
+
+
+class ChildFailed(msgspec.Struct, frozen=True, array_like=True, tag="child_failed"):
+    """A child ended otherwise, as `status` says, or could not be started (`""`); final."""
+
+    task: int
+    failure: Failure
+    status: str = ""
+
+
+class MessageAnswered(msgspec.Struct, frozen=True, array_like=True, tag="message_answered", gc=False):
+    """What became of a message to another instance: `"delivered"`, `"missing"` or `"over"`."""
+
+    task: int
+    outcome: str
+
+
 class TimerFired(msgspec.Struct, frozen=True, array_like=True, tag="timer_fired", gc=False):
     """The due time of a timer, or of a wait for an event, has passed."""
 
@@ -124,6 +229,14 @@ class EventReceived(msgspec.Struct, frozen=True, array_like=True, tag="event_rec
     name: str
     payload: bytes
     event_id: str | None = None
+
+
+class RequestReceived(msgspec.Struct, frozen=True, array_like=True, tag="request_received", gc=False):
+    """A message that wants an answer; kept until the workflow has a handler for `name`."""
+
+    request_id: str
+    name: str
+    arguments: bytes
 
 
 class CancelRequested(msgspec.Struct, frozen=True, array_like=True, tag="cancel_requested", gc=False):
@@ -178,6 +291,47 @@ class EventAwaited(msgspec.Struct, frozen=True, array_like=True, tag="event_awai
     task: int
     name: str
     due_us: int = 0
+
+
+class ChildScheduled(msgspec.Struct, frozen=True, array_like=True, tag="child_scheduled"):
+    """The workflow called another. `child_id` is empty when it is made of the parent's id and `task`."""
+
+    task: int
+    workflow: str
+    version: int
+    input: bytes
+    digest: bytes
+    child_id: str = ""
+    options: ChildOptions | None = None
+
+
+class MessageSent(msgspec.Struct, frozen=True, array_like=True, tag="message_sent", gc=False):
+    """The workflow sent `message` (an observation, as `dump_event` makes it) to another instance."""
+
+    task: int
+    instance_id: str
+    message: bytes
+
+
+class RequestAnswered(msgspec.Struct, frozen=True, array_like=True, tag="request_answered"):
+    """The answer of a handler, or the failure that it raised; final."""
+
+    request_id: str
+    output: bytes
+    failure: Failure | None = None
+
+
+class CheckpointTaken(msgspec.Struct, frozen=True, array_like=True, tag="checkpoint_taken", gc=False):
+    """The workflow declared that it can begin again with `state`; the next row begins a round."""
+
+    state: bytes
+
+
+class ContinuedAsNew(msgspec.Struct, frozen=True, array_like=True, tag="continued_as_new", gc=False):
+    """The workflow begins anew with another input; the next row begins a round. `version` is 0 for the same."""
+
+    input: bytes
+    version: int = 0
 
 
 class TaskCancelled(msgspec.Struct, frozen=True, array_like=True, tag="task_cancelled", gc=False):
@@ -236,6 +390,13 @@ class ActivityQueued(msgspec.Struct, frozen=True, array_like=True, tag="activity
     task: int
 
 
+class InstanceRewound(msgspec.Struct, frozen=True, array_like=True, tag="instance_rewound", gc=False):
+    """The end before this does not count: the next rows are those before #`seq` again, and it goes on from there."""
+
+    seq: int
+    reason: str = ""
+
+
 Observation: TypeAlias = (
     InstanceStarted
     | InstanceBegan
@@ -243,8 +404,13 @@ Observation: TypeAlias = (
     | AttemptFailed
     | ActivityCompleted
     | ActivityFailed
+    | ActivityRetried
+    | ChildCompleted
+    | ChildFailed
+    | MessageAnswered
     | TimerFired
     | EventReceived
+    | RequestReceived
     | CancelRequested
     | InstanceSuspended
     | InstanceResumed
@@ -255,6 +421,11 @@ Decision: TypeAlias = (
     ActivityScheduled
     | TimerCreated
     | EventAwaited
+    | ChildScheduled
+    | MessageSent
+    | RequestAnswered
+    | CheckpointTaken
+    | ContinuedAsNew
     | TaskCancelled
     | SideEffectRecorded
     | CustomStatusSet
@@ -263,7 +434,7 @@ Decision: TypeAlias = (
     | InstanceFailed
     | InstanceCancelled
 )
-Note: TypeAlias = ActivityQueued
+Note: TypeAlias = ActivityQueued | InstanceRewound
 Event: TypeAlias = Observation | Decision | Note
 
 DECISIONS: Final[frozenset[type]] = frozenset(
@@ -271,6 +442,11 @@ DECISIONS: Final[frozenset[type]] = frozenset(
         ActivityScheduled,
         TimerCreated,
         EventAwaited,
+        ChildScheduled,
+        MessageSent,
+        RequestAnswered,
+        CheckpointTaken,
+        ContinuedAsNew,
         TaskCancelled,
         SideEffectRecorded,
         CustomStatusSet,
@@ -280,7 +456,7 @@ DECISIONS: Final[frozenset[type]] = frozenset(
         InstanceCancelled,
     }
 )
-NOTES: Final[frozenset[type]] = frozenset({ActivityQueued})
+NOTES: Final[frozenset[type]] = frozenset({ActivityQueued, InstanceRewound})
 ENDS: Final[frozenset[type]] = frozenset(
     {InstanceCompleted, InstanceFailed, InstanceCancelled, InstanceTerminated, InstanceTimedOut}
 )

@@ -7,7 +7,15 @@ from itertools import pairwise
 
 import msgspec
 
-from durableflow.errors import ActivityFailed, RemoteError, SideEffectFailed, WorkflowFailed, qualified_name
+from durableflow.errors import (
+    ActivityFailed,
+    ChildFailed,
+    RemoteError,
+    RequestFailed,
+    SideEffectFailed,
+    WorkflowFailed,
+    qualified_name,
+)
 
 _TRACEBACK_CHARS = 8_000
 _MESSAGE_CHARS = 4_000
@@ -84,6 +92,20 @@ def _cause_of(failure: Failure) -> RemoteError | None:
 def activity_failed(activity: str, failure: Failure, attempts: int) -> ActivityFailed:
     """The exception that a workflow sees for `failure`, with the recorded causes as its `__cause__`."""
     error = ActivityFailed(activity, failure.type_name, failure.message, failure.traceback_text, attempts)
+    error.__cause__ = _cause_of(failure)
+    return error
+
+
+def child_failed(workflow: str, child_id: str, failure: Failure, status: str) -> ChildFailed:
+    """The exception that a parent sees for `failure` of a child; `status` is empty when it could not be started."""
+    error = ChildFailed(workflow, child_id, status or None, failure.type_name, failure.message, failure.traceback_text)
+    error.__cause__ = _cause_of(failure)
+    return error
+
+
+def request_failed(instance_id: str, request: str, failure: Failure) -> RequestFailed:
+    """The exception that the sender of a request sees for `failure`."""
+    error = RequestFailed(instance_id, request, failure.type_name, failure.message, failure.traceback_text)
     error.__cause__ = _cause_of(failure)
     return error
 

@@ -41,6 +41,8 @@ class Move(StrEnum):
     STALL = "stall"
     RECOVER = "recover"
     """The cause of a stall is gone; the history says which status the instance had."""
+    REWIND = "rewind"
+    """Somebody wants a failed instance to go on from before its failure."""
 
 
 _P, _R, _S, _X = Status.PENDING, Status.RUNNING, Status.SUSPENDED, Status.STALLED
@@ -56,12 +58,15 @@ TRANSITIONS: Final[dict[Status, dict[Move, tuple[Status, ...]]]] = {
     _S: {Move.RESUME: (_R, _P), Move.STALL: (_X,), **_ENDS},
     _X: {Move.RECOVER: (_P, _R, _S), **_ENDS},
     Status.COMPLETED: {},
-    Status.FAILED: {},
+    Status.FAILED: {Move.REWIND: (_R,)},
     Status.TERMINATED: {},
     Status.CANCELLED: {},
 }
 
-TERMINAL: Final[frozenset[Status]] = frozenset(status for status, row in TRANSITIONS.items() if not row)
+TERMINAL: Final[frozenset[Status]] = frozenset(
+    status for status, row in TRANSITIONS.items() if row.keys() <= {Move.REWIND}
+)
+"""Nothing moves these by itself."""
 
 
 def may_become(old: Status, new: Status) -> bool:

@@ -33,6 +33,7 @@ from durableflow.observe import facts
 from durableflow.runtime.agenda import Agenda
 from durableflow.runtime.effects import Effects
 from durableflow.runtime.ends import End, Ends
+from durableflow.runtime.inbox import Inbox
 from durableflow.runtime.instances import Instances
 from durableflow.runtime.live import answer
 from durableflow.runtime.means import Means
@@ -69,6 +70,7 @@ class Commits:
         ends: Ends,
         stalls: Stalls,
         wakes: Wakes,
+        inbox: Inbox,
     ) -> None:
         self._means = means
         self._agenda = agenda
@@ -78,6 +80,7 @@ class Commits:
         self._ends = ends
         self._stalls = stalls
         self._wakes = wakes
+        self._inbox = inbox
         self._loop = asyncio.get_running_loop()
         self._next = Batch()
         """Gathered, and handed over when the commit under way is done."""
@@ -206,6 +209,7 @@ class Commits:
         commit.rows = [row for row in commit.rows if row.instance_id not in dropped]
         commit.changes = [change for change in commit.changes if change.id not in dropped]
         commit.consumed = [number for number in commit.consumed if number not in not_consumed]
+        commit.sends = [message for message in commit.sends if message.sender not in dropped]
 
     def _wake_real(self, taken: TakenTurn) -> None:
         """Load the instance that is there, when somebody wanted it while a start that was refused had its place."""
@@ -232,6 +236,8 @@ class Commits:
 
     async def _read_the_log(self, batch: Batch) -> None:
         """Whether the batch was written is not known: forget its instances and look."""
+        if batch.commit.sends:
+            self._inbox.look()
         for taken in batch.taken:
             self._drop_memory(taken)
         written = {(row.instance_id, row.first_seq): row.events for row in batch.commit.rows}
@@ -266,6 +272,8 @@ class Commits:
         """The commit of `batch` is over: make its effects so, and let its instances take their next turns."""
         if is_durable:
             self.commits += not batch.is_empty
+            if batch.commit.sends:
+                self._inbox.look()
             self.turns += len(batch.taken)
             events = 0
             for taken in batch.taken:

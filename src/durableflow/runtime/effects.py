@@ -11,6 +11,7 @@ from durableflow.model import events as ev
 from durableflow.model.failure import record
 from durableflow.observe import facts
 from durableflow.runtime.agenda import Agenda
+from durableflow.runtime.answers import Answers
 from durableflow.runtime.attempts import Attempts
 from durableflow.runtime.ends import End, Ends
 from durableflow.runtime.instances import Instances
@@ -34,6 +35,7 @@ class Effects:
         ends: Ends,
         stalls: Stalls,
         check: ReplayCheck,
+        answers: Answers,
     ) -> None:
         self._means = means
         self._registry = registry
@@ -43,6 +45,7 @@ class Effects:
         self._ends = ends
         self._stalls = stalls
         self._check = check
+        self._answers = answers
 
     def apply(self, taken: TakenTurn) -> None:
         """The turn of `taken` is durable."""
@@ -56,6 +59,8 @@ class Effects:
             self._ends.tell_status(live.id)
         for number in turn.cancelled:
             self._cancel(live, number)
+        for event in turn.answered:
+            self._answers.tell(live.id, event)
         if live.log is not None and turn.events:
             error = self._check.difference(live)
             if error is not None:
@@ -83,8 +88,9 @@ class Effects:
             self.request_due(live)
         self.arm(live)
         soft_limit = self._means.settings.history_soft_limit
-        if soft_limit < execution.next_seq <= soft_limit + len(turn.events):
-            self._means.tell(facts.HistoryLong(live.id, execution.next_seq - 1))
+        events = execution.next_seq - live.base_seq
+        if soft_limit <= events < soft_limit + len(turn.events):
+            self._means.tell(facts.HistoryLong(live.id, events))
 
     def give_back(self, taken: TakenTurn) -> None:
         """The attempts of `taken` do not begin: their places are free again."""
@@ -131,6 +137,7 @@ class Effects:
             self._agenda.drop_messages(number for _, _, number in live.pending)
         self._instances.live.pop(live.id, None)
         self._means.tell(facts.InstanceEnded(live.id, live.execution.program.name, status))
+        self._answers.tell_end(live.id, status)
         self._ends.tell_end(live.id, End(status, event))
 
     # -- the clock ------------------------------------------------------------------------------------------

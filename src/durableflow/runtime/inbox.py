@@ -34,6 +34,7 @@ class Inbox:
         self._stalls = stalls
         self._loop = asyncio.get_running_loop()
         self._seen = 0
+        self._is_reading = self._is_wanted = False
 
     async def run(self) -> None:
         """Read what others write, for ever."""
@@ -41,6 +42,21 @@ class Inbox:
             await self._means.patiently(self._read)
             # a hint; the look is the truth
             await self._means.patiently(partial(self._means.backend.wait_for_change, _LONGEST_WAIT_S))
+
+    def look(self) -> None:
+        """This worker's own instances have written something: nobody else says so."""
+        self._is_wanted = True
+        if not self._is_reading:
+            self._is_reading = True
+            self._means.in_background(self._look())
+
+    async def _look(self) -> None:
+        try:
+            while self._is_wanted:
+                self._is_wanted = False
+                await self._means.patiently(self._read)
+        finally:
+            self._is_reading = False
 
     async def _read(self) -> None:
         while messages := await self._means.backend.inbox(self._seen, _PAGE):

@@ -33,6 +33,7 @@ class Live:
         "alarm",
         "alarm_us",
         "attempts",
+        "base_seq",
         "checked_rows",
         "custom_status",
         "execution",
@@ -40,10 +41,12 @@ class Live:
         "id",
         "in_commit",
         "log",
+        "log_before",
         "new",
         "pending",
         "queued",
         "requests",
+        "round_begun",
         "seen_message",
         "started",
         "status",
@@ -77,8 +80,14 @@ class Live:
         self.status = Status.PENDING
         self.wake_us: int | None = None
         self.custom_status: bytes | None = None
+        self.base_seq = 1
+        """The number of the first event that replay needs."""
+        self.round_begun: int | None = None
+        """The same, when the store does not know it yet."""
         self.log: list[HistoryRow] | None = None
-        """The rows so far; kept only in replay check mode."""
+        """The rows of this round so far; kept only in replay check mode."""
+        self.log_before: list[list[HistoryRow]] = []
+        """In that mode, the rows of rounds that are over, until they have been checked."""
         self.checked_rows = 0
         """How many of them there were when they were last replayed."""
 
@@ -89,6 +98,13 @@ class Live:
         self.pending.append((event, ack, number))
         if not self.queued:
             self.call_up()
+
+    def begin_round(self, base_seq: int) -> None:
+        """Replay needs nothing from before `base_seq`, where the next row begins."""
+        self.base_seq = self.round_begun = base_seq
+        if self.log is not None:
+            self.log_before.append(self.log)
+            self.log, self.checked_rows = [], 0
 
     def call_up(self) -> None:
         """Have it take a turn, be it an empty one; when its last one is under way, as soon as that is durable."""

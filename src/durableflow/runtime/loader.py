@@ -84,6 +84,7 @@ class Loader:
         limit = self._means.settings.payload_limit_bytes
         execution = Execution(instance_id, program, payload_limit_bytes=limit)
         execution.on_activity_object = self._registry.add_activity
+        execution.on_workflow_object = self._registry.add_workflow
         return execution
 
     async def run(self) -> None:
@@ -200,6 +201,7 @@ class Loader:
     async def _replay(self, loaded: LoadedInstance) -> Live:
         record = loaded.record
         execution = self.new_execution(record.id, self._program_of(loaded))
+        execution.next_seq = record.base_seq
         try:
             replayed = 0
             while True:
@@ -210,12 +212,14 @@ class Loader:
             for activity in execution.activities.values():
                 if activity.name not in self._registry.activities:
                     raise not_registered("activity", activity.name)
-            if execution.next_seq - 1 > self._means.settings.history_hard_limit:
-                raise history_too_long(execution.next_seq - 1, self._means.settings.history_hard_limit)
+            events = execution.next_seq - record.base_seq
+            if events > self._means.settings.history_hard_limit:
+                raise history_too_long(events, self._means.settings.history_hard_limit)
         except BaseException:
             execution.put_away()
             raise
         live = Live(execution, self._agenda.take_note)
+        live.base_seq = record.base_seq
         if self._means.settings.check_replay:
             live.log = list(loaded.rows)
         return live
@@ -254,9 +258,13 @@ class Loader:
                 answers[event.task, event.attempt] = (event, number)
         details = {(beat.task, beat.attempt): beat.details for beat in beats}
         for activity in list(live.execution.activities.values()):
-            if not activity.started:
-                continue
             key = (activity.task, activity.attempt)
+            if not activity.started:
+                if key in answers and type(answers[key][0]) is ev.ActivityCompleted:
+                    live.tell(ev.ActivityStarted(*key))  # of a history that was rewound to before it was
+                    result, of_message = answers.pop(key)
+                    live.tell(result, None, of_message)
+                continue
             activity.details = details.get(key, activity.details)
             said, number = answers.pop(key, (None, 0))
             if said is not None:

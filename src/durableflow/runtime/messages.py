@@ -8,32 +8,37 @@ from typing import Final, TypeGuard
 import msgspec
 
 from durableflow.backends.base import HistoryRow, Message, NewInstance, Outgoing, SendResult
-from durableflow.core.turn import PendingActivity
+from durableflow.core.turn import PendingActivity, Send
 from durableflow.errors import CorruptHistory, InstanceNotActive, InstanceNotFound
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure
+from durableflow.model.status import Status
 
-Answer = ev.ActivityCompleted | ev.ActivityFailed | ev.AttemptFailed
-"""What an attempt has to say."""
+Answer = ev.ActivityCompleted | ev.ActivityFailed | ev.AttemptFailed | ev.ActivityRetried
+"""What is to be said of an attempt: by itself, or that others are wanted instead."""
 
 FROM_OUTSIDE: Final = frozenset(
     {
         ev.InstanceStarted,
         ev.EventReceived,
+        ev.RequestReceived,
+        ev.ChildCompleted,
+        ev.ChildFailed,
+        ev.MessageAnswered,
         ev.CancelRequested,
         ev.InstanceSuspended,
         ev.InstanceResumed,
         ev.InstanceTerminated,
     }
 )
-"""What clients send."""
+"""What clients and other instances send."""
 
 _INTERRUPTED: Final = Failure("Interrupted", "the engine took this attempt away; it does not count")
 
 
 def is_answer(event: ev.Event) -> TypeGuard[Answer]:
-    """True for what an attempt has to say."""
-    return isinstance(event, (ev.ActivityCompleted, ev.ActivityFailed, ev.AttemptFailed))
+    """True for what is to be said of an attempt."""
+    return isinstance(event, (ev.ActivityCompleted, ev.ActivityFailed, ev.AttemptFailed, ev.ActivityRetried))
 
 
 def interrupted(activities: Iterable[PendingActivity], now_us: int) -> list[Answer]:
@@ -47,6 +52,35 @@ def outgoing(instance_id: str, event: ev.Observation, new: NewInstance | None = 
     """`event` as a message to an instance."""
     event_id = event.event_id if isinstance(event, ev.EventReceived) else None
     return Outgoing(instance_id, ev.dump_event(event), new, event_id)
+
+
+def sent_by(sender: str, send: Send, now_us: int) -> Outgoing:
+    """What an instance sends, as a message that leaves with its turn."""
+    task, birth = send.task, send.birth
+    data = ev.dump_event(send.message)
+    if birth is not None:
+        options = birth.options or ev.ChildOptions()
+        new = NewInstance(
+            send.instance_id,
+            birth.workflow,
+            birth.version,
+            Status.PENDING,
+            now_us,
+            0,
+            options.tags,
+            replace=options.replace,
+            parent=sender,
+        )
+        taken = f"instance {send.instance_id!r} exists already; give the child another id, or none"
+        refused = ev.dump_event(ev.ChildFailed(task, Failure("InstanceExists", taken)))
+        return Outgoing(send.instance_id, data, new, None, sender, {"exists": refused})
+    event_id = send.message.event_id if isinstance(send.message, ev.EventReceived) else None
+    answers = (
+        {outcome: ev.dump_event(ev.MessageAnswered(task, outcome)) for outcome in ("delivered", "missing", "over")}
+        if task
+        else {}
+    )
+    return Outgoing(send.instance_id, data, None, event_id, sender, answers)
 
 
 def check_sent(instance_id: str, result: SendResult, asked: str) -> None:

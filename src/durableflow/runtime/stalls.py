@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from durableflow.backends.base import Commit, HistoryRow, InstanceChange, LoadedInstance, NewInstance
+from durableflow.core.others import last_words
+from durableflow.core.turn import Send
 from durableflow.errors import (
+    CorruptHistory,
     HistoryTooLong,
     InstancesExist,
     InstanceStalled,
@@ -26,10 +29,12 @@ from durableflow.runtime.means import Means
 from durableflow.runtime.messages import (
     FROM_OUTSIDE,
     event_in,
+    events_of,
     interrupted,
     is_answer,
     is_termination,
     outgoing,
+    sent_by,
     seq_after,
 )
 
@@ -46,6 +51,8 @@ class Stalls:
         self._instances = instances
         self._ends = ends
         self.stuck: set[str] = set()
+        self.on_sent: Callable[[], None] = lambda: None
+        """Called when something for other instances may have been written."""
 
     def stall(self, live: Live, reason: str) -> None:
         """Stop going on with an instance; what it was being told is kept in its inbox."""
@@ -130,11 +137,24 @@ class Stalls:
         row = HistoryRow(record.id, seq_after(rows), at_us, ev.dump_events([*begun, event]))
         change = InstanceChange(record.id, Status.TERMINATED, None, at_us, record.custom_status)
         consumed = [message.number for message in messages]
-        await self._means.commit(Commit(rows=[row], changes=[change], consumed=consumed))
+        sends = [sent_by(record.id, send, at_us) for send in _last_words(record.id, rows, begun, event)]
+        await self._means.commit(Commit(rows=[row], changes=[change], consumed=consumed, sends=sends))
+        self.on_sent()
         self.stuck.discard(record.id)
         self._means.tell(facts.InstanceEnded(record.id, record.workflow, Status.TERMINATED))
         self._ends.tell_end(record.id, End(Status.TERMINATED, event))
         self._ends.tell_status(record.id)
+
+
+def _last_words(
+    instance_id: str, rows: Sequence[HistoryRow], begun: Sequence[ev.Event], end: ev.Event
+) -> Sequence[Send]:
+    """What others are told; nothing when it is the history that cannot be read."""
+    try:
+        known = [*begun, *(event for row in rows for event in events_of(row))]
+    except CorruptHistory:
+        return ()
+    return last_words(instance_id, known, end, f"its parent is {Status.TERMINATED}")
 
 
 def reason_of(error: Exception) -> str:

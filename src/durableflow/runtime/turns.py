@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from durableflow.authoring.registry import AnyActivity, Registry
 from durableflow.backends.base import Commit, Heartbeat, HistoryRow, InstanceChange, NewInstance
+from durableflow.core.execution import Execution
 from durableflow.core.turn import PendingActivity, Turn
 from durableflow.model import events as ev
 from durableflow.model.status import Status
@@ -13,6 +14,7 @@ from durableflow.runtime.guard import TurnGuard
 from durableflow.runtime.instances import Instances
 from durableflow.runtime.live import Live, Told
 from durableflow.runtime.means import Means
+from durableflow.runtime.messages import sent_by
 from durableflow.runtime.stalls import history_too_long, reason_of
 
 
@@ -109,17 +111,82 @@ class Turns:
             batch.stalls.append((live, reason_of(error)))
             return
         taken = TakenTurn(live, turn, told)
+        if turn.closed and (reason := self._checkpoint_error(live, turn)) is not None:
+            live.pending = told + live.pending
+            batch.stalls.append((live, reason))
+            return
         batch.taken.append(taken)
-        if turn.events:
+        if execution.continued is not None:
+            if not self._begin_rounds(taken, batch, now_us):
+                return
+        elif turn.events:
             self._write_turn(taken, batch.commit)
         elif live.status is Status.STALLED:
             self._write_change(live, turn, batch.commit)
-        for _, _, number in told:
+        for _, _, number in taken.told:
             if number:
                 batch.commit.consumed.append(number)
         limit = self._means.settings.history_hard_limit
-        if execution.next_seq - 1 > limit and execution.ended is None:
-            batch.stalls.append((live, reason_of(history_too_long(execution.next_seq - 1, limit))))
+        execution = live.execution
+        events = execution.next_seq - live.base_seq
+        if events > limit and execution.ended is None:
+            batch.stalls.append((live, reason_of(history_too_long(events, limit))))
+
+    def _begin_rounds(self, taken: TakenTurn, batch: Batch, now_us: int) -> bool:
+        """The code has ended to begin anew: what it decided, and the first turn of the round that follows, as one.
+
+        What the round that is over refused is for the next one, in another turn. False: the next round cannot begin,
+        and nothing of this turn is written.
+        """
+        live, commit = taken.live, batch.commit
+        before = [*taken.told, *live.pending]
+        while (started := live.execution.continued) is not None:
+            old, over = live.execution, taken.turn
+            refused = {id(event) for event in over.refused}
+            late = [item for item in taken.told if id(item[0]) in refused]
+            live.pending = [*late, *((event, None, 0) for event in old.left_over), *live.pending]
+            taken.told = [item for item in taken.told if id(item[0]) not in refused]
+            self._write_rows(live, over, commit)
+            live.execution = following = self._following(old, started)
+            following.next_seq = over.first_seq + len(over.events)
+            live.begin_round(following.next_seq)
+            try:
+                turn = self._guard.run(live.id, following.advance, [started], now_us=now_us)
+            except Exception as error:
+                live.pending = before
+                batch.taken.remove(taken)
+                commit.rows = [row for row in commit.rows if row.instance_id != live.id]
+                commit.sends = [message for message in commit.sends if message.sender != live.id]
+                batch.stalls.append((live, reason_of(error)))
+                return False
+            turn.cancel(over.cancelled)
+            for answer in over.answered:
+                turn.answer(answer)
+            taken.turn = turn
+        if live.pending:
+            live.queued = True  # it is called up when this turn is durable
+        self._write_turn(taken, commit)
+        return True
+
+    def _following(self, old: Execution, started: ev.InstanceStarted) -> Execution:
+        """The next round of an instance, which knows nothing yet."""
+        program = self._registry.workflows.get((started.workflow, started.version), old.program)
+        following = Execution(old.instance_id, program, payload_limit_bytes=old.payload_limit_bytes)
+        following.on_activity_object = old.on_activity_object
+        following.on_workflow_object = old.on_workflow_object
+        return following
+
+    def _checkpoint_error(self, live: Live, turn: Turn) -> str | None:
+        """Why a replay from the last checkpoint of this turn would not go the same way; None when it would."""
+        twin = Execution(live.id, live.execution.program, payload_limit_bytes=live.execution.payload_limit_bytes)
+        twin.next_seq = turn.first_seq
+        try:
+            self._guard.run(live.id, twin.replay, turn.first_seq, turn.at_us, turn.events)
+        except Exception as error:
+            return f"beginning again at its checkpoint would not go the same way: {reason_of(error)}"
+        finally:
+            twin.put_away()
+        return None
 
     def _write_turn(self, taken: TakenTurn, commit: Commit) -> None:
         live, turn = taken.live, taken.turn
@@ -138,24 +205,36 @@ class Turns:
         for activity in turn.started:
             if activity.task in execution.activities:
                 taken.starts.append((activity, self._registry.activities[activity.name]))
-        row = HistoryRow(live.id, turn.first_seq, turn.at_us, ev.dump_events(turn.events))
+        self._write_rows(live, turn, commit)
+        self._write_change(live, turn, commit)
+
+    def _write_rows(self, live: Live, turn: Turn, commit: Commit) -> None:
+        for first_seq, events in turn.closed:
+            self._write_row(live, HistoryRow(live.id, first_seq, turn.at_us, ev.dump_events(events)), commit)
+            live.begin_round(first_seq + len(events))
+        self._write_row(live, HistoryRow(live.id, turn.first_seq, turn.at_us, ev.dump_events(turn.events)), commit)
+        for send in turn.sends:
+            commit.sends.append(sent_by(live.id, send, turn.at_us))
+
+    def _write_row(self, live: Live, row: HistoryRow, commit: Commit) -> None:
         commit.rows.append(row)
         if live.log is not None:
             live.log.append(row)
-        self._write_change(live, turn, commit)
 
     def _write_change(self, live: Live, turn: Turn, commit: Commit) -> None:
         execution = live.execution
         status, custom_status = execution.status, execution.custom_status
         wake_us = execution.wake_us()
         finished_us = None if execution.ended is None else turn.at_us
+        base_seq, live.round_begun = live.round_begun, None
+        version = None if base_seq is None or execution.started is None else execution.started.version
         new = live.new
         if new is not None:
             commit.new.append(
                 NewInstance(
                     new.id,
                     new.workflow,
-                    new.version,
+                    new.version if version is None else version,
                     status,
                     new.created_us,
                     wake_us,
@@ -163,10 +242,19 @@ class Turns:
                     custom_status,
                     finished_us,
                     new.replace,
+                    new.parent,
+                    live.base_seq,
                 )
             )
-        elif status is not live.status or wake_us != live.wake_us or custom_status != live.custom_status:
-            commit.changes.append(InstanceChange(live.id, status, wake_us, finished_us, custom_status))
+        elif (
+            status is not live.status
+            or wake_us != live.wake_us
+            or custom_status != live.custom_status
+            or base_seq is not None
+        ):
+            commit.changes.append(
+                InstanceChange(live.id, status, wake_us, finished_us, custom_status, None, base_seq, version)
+            )
         else:
             return
         live.wake_us, live.custom_status = wake_us, custom_status

@@ -24,6 +24,7 @@ from durableflow.model import events as ev
 from durableflow.model.failure import Failure
 from durableflow.observe import facts
 from durableflow.runtime.agenda import Agenda
+from durableflow.runtime.answers import Answers
 from durableflow.runtime.attempts import Attempt, Attempts, Owner
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.commits import Commits
@@ -83,12 +84,14 @@ class Worker:
         self._wakes = wakes = Wakes(means, instances)
         self._stalls = stalls = Stalls(means, instances, ends)
         check = ReplayCheck(settings.payload_limit_bytes)
-        effects = Effects(means, registry, agenda, instances, self.attempts, ends, stalls, check)
+        self.answers = answers = Answers()
+        effects = Effects(means, registry, agenda, instances, self.attempts, ends, stalls, check, answers)
         turns = Turns(means, registry, agenda, instances, self.attempts, guard)
-        self._commits = Commits(means, agenda, instances, turns, effects, ends, stalls, wakes)
+        self._inbox = inbox = Inbox(means, instances, stalls)
+        stalls.on_sent = inbox.look
+        self._commits = Commits(means, agenda, instances, turns, effects, ends, stalls, wakes, inbox)
         self._loader = Loader(means, registry, instances, agenda, ends, stalls, wakes, effects, self.attempts, guard)
-        self._inbox = Inbox(means, instances, stalls)
-        self.message = self._inbox.deliver
+        self.message = inbox.deliver
 
     # -- life cycle -----------------------------------------------------------------------------------------
 
@@ -128,6 +131,7 @@ class Worker:
         self.instances.drop_all(error)
         self._commits.drop_all(error)
         self.ends.fail_all(error)
+        self.answers.fail_all(error)
         self._means.alarms.clear()
         self._agenda.clear()
         for task in list(self._means.background):
@@ -183,6 +187,16 @@ class Worker:
         table.live[new.id] = live
         live.tell(started, ack)
         return ack
+
+    async def query(self, instance_id: str, name: str, arguments: bytes) -> bytes:
+        """What the handler of a query says of an instance, which is brought into memory for it.
+
+        Raises:
+            InstanceNotFound, InstanceNotActive, InstanceStalled: it cannot be.
+            UsageError: it has no such query.
+        """
+        live = await self.instances.load(instance_id)
+        return self._guard.run(instance_id, live.execution.query, name, arguments)
 
     def knows_end_of(self, instance_id: str) -> bool:
         """True when `ends.end` needs no look into the store."""

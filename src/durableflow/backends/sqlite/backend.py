@@ -19,6 +19,7 @@ from durableflow.backends.base import (
     Message,
     Outgoing,
     Query,
+    Rewrite,
     SendResult,
 )
 from durableflow.backends.sqlite.commit import (
@@ -36,6 +37,7 @@ from durableflow.backends.sqlite.loading import load
 from durableflow.backends.sqlite.lock import WorkerLock
 from durableflow.backends.sqlite.reader import Reader
 from durableflow.backends.sqlite.records import RECORD_COLUMNS, as_record, lenient_text, list_sql
+from durableflow.backends.sqlite.rewriting import write_rewrites
 from durableflow.backends.sqlite.schema import MIGRATIONS, migrate, schema_version
 from durableflow.backends.sqlite.thread import ConnectionThread
 from durableflow.backends.sqlite.watch import ChangeWatch
@@ -326,6 +328,10 @@ class SqliteBackend:
             return [send_one(connection, message) for message in messages]
 
         return await self._write(change)
+
+    async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
+        """See `Backend.rewrite`."""
+        await self._write(partial(write_rewrites, rewrites=rewrites))
 
     async def record(self, instance_id: str) -> InstanceRecord | None:
         """See `Backend.record`."""

@@ -21,7 +21,8 @@ from typing import Any, Final
 
 import msgspec
 
-from durableflow.backends.base import Commit, HistoryRow, Lease
+from durableflow.backends.base import Commit, HistoryRow, InstanceChange, Lease
+from durableflow.backends.sqlite.inbox import send_for
 from durableflow.backends.sqlite.instances import (
     HANGING_TABLES,
     TERMINAL_SQL,
@@ -29,6 +30,7 @@ from durableflow.backends.sqlite.instances import (
     tags_text,
     taken_ids,
 )
+from durableflow.backends.sqlite.sends import SENDS_SQL, SENDS_VIEWS, pack_send
 from durableflow.errors import AppendConflict, InstancesExist, LeaseLost
 
 PACKED_MAX_BYTES: Final = 64 * 1024 * 1024
@@ -98,15 +100,15 @@ _WRITES: Final = {
     + f"delete from instances where id in {_REPLACED} and status in {TERMINAL_SQL};",
     "new": f"""
         insert into instances
-            (id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status)
-            select {_items(0, 1, 2, 3, 4, 5, 6, 7)}, {_piece(8)} from json_each(new.new);""",
+            (id, workflow, version, status, created_us, finished_us, wake_us, tags, base_seq, parent, custom_status)
+            select {_items(0, 1, 2, 3, 4, 5, 6, 7, 8, 9)}, {_piece(10)} from json_each(new.new);""",
     "tags": f"insert into tags (key, value, instance) select {_items(0, 1, 2)} from json_each(new.tags);",
     "rows": f"""
         insert into history (instance, first_seq, at_us, events)
             select {_items(0, 1, 2)}, {_piece(3)} from json_each(new.rows);""",
     "changes": f"""
-        insert into changes (id, status, wake_us, finished_us, stall_reason, custom_status)
-            select {_items(0, 1, 2, 3, 4)}, {_piece(5)} from json_each(new.changes);""",
+        insert into changes (id, status, wake_us, finished_us, stall_reason, base_seq, version, custom_status)
+            select {_items(0, 1, 2, 3, 4, 5, 6)}, {_piece(7)} from json_each(new.changes);""",
     "consumed": "delete from inbox where number in (select value from json_each(new.consumed));",
     "heartbeats": f"""
         insert or replace into heartbeats (instance, task, attempt, details)
@@ -114,6 +116,7 @@ _WRITES: Final = {
     "finished": """
         delete from heartbeats
             where exists (select 1 from heartbeats) and instance in (select value from json_each(new.finished));""",
+    "sends": SENDS_SQL,
 }  # fmt: skip
 """How each list of a commit is written, in this order. A list that is NULL is an empty one."""
 
@@ -133,15 +136,18 @@ _VIEWS: Final = (
     # UPDATE FROM it is known to every SQLite.
     """
     create temp view changes as
-    select '' as id, '' as status, 0 as wake_us, 0 as finished_us, '' as stall_reason, x'' as custom_status
+    select '' as id, '' as status, 0 as wake_us, 0 as finished_us, '' as stall_reason, 0 as base_seq, 0 as version,
+        x'' as custom_status
     """,
     """
     create temp trigger write_change instead of insert on changes begin
         update instances set status = new.status, wake_us = new.wake_us, finished_us = new.finished_us,
-            custom_status = new.custom_status, stall_reason = new.stall_reason
+            custom_status = new.custom_status, stall_reason = new.stall_reason,
+            base_seq = coalesce(new.base_seq, base_seq), version = coalesce(new.version, version)
         where id = new.id;
     end
     """,
+    *SENDS_VIEWS,
     *(
         f"""
     create temp trigger write_shape_{shape} instead of insert on commits when new.shape = {shape} begin
@@ -189,6 +195,8 @@ def pack(lease: Lease, commit: Commit) -> Packed | None:
             i.finished_us,
             i.wake_us,
             tags_text(i) if i.tags else None,
+            i.base_seq,
+            i.parent,
             *(() if i.custom_status is None else piece(i.custom_status)),
         )
         for i in commit.new
@@ -206,6 +214,8 @@ def pack(lease: Lease, commit: Commit) -> Packed | None:
             c.wake_us,
             c.finished_us,
             c.stall_reason,
+            c.base_seq,
+            c.version,
             *(() if c.custom_status is None else piece(c.custom_status)),
         )
         for c in commit.changes
@@ -220,6 +230,7 @@ def pack(lease: Lease, commit: Commit) -> Packed | None:
         "consumed": commit.consumed,
         "heartbeats": heartbeats,
         "finished": commit.finished_ids(),
+        "sends": [pack_send(message, piece) for message in commit.sends],
     }
     texts = [_encode(each).decode() if each else None for each in lists.values()]
     given = {name for name, each in lists.items() if each}
@@ -256,14 +267,33 @@ def write_row_by_row(connection: sqlite3.Connection, lease: Lease, commit: Commi
     if conflicts:
         raise AppendConflict(conflicts)
     connection.executemany("insert into history values (?, ?, ?, ?)", commit.rows)
-    connection.executemany(
-        "update instances set status = ?, wake_us = ?, finished_us = ?, custom_status = ?, stall_reason = ? "
-        "where id = ?",
-        [(c.status.value, c.wake_us, c.finished_us, c.custom_status, c.stall_reason, c.id) for c in commit.changes],
-    )
+    write_changes(connection, commit.changes)
     connection.executemany("delete from inbox where number = ?", [(number,) for number in commit.consumed])
     connection.executemany("insert or replace into heartbeats values (?, ?, ?, ?)", commit.heartbeats)
     connection.executemany("delete from heartbeats where instance = ?", [(each,) for each in commit.finished_ids()])
+    for message in commit.sends:
+        send_for(connection, message)
+
+
+def write_changes(connection: sqlite3.Connection, changes: Sequence[InstanceChange]) -> None:
+    """Write the new values of instances that are there."""
+    connection.executemany(
+        "update instances set status = ?, wake_us = ?, finished_us = ?, custom_status = ?, stall_reason = ?, "
+        "base_seq = coalesce(?, base_seq), version = coalesce(?, version) where id = ?",
+        [
+            (
+                c.status.value,
+                c.wake_us,
+                c.finished_us,
+                c.custom_status,
+                c.stall_reason,
+                c.base_seq,
+                c.version,
+                c.id,
+            )
+            for c in changes
+        ],
+    )
 
 
 def lease_lost(lease: Lease) -> LeaseLost:

@@ -9,6 +9,16 @@ from durableflow.backends.sqlite.instances import insert_instances, taken_ids
 from durableflow.backends.sqlite.records import read_record
 
 
+def send_for(connection: sqlite3.Connection, message: Outgoing) -> None:
+    """Write what an instance sends, and for it what became of that; in a transaction of the caller's."""
+    answer = message.answers.get(send_one(connection, message).outcome)
+    if answer is not None:
+        connection.execute(
+            "insert into inbox (instance, data) select ?, ? where exists (select 1 from instances where id = ?)",
+            (message.sender, answer, message.sender),
+        )
+
+
 def send_one(connection: sqlite3.Connection, message: Outgoing) -> SendResult:
     """Write a message, and the instance that it makes, or say why not; in a transaction of the caller's."""
     if message.new is not None:

@@ -35,7 +35,8 @@ def insert_instances(connection: sqlite3.Connection, new: Sequence[NewInstance])
         if instance.replace:
             purge_one(connection, instance.id)
     connection.executemany(
-        "insert into instances values (?, ?, ?, ?, ?, ?, ?, ?, ?, null)",
+        "insert into instances (id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, "
+        "base_seq, parent) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (
                 i.id,
@@ -47,6 +48,8 @@ def insert_instances(connection: sqlite3.Connection, new: Sequence[NewInstance])
                 i.wake_us,
                 tags_text(i),
                 i.custom_status,
+                i.base_seq,
+                i.parent,
             )
             for i in new
         ],

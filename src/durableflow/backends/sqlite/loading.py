@@ -35,10 +35,12 @@ class _Table(NamedTuple):
     key_columns: int
     blob: int
     instance: str = "instance"
+    source: str | None = None
+    """What is asked, when it is not all of the table."""
 
     @property
     def _asked(self) -> str:
-        return f"from {self.name} where {self.instance} in (select value from json_each(?))"
+        return f"from {self.source or self.name} where {self.instance} in (select value from json_each(?))"
 
     @property
     def _order(self) -> str:
@@ -71,9 +73,10 @@ class _Table(NamedTuple):
 
 
 _RECORD: Final = tuple(RECORD_COLUMNS.split(", "))
+_SINCE_BASE: Final = "instances cross join history on history.instance = instances.id and first_seq >= base_seq"
 _TABLES: Final = (
     _Table("instances", _RECORD, 1, _RECORD.index("custom_status"), "id"),
-    _Table("history", ("instance", "first_seq", "at_us", "events"), 2, 3),
+    _Table("history", ("instance", "first_seq", "at_us", "events"), 2, 3, "id", _SINCE_BASE),
     _Table("inbox", ("number", "instance", "data"), 1, 2),
     _Table("heartbeats", ("instance", "task", "attempt", "details"), 2, 3),
 )

@@ -12,7 +12,8 @@ from durableflow.backends.base import InstanceRecord, Query
 from durableflow.model.status import Status
 
 RECORD_COLUMNS: Final = (
-    "id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall_reason"
+    "id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall_reason, "
+    "base_seq, parent"
 )
 
 
@@ -28,17 +29,33 @@ def as_record(row: Sequence[Any]) -> InstanceRecord:
     when the instance is next loaded, what it says of the status is written again. Tags that cannot be read are none:
     they are here to be shown, and searched for in a table of their own.
     """
-    instance_id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall = row
+    (
+        instance_id,
+        workflow,
+        version,
+        status,
+        created_us,
+        finished_us,
+        wake_us,
+        tags,
+        custom_status,
+        stall,
+        base_seq,
+        parent,
+    ) = row
     try:
         if type(version) is not int:
             raise ValueError(f"version {version!r} is no number")
         if type(created_us) is not int:
             raise ValueError(f"time of making {created_us!r} is no number")
+        if type(base_seq) is not int:
+            raise ValueError(f"first event that replay needs {base_seq!r} is no number")
         known_status = Status(status)
     except (ValueError, TypeError) as error:
         version = version if type(version) is int else 0
         created_us = created_us if type(created_us) is int else 0
         known_status, finished_us = Status.STALLED, None
+        base_seq = base_seq if type(base_seq) is int else 1
         stall = f"its row in the table of instances cannot be read: {error}"
     return InstanceRecord(
         instance_id,
@@ -51,6 +68,8 @@ def as_record(row: Sequence[Any]) -> InstanceRecord:
         _tags(tags) if tags else {},
         custom_status,
         stall,
+        base_seq,
+        parent,
     )
 
 
@@ -86,6 +105,8 @@ def list_sql(query: Query) -> tuple[str, list[object]]:
         where("created_us >= ?", query.created_from_us)
     if query.created_before_us is not None:
         where("created_us < ?", query.created_before_us)
+    if query.parent is not None:
+        where("parent = ?", query.parent)
     if query.after is not None:
         where("(created_us, id) < (?, ?)", *query.after)
     for key, value in query.tags.items():

@@ -58,6 +58,11 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) without rowid;
     create index tags_instance on tags (instance);
     """,
+    """
+    alter table instances add column base_seq integer not null default 1;
+    alter table instances add column parent text;
+    create index instances_parent on instances (parent, created_us) where parent is not null;
+    """,
 )
 """Schema changes in order; `pragma user_version` counts those that were made."""
 

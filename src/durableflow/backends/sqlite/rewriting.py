@@ -1,0 +1,47 @@
+"""Histories that clients write: of copies, and of instances that were over and go on."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from durableflow.backends.base import InstanceChange, Rewrite
+from durableflow.backends.sqlite.commit import write_changes
+from durableflow.backends.sqlite.inbox import send_for
+from durableflow.backends.sqlite.instances import insert_instances, taken_ids
+from durableflow.backends.sqlite.records import read_record
+from durableflow.errors import AppendConflict, InstancesExist
+
+
+def write_rewrites(connection: sqlite3.Connection, rewrites: Sequence[Rewrite]) -> None:
+    """Write all of these; in a transaction of the caller's, which must be rolled back if this raises.
+
+    Raises:
+        InstancesExist, AppendConflict: as `Backend.rewrite` does.
+    """
+    made = [each.instance for each in rewrites if not each.after_seq]
+    taken = taken_ids(connection, made)
+    if taken:
+        raise InstancesExist(taken)
+    changed = {each.instance.id for each in rewrites if each.after_seq and not _may_go_on(connection, each)}
+    if changed:
+        raise AppendConflict(changed)
+    insert_instances(connection, made)
+    for each in rewrites:
+        connection.executemany("insert into history values (?, ?, ?, ?)", each.rows)
+    changes = [
+        InstanceChange(i.id, i.status, i.wake_us, None, i.custom_status, None, i.base_seq, i.version)
+        for i in (each.instance for each in rewrites if each.after_seq)
+    ]
+    write_changes(connection, changes)
+    for each in rewrites:
+        for message in each.messages:
+            send_for(connection, message)
+
+
+def _may_go_on(connection: sqlite3.Connection, rewrite: Rewrite) -> bool:
+    record = read_record(connection, rewrite.instance.id)
+    if record is None or not record.status.is_terminal:
+        return False
+    last = connection.execute("select max(first_seq) from history where instance = ?", (record.id,)).fetchone()[0]
+    return bool(last == rewrite.after_seq)
