@@ -26,26 +26,26 @@ from durableflow import (
 if TYPE_CHECKING:
     World = Any  # of conftest.py
 
-KEYS: list[tuple[str, str, str]] = []
-SEATS: set[str] = set()
-BROKEN: set[str] = set()
+keys: list[tuple[str, str, str]] = []
+seats_taken: set[str] = set()
+broken: set[str] = set()
 
 
 @activity
 async def reserve(seat: str) -> str:
-    KEYS.append(("reserve", seat, activity_context().idempotency_key))
+    keys.append(("reserve", seat, activity_context().idempotency_key))
     if seat == "none":
         raise NonRetryableError("no seats left")
-    SEATS.add(seat)
+    seats_taken.add(seat)
     return seat
 
 
 @activity(retry=9)
 async def release(seat: str) -> None:
-    KEYS.append(("release", seat, activity_context().idempotency_key))
-    if seat in BROKEN:
+    keys.append(("release", seat, activity_context().idempotency_key))
+    if seat in broken:
         raise NonRetryableError(f"cannot release {seat}")
-    SEATS.discard(seat)
+    seats_taken.discard(seat)
 
 
 @workflow
@@ -75,9 +75,9 @@ ALL = ["1A", "1B", "none"]
 
 @pytest.fixture(autouse=True)
 def fresh() -> None:
-    KEYS.clear()
-    SEATS.clear()
-    BROKEN.clear()
+    keys.clear()
+    seats_taken.clear()
+    broken.clear()
 
 
 def mortal(faulty_class: Any, real: Any, commit: int, *, written: bool) -> Any:
@@ -109,7 +109,7 @@ async def test_a_death_at_any_commit_leaves_nothing_reserved(
 ) -> None:
     commits_in_all = 5 if parallel else 7  # the start, three results, and the releases: together, or one by one
     for commit in range(commits_in_all):
-        KEYS.clear()
+        keys.clear()
         booked = flow.options(instance_id=f"b{commit}")
         backend = mortal(faulty_class, world.backend(), commit, written=written)
         engine = await world.open(backend)
@@ -126,7 +126,7 @@ async def test_a_death_at_any_commit_leaves_nothing_reserved(
                 await handle.result()
             history = await handle.history()
             tasks = (await engine.view(handle.id)).tasks
-        assert set() == SEATS
+        assert seats_taken == set()
         assert [(task.name, task.role, task.state) for task in tasks] == [
             ("reserve", "", "done"),
             ("reserve", "", "done"),
@@ -134,8 +134,8 @@ async def test_a_death_at_any_commit_leaves_nothing_reserved(
             *[("release", "compensation", "done")] * 3,
         ]
         assert Counter(each.kind for each in history)["activity_completed"] == 5
-        keys = {(name, seat) for name, seat, _ in KEYS}
-        assert len({key for _, _, key in KEYS}) == len(keys), "one key for all attempts of a call"
+        wanted = {(name, seat) for name, seat, _ in keys}
+        assert len({key for _, _, key in keys}) == len(wanted), "one key for all attempts of a call"
 
 
 async def test_a_cancel_in_the_middle_of_the_undoing_waits_for_its_end(world: World) -> None:
@@ -144,13 +144,13 @@ async def test_a_cancel_in_the_middle_of_the_undoing_waits_for_its_end(world: Wo
     @activity
     async def slowly() -> None:
         await going_on.wait()
-        SEATS.discard("1A")
+        seats_taken.discard("1A")
 
     @workflow
     async def leaves(ctx: Context) -> None:
         async with ctx.saga() as saga:
             saga.compensate_with(slowly)
-            SEATS.add("1A")
+            seats_taken.add("1A")
             await ctx.wait_for_event("never")
 
     async with world.engine(activities=[slowly]) as engine:
@@ -158,15 +158,15 @@ async def test_a_cancel_in_the_middle_of_the_undoing_waits_for_its_end(world: Wo
         await handle.cancel("first")
         await world.settle()
         await handle.cancel("second")
-        assert {"1A"} == SEATS
+        assert seats_taken == {"1A"}
         going_on.set()
         with pytest.raises(WorkflowCancelled, match="first"):
             await handle.result()
-        assert set() == SEATS
+        assert seats_taken == set()
 
 
 async def test_what_could_not_be_undone_is_told_by_the_instance_and_its_view(world: World) -> None:
-    BROKEN.add("1A")
+    broken.add("1A")
     async with world.engine(workflows=[booking], activities=[reserve, release]) as engine:
         handle = await engine.start(booking, ALL)
         with pytest.raises(WorkflowFailed) as caught:
@@ -179,7 +179,7 @@ async def test_what_could_not_be_undone_is_told_by_the_instance_and_its_view(wor
         assert "no seats left" in str(caught.value.__cause__.__cause__)
         left = [t for t in (await handle.view()).tasks if t.role == "compensation" and t.state == "failed"]
         assert [(task.name, task.input) for task in left] == [("release", b'["1A"]')]
-    assert {"1A"} == SEATS
+    assert seats_taken == {"1A"}
 
 
 async def test_an_idle_saga_is_put_away_and_undone_when_its_time_comes(world: World) -> None:
@@ -194,8 +194,8 @@ async def test_an_idle_saga_is_put_away_and_undone_when_its_time_comes(world: Wo
         handle = await engine.start(waits)
         await world.settle()
         assert engine.statistics().evictions
-        assert {"1A"} == SEATS
+        assert seats_taken == {"1A"}
         await world.advance(60)
         with pytest.raises(WorkflowFailed, match="no event 'paid' came in time"):
             await handle.result()
-        assert [name for name, _, _ in KEYS] == ["reserve", "release"]
+        assert [name for name, _, _ in keys] == ["reserve", "release"]

@@ -28,7 +28,7 @@ from durableflow.authoring.activity import Activity
 from durableflow.core.execution import Execution
 from durableflow.core.task import Task
 from durableflow.core.turn import BeginAnew
-from durableflow.errors import Cancelled, CompensationFailed, FailedCompensation, UsageError
+from durableflow.errors import Cancelled, CompensationFailed, FailedCompensation, PayloadTooLarge, UsageError
 from durableflow.model.events import COMPENSATION, ActivityOptions
 
 P = ParamSpec("P")
@@ -344,7 +344,8 @@ class Saga:
         if isinstance(undo, Activity):
             activity = cast("Activity[..., Any]", undo)
             data = activity.arguments.dump(args, kwargs, activity.arguments_text)
-            self._execution.check_payload_size(activity.arguments_text, data)
+            if len(data) > self._execution.payload_limit_bytes:
+                raise PayloadTooLarge(activity.arguments_text, len(data), self._execution.payload_limit_bytes)
             return activity.name, lambda: iter(self._schedule(activity, data))
         name = _name_of(undo)
         target = undo if inspect.isroutine(undo) else getattr(undo, "__call__", undo)  # noqa: B004  # what it is, not whether

@@ -133,11 +133,6 @@ class Decider(Driver):
             self._turn.schedule(activity)
         return task
 
-    def check_payload_size(self, what: str, data: bytes) -> None:
-        """Refuse now what could not be asked for later; raises `PayloadTooLarge`."""
-        if len(data) > self._payload_limit_bytes:
-            raise PayloadTooLarge(what, len(data), self._payload_limit_bytes)
-
     def create_timer(self, delay_us: int) -> Task[None]:
         """Ask to be woken `delay_us` from now."""
         task = self._new_task("timer", None)
