@@ -18,6 +18,7 @@ from durableflow.authoring.workflow import Workflow
 from durableflow.backends.base import Backend, InstanceRecord, NewInstance, Outgoing, Query
 from durableflow.core.execution import Execution, replay_rows
 from durableflow.core.view import HistoryEvent, InstanceView, fold, numbered
+from durableflow.dead_letters import DeadLetters
 from durableflow.errors import (
     CorruptHistory,
     InstanceExists,
@@ -228,6 +229,18 @@ class Client:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._backend.close()
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """What failed for good in this store: list, inspect, redrive, discard."""
+
+        async def rewind(instance_id: str, force: bool) -> None:  # noqa: FBT001  # a seam, called in one place
+            await self.rewind(instance_id, force=force, reason="redriven from the dead letters")
+
+        return DeadLetters(self._backend, rewind, self.history, self._note_written)
+
+    def _note_written(self) -> None:
+        """Something was put into an inbox by other ways than `_send`."""
 
     # -- starting -------------------------------------------------------------------------------------------
 
@@ -679,6 +692,7 @@ class Client:
         timeout_us = None if timeout is None else to_us(timeout, "timeout")
         repair = Repair(self._backend, self._clock.now_us())
         await repair.rewind(record, before, force=force, timeout_us=timeout_us, reason=reason)
+        self._note_written()
 
     async def fork(
         self, instance_id: str, *, at: int | None = None, new_id: str | None = None, version: int | None = None
@@ -708,6 +722,7 @@ class Client:
             await Repair(self._backend, now_us).fork(record, new_id, at, version)
         except InstancesExist:
             raise InstanceExists(new_id, f"instance {new_id!r} exists; fork under another id") from None
+        self._note_written()
         return Handle(self, new_id)
 
     async def restart(self, instance_id: str, *, new_id: str | None = None) -> Handle[Any]:

@@ -255,6 +255,10 @@ class Engine(Client):
         else:
             await self._worker.message(instance_id, event, asked)
 
+    def _note_written(self) -> None:
+        if self._worker is not None:
+            self._worker.look_into_inbox()
+
     async def _ask(self, instance_id: str, request: ev.RequestReceived) -> ev.RequestAnswered:
         self._check_open()
         worker = self._worker

@@ -19,10 +19,8 @@ from durableflow import (
     UsageError,
     WorkflowFailed,
     activity,
+    repair,
     workflow,
-)
-from durableflow import (
-    client as client_module,
 )
 from durableflow.model.duration import to_datetime
 
@@ -170,7 +168,7 @@ async def test_a_history_is_whole_however_many_pages_it_takes(world: World, monk
         assert [each.seq for each in expected] == list(range(1, 13))
         assert len({each.first_seq for each in expected}) == 6
         for rows in (1, 2, 3, 5, 6, 7):
-            monkeypatch.setattr(client_module, "_PAGE_ROWS", rows)
+            monkeypatch.setattr(repair, "_PAGE_ROWS", rows)
             assert await handle.history() == expected
         assert [task.name for task in (await handle.view()).tasks] == ["word"] * 6
 

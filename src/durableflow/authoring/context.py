@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Generator, Iterable, MutableMapping
 from datetime import datetime
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar, TypeVarTuple, cast, overload
+from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeGuard, TypeVar, TypeVarTuple, cast, overload
 
 from durableflow.authoring.activity import Activity, store_options
 from durableflow.authoring.handle import OtherInstance
@@ -139,7 +139,7 @@ class Context:
         Raises (at once):
             PayloadError: an argument cannot be stored.
         """
-        if not hasattr(workflow, "start_options"):
+        if not _is_workflow(workflow):
             raise UsageError(f"call_workflow takes a workflow, not {workflow!r:.60}; decorate it with @workflow")
         execution = self._execution
         data = workflow.arguments.dump(args, kwargs, f"the input of workflow {workflow.name!r}")
@@ -278,9 +278,8 @@ class Context:
         if workflow is None:
             raise UsageError("this context belongs to no registered workflow, which could begin again")
         version = 0
-        if args and isinstance(args[0], type(workflow)):
-            following: Workflow[..., Any] = args[0]
-            args = args[1:]
+        if args and _is_workflow(args[0]):
+            following, args = args[0], args[1:]
             if following.name != workflow.name:
                 raise UsageError(
                     f"continue_as_new stays with workflow {workflow.name!r}, in any version; "
@@ -507,6 +506,10 @@ class ReplaySilentLogger(logging.LoggerAdapter[logging.Logger]):
         """Put the instance id before the message and into the record."""
         message, kwargs = super().process(msg, kwargs)
         return f"[{self._execution.instance_id}] {message}", kwargs
+
+
+def _is_workflow(value: object) -> TypeGuard[Workflow[..., Any]]:
+    return hasattr(value, "start_options")  # its module knows this one, and cannot be imported here
 
 
 def _not_an_activity(value: object) -> UsageError:

@@ -86,6 +86,38 @@ class Heartbeat(NamedTuple):
     details: bytes
 
 
+class DeadLetter(NamedTuple):
+    """Something that failed for good, and waits for somebody to look at it.
+
+    Attributes:
+        task: the number of an activity that is exhausted; 0 for the instance itself, which failed or is stalled.
+        kind: `"activity"`, `"failed"` or `"stalled"`.
+        name: of the activity or the workflow.
+        attempts: how many were made; 0 for an instance.
+        type_name: of the failure; for a stall, empty.
+    """
+
+    instance_id: str
+    task: int
+    kind: str
+    name: str
+    at_us: int
+    attempts: int
+    type_name: str
+    message: str
+
+
+class DeadLetterQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which dead letters to list, the latest first; `after` is the (at_us, instance, task) of the last one before."""
+
+    kind: str | None = None
+    name: str | None = None
+    type_name: str | None = None
+    instance_id: str | None = None
+    after: tuple[int, str, int] | None = None
+    limit: int = 100
+
+
 class Message(NamedTuple):
     """Something for an instance which no turn has taken yet; `data` is an event as bytes."""
 
@@ -110,7 +142,10 @@ class Outgoing(NamedTuple):
 
 
 class Commit(msgspec.Struct):
-    """What one transaction makes durable, for many instances together; `sends` are written last, in order."""
+    """What one transaction makes durable, for many instances together; `sends` are written last, in order.
+
+    `redeemed` names instances that are stalled no more: their own dead letters go.
+    """
 
     new: list[NewInstance] = []
     rows: list[HistoryRow] = []
@@ -118,6 +153,8 @@ class Commit(msgspec.Struct):
     consumed: list[int] = []
     heartbeats: list[Heartbeat] = []
     sends: list[Outgoing] = []
+    dead_letters: list[DeadLetter] = []
+    redeemed: list[str] = []
 
     def finished_ids(self) -> list[str]:
         """Instances that are over with this commit."""
@@ -273,7 +310,7 @@ class Backend(Protocol):
         ...
 
     async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
-        """Write all of these, or none.
+        """Write all of these, or none; the dead letters of instances that go on are gone.
 
         Raises:
             InstancesExist: ids of those that are to be made are taken; nothing was written.
@@ -301,6 +338,14 @@ class Backend(Protocol):
         self, statuses: Collection[Status], before_us: int, after: tuple[int, str], limit: int
     ) -> list[tuple[int, str]]:
         """`(created_us, id)` of those behind `after`, in order, that ended as one of `statuses` before `before_us`."""
+        ...
+
+    async def dead_letters(self, query: DeadLetterQuery) -> list[DeadLetter]:
+        """Those that match, the latest first."""
+        ...
+
+    async def discard(self, letters: Sequence[tuple[str, int]]) -> int:
+        """Remove dead letters, named by instance and task; how many there were."""
         ...
 
     async def purge(self, instance_ids: Sequence[str]) -> list[str]:

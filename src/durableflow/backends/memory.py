@@ -9,6 +9,8 @@ from itertools import islice
 
 from durableflow.backends.base import (
     Commit,
+    DeadLetter,
+    DeadLetterQuery,
     Heartbeat,
     HistoryRow,
     InstanceChange,
@@ -29,7 +31,7 @@ from durableflow.model.status import Status
 class _Instance:
     """An instance's row and what hangs on it."""
 
-    __slots__ = ("beats", "inbox", "record", "rows")
+    __slots__ = ("beats", "inbox", "letters", "record", "rows")
 
     def __init__(self, new: NewInstance) -> None:
         self.record = InstanceRecord(
@@ -48,6 +50,7 @@ class _Instance:
         )
         self.rows: list[HistoryRow] = []
         self.beats: dict[int, Heartbeat] = {}
+        self.letters: dict[int, DeadLetter] = {}
         self.inbox: dict[int, tuple[Message, str | None]] = {}
 
 
@@ -141,8 +144,18 @@ class MemoryBackend:
         for instance_id in commit.finished_ids():
             if instance_id in instances:
                 instances[instance_id].beats.clear()
+        self._write_letters(commit)
         for message in commit.sends:
             self._send_for(message)
+
+    def _write_letters(self, commit: Commit) -> None:
+        instances = self._instances
+        for letter in commit.dead_letters:
+            if letter.instance_id in instances:
+                instances[letter.instance_id].letters[letter.task] = letter
+        for instance_id in commit.redeemed:
+            if instance_id in instances:
+                instances[instance_id].letters.pop(0, None)
 
     def _conflicts(self, rows: Sequence[HistoryRow], made: set[str]) -> set[str]:
         """Instances of which a row is there already, or comes twice."""
@@ -306,6 +319,7 @@ class MemoryBackend:
                     new.id, new.status, new.wake_us, None, new.custom_status, None, new.base_seq, new.version
                 )
                 self._change(change)
+                self._instances[new.id].letters.clear()
             else:
                 self._insert(new)
             self._instances[new.id].rows += rows
@@ -361,6 +375,29 @@ class MemoryBackend:
             and (record.created_us, record.id) > after
         ]
         return sorted(found)[:limit]
+
+    async def dead_letters(self, query: DeadLetterQuery) -> list[DeadLetter]:
+        """See `Backend.dead_letters`."""
+        found = [
+            letter
+            for instance in self._instances.values()
+            for letter in instance.letters.values()
+            if query.kind in (None, letter.kind)
+            and query.name in (None, letter.name)
+            and query.type_name in (None, letter.type_name)
+            and query.instance_id in (None, letter.instance_id)
+            and (query.after is None or (letter.at_us, letter.instance_id, letter.task) < query.after)
+        ]
+        found.sort(key=lambda letter: (letter.at_us, letter.instance_id, letter.task), reverse=True)
+        return found[: query.limit]
+
+    async def discard(self, letters: Sequence[tuple[str, int]]) -> int:
+        """See `Backend.discard`."""
+        known = [self._instances.get(instance_id) for instance_id, _ in letters]
+        return sum(
+            instance is not None and instance.letters.pop(task, None) is not None
+            for instance, (_, task) in zip(known, letters, strict=True)
+        )
 
     async def purge(self, instance_ids: Sequence[str]) -> list[str]:
         """See `Backend.purge`."""

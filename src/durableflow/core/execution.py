@@ -300,6 +300,11 @@ class Execution(Rounds):
         if not self.replaying:
             self._turn.start(activity)
 
+    def note_exhausted(self, activity: PendingActivity, failed: ev.ActivityFailed) -> None:
+        """`activity` has failed for good."""
+        if not self.replaying:
+            self._turn.exhaust(activity, failed)
+
     def cancel(self, reason: str) -> None:
         """Raise `Cancelled` where the workflow waits; one that has not begun ends."""
         if not self._begun:
@@ -353,7 +358,7 @@ class Execution(Rounds):
         self._decide(decision)
         self.continued = self.next_round(state=None, data=asked.input, version=asked.version)
         self._answer_open_requests()
-        self._close(decision, "its parent began anew")
+        self._close(decision)
 
     def _keep_held(self) -> None:
         """What came while it was suspended, and was not delivered yet, is for the next round."""
@@ -391,19 +396,20 @@ class Execution(Rounds):
         """It is over, by `event`; nothing is kept of what it waited for."""
         self.status = status
         if not self.replaying:
-            assert self.started is not None
-            result = result_message(self.started.origin, event)
+            started = self.started
+            result = None if started is None or started.origin is None else result_message(started.origin, event)
             if result is not None:
                 self._turn.send(result)
-        self._close(event, f"its parent is {status}")
+        self._close(event)
 
-    def _close(self, event: ev.Event, reason: str) -> None:
+    def _close(self, event: ev.Event) -> None:
         self.ended = event
         if not self.replaying:
             if self.activities:
                 self._turn.cancel(self.activities)
             if self.children:
-                self._part_with_children(reason)
+                how = "began anew" if self.continued is not None else f"is {self.status}"
+                self._part_with_children(f"its parent {how}")
             if self._branch_failures is not None:
                 self._turn.unseen_failures = self._unseen_failures()
         self.activities.clear()

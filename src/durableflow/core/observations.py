@@ -85,6 +85,8 @@ def _note_activity_result(execution: Execution, event: ev.ActivityCompleted | ev
     if not activity.started and type(event) is ev.ActivityCompleted:
         return False  # no attempt was allowed to run; giving it up needs none
     execution.drop_activity(event.task)
+    if type(event) is ev.ActivityFailed:
+        execution.note_exhausted(activity, event)
     return True
 
 

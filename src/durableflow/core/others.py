@@ -193,7 +193,7 @@ def last_words(instance_id: str, round_events: Iterable[ev.Event], end: ev.Event
                 pass
     said = [(child.child_id, close_message(child.parent_close, reason)) for child in open_.values()]
     sends = [Send(child_id, message) for child_id, message in said if message is not None]
-    result = result_message(origin, end)
+    result = None if origin is None else result_message(origin, end)
     return sends if result is None else [*sends, result]
 
 
@@ -204,9 +204,9 @@ def close_message(parent_close: str, reason: str) -> ev.Observation | None:
     return ev.CancelRequested(reason) if parent_close == "cancel" else ev.InstanceTerminated(reason)
 
 
-def result_message(origin: ev.Origin | None, end: ev.Event) -> Send | None:
+def result_message(origin: ev.Origin, end: ev.Event) -> Send | None:
     """What a child's end says to its parent; None of one that has none."""
-    if origin is None or not origin.parent_id:
+    if not origin.parent_id:
         return None
     number = origin.parent_task
     message: ev.Observation

@@ -7,7 +7,7 @@ recorded as the answer. A query is no part of the history: its handler runs on w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from durableflow.core.current import current_execution
@@ -160,7 +160,5 @@ class Answerer(Correspondent):
 
 def _steps(result: Any) -> Generator[Any, Any, Any]:
     """A generator or coroutine, to be driven by `yield from`."""
-    if isinstance(result, Coroutine):
-        coroutine: Coroutine[Any, Any, Any] = result
-        return coroutine.__await__()
-    return cast("Generator[Any, Any, Any]", result)
+    steps: Generator[Any, Any, Any] = result.__await__() if hasattr(result, "__await__") else result
+    return steps

@@ -128,6 +128,9 @@ class Rounds(Answerer):
 
     def begin_round(self, started: ev.InstanceStarted) -> None:
         """The first event of a history, or of a later round of it."""
+        self.started = started
+        if started.origin is None and started.round is None:
+            return  # as most do
         self._adopt(started)
         self.observed = 0  # it is counted when it is noted
         if started.round is not None:

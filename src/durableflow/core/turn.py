@@ -7,7 +7,14 @@ from typing import Final
 
 import msgspec
 
-from durableflow.model.events import ActivityOptions, ChildScheduled, Event, Observation, RequestAnswered
+from durableflow.model.events import (
+    ActivityFailed,
+    ActivityOptions,
+    ChildScheduled,
+    Event,
+    Observation,
+    RequestAnswered,
+)
 
 WORKER_LOST: Final = "WorkerLost"
 """Type name of the failure of an attempt whose worker died."""
@@ -96,6 +103,7 @@ class Turn(msgspec.Struct, eq=False):
         first_seq: sequence number of `events[0]`.
         at_us: the time of the turn; never before that of an earlier turn.
         closed: `(first_seq, events)` of rows that the turn filled before `events`: each checkpoint begins another.
+        exhausted: activities that failed for good in it.
         unseen_failures: in the turn that ends the instance, label and exception of each branch that failed
             without anybody taking notice; of very many, the first hundred.
     """
@@ -110,6 +118,7 @@ class Turn(msgspec.Struct, eq=False):
     sends: list[Send] | tuple[()] = ()
     answered: list[RequestAnswered] | tuple[()] = ()
     closed: list[tuple[int, list[Event]]] | tuple[()] = ()
+    exhausted: list[tuple[PendingActivity, ActivityFailed]] | tuple[()] = ()
     unseen_failures: list[tuple[str, BaseException]] | tuple[()] = ()
 
     def schedule(self, activity: PendingActivity) -> None:
@@ -156,6 +165,13 @@ class Turn(msgspec.Struct, eq=False):
             self.closed = [row]
         self.first_seq += len(self.events)
         self.events = events
+
+    def exhaust(self, activity: PendingActivity, failed: ActivityFailed) -> None:
+        """It failed for good."""
+        if self.exhausted:
+            self.exhausted.append((activity, failed))
+        else:
+            self.exhausted = [(activity, failed)]
 
     def refuse(self, event: Observation) -> None:
         """It changed nothing."""

@@ -210,6 +210,7 @@ class Commits:
         commit.changes = [change for change in commit.changes if change.id not in dropped]
         commit.consumed = [number for number in commit.consumed if number not in not_consumed]
         commit.sends = [message for message in commit.sends if message.sender not in dropped]
+        commit.dead_letters = [letter for letter in commit.dead_letters if letter.instance_id not in dropped]
 
     def _wake_real(self, taken: TakenTurn) -> None:
         """Load the instance that is there, when somebody wanted it while a start that was refused had its place."""

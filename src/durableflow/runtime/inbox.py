@@ -18,7 +18,7 @@ from durableflow.model import events as ev
 from durableflow.runtime.instances import Instances
 from durableflow.runtime.live import Ack, Live, PutAway
 from durableflow.runtime.means import Means
-from durableflow.runtime.messages import FROM_OUTSIDE, check_sent, event_in, outgoing
+from durableflow.runtime.messages import FROM_OUTSIDE, check_sent, event_in, is_answer, outgoing
 from durableflow.runtime.stalls import Stalls
 
 _PAGE: Final = 1_000
@@ -90,7 +90,7 @@ class Inbox:
             if not live.queued:
                 live.call_up()
             return
-        if type(event) in FROM_OUTSIDE:
+        if type(event) in FROM_OUTSIDE or is_answer(event):
             live.tell(cast("ev.Observation", event), None, message.number)
 
     # -- what is told in this process -----------------------------------------------------------------------

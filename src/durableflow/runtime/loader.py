@@ -145,8 +145,11 @@ class Loader:
                 self._ends.tell_stalled(instance_id, stalled.reason)
                 reject(future, InstanceStalled(instance_id, stalled.reason))
             else:
-                custom_status = None if loaded is None else loaded.record.custom_status
-                self._stalls.stall_unloaded(instance_id, stalled.reason, custom_status, loading=future)
+                assert loaded is not None  # what is not there does not stall
+                record = loaded.record
+                self._stalls.stall_unloaded(
+                    instance_id, record.workflow, stalled.reason, record.custom_status, loading=future
+                )
         except Exception as error:
             reject(table.loading.pop(instance_id, None), error)
         else:

@@ -41,6 +41,10 @@ def is_answer(event: ev.Event) -> TypeGuard[Answer]:
     return isinstance(event, (ev.ActivityCompleted, ev.ActivityFailed, ev.AttemptFailed, ev.ActivityRetried))
 
 
+LOOK_AGAIN: Final = ev.ActivityRetried(0, 0)
+"""Says nothing to an instance, but makes the worker look at it: there is no activity of this number."""
+
+
 def interrupted(activities: Iterable[PendingActivity], now_us: int) -> list[Answer]:
     """What is recorded of current attempts that the engine itself took away: they are made again and do not count."""
     return [

@@ -24,6 +24,7 @@ from durableflow.model.status import Status
 from durableflow.observe import facts
 from durableflow.runtime.ends import End, Ends
 from durableflow.runtime.instances import Instances
+from durableflow.runtime.letters import letter_of_stall
 from durableflow.runtime.live import Live, Told, answer
 from durableflow.runtime.means import Means
 from durableflow.runtime.messages import (
@@ -61,13 +62,15 @@ class Stalls:
         told, live.pending = live.pending, []
         running = [attempt.activity for attempt in live.attempts.values()]
         told += [(event, None, 0) for event in interrupted(running, self._means.clock.now_us())]
-        new, custom_status = live.new, live.execution.custom_status
+        new, custom_status, workflow = live.new, live.execution.custom_status, live.execution.program.name
         self._instances.forget(live, None)
-        self.stall_unloaded(live.id, reason, custom_status, new, told, self._instances.loading.pop(live.id, None))
+        loading = self._instances.loading.pop(live.id, None)
+        self.stall_unloaded(live.id, workflow, reason, custom_status, new, told, loading)
 
     def stall_unloaded(
         self,
         instance_id: str,
+        workflow: str,
         reason: str,
         custom_status: bytes | None,
         new: NewInstance | None = None,
@@ -76,11 +79,12 @@ class Stalls:
     ) -> None:
         """The same for one that is not, or no longer, in memory; nobody loads it before that is durable."""
         self._instances.hold(instance_id, loading)
-        self._means.in_background(self._stall_durably(instance_id, reason, custom_status, new, told))
+        self._means.in_background(self._stall_durably(instance_id, workflow, reason, custom_status, new, told))
 
     async def _stall_durably(
         self,
         instance_id: str,
+        workflow: str,
         reason: str,
         custom_status: bytes | None,
         new: NewInstance | None,
@@ -90,7 +94,8 @@ class Stalls:
         change = InstanceChange(instance_id, Status.STALLED, 0, None, custom_status, reason)
         try:
             if await self._keep_messages(instance_id, told, new):
-                await self._means.commit(Commit(changes=[change]))
+                letter = letter_of_stall(instance_id, workflow, reason, self._means.clock.now_us())
+                await self._means.commit(Commit(changes=[change], dead_letters=[letter]))
                 answer(told, None)
                 self._ends.tell_stalled(instance_id, reason)
                 self._means.tell(facts.InstanceStalled(instance_id, reason))
@@ -138,7 +143,7 @@ class Stalls:
         change = InstanceChange(record.id, Status.TERMINATED, None, at_us, record.custom_status)
         consumed = [message.number for message in messages]
         sends = [sent_by(record.id, send, at_us) for send in _last_words(record.id, rows, begun, event)]
-        await self._means.commit(Commit(rows=[row], changes=[change], consumed=consumed, sends=sends))
+        await self._means.commit(Commit([], [row], [change], consumed, [], sends, redeemed=[record.id]))
         self.on_sent()
         self.stuck.discard(record.id)
         self._means.tell(facts.InstanceEnded(record.id, record.workflow, Status.TERMINATED))

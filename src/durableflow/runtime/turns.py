@@ -12,6 +12,7 @@ from durableflow.runtime.agenda import Agenda
 from durableflow.runtime.attempts import Attempts
 from durableflow.runtime.guard import TurnGuard
 from durableflow.runtime.instances import Instances
+from durableflow.runtime.letters import letter_of_activity, letter_of_end
 from durableflow.runtime.live import Live, Told
 from durableflow.runtime.means import Means
 from durableflow.runtime.messages import sent_by
@@ -157,6 +158,7 @@ class Turns:
                 batch.taken.remove(taken)
                 commit.rows = [row for row in commit.rows if row.instance_id != live.id]
                 commit.sends = [message for message in commit.sends if message.sender != live.id]
+                commit.dead_letters = [letter for letter in commit.dead_letters if letter.instance_id != live.id]
                 batch.stalls.append((live, reason_of(error)))
                 return False
             turn.cancel(over.cancelled)
@@ -213,6 +215,8 @@ class Turns:
             self._write_row(live, HistoryRow(live.id, first_seq, turn.at_us, ev.dump_events(events)), commit)
             live.begin_round(first_seq + len(events))
         self._write_row(live, HistoryRow(live.id, turn.first_seq, turn.at_us, ev.dump_events(turn.events)), commit)
+        for activity, failed in turn.exhausted:
+            commit.dead_letters.append(letter_of_activity(live.id, activity, failed, turn.at_us))
         for send in turn.sends:
             commit.sends.append(sent_by(live.id, send, turn.at_us))
 
@@ -228,6 +232,10 @@ class Turns:
         finished_us = None if execution.ended is None else turn.at_us
         base_seq, live.round_begun = live.round_begun, None
         version = None if base_seq is None or execution.started is None else execution.started.version
+        if status is Status.FAILED and execution.ended is not None:
+            commit.dead_letters.append(letter_of_end(live.id, execution.program.name, execution.ended, turn.at_us))
+        elif live.status is Status.STALLED:
+            commit.redeemed.append(live.id)
         new = live.new
         if new is not None:
             commit.new.append(

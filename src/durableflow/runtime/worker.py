@@ -92,6 +92,7 @@ class Worker:
         self._commits = Commits(means, agenda, instances, turns, effects, ends, stalls, wakes, inbox)
         self._loader = Loader(means, registry, instances, agenda, ends, stalls, wakes, effects, self.attempts, guard)
         self.message = inbox.deliver
+        self.look_into_inbox = inbox.look
 
     # -- life cycle -----------------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from urllib.parse import parse_qsl
 
 from durableflow.backends.base import (
     Commit,
+    DeadLetter,
+    DeadLetterQuery,
     HistoryRow,
     InstanceRecord,
     Lease,
@@ -31,6 +33,7 @@ from durableflow.backends.sqlite.commit import (
     write_packed,
     write_row_by_row,
 )
+from durableflow.backends.sqlite.dead_letters import dead_letters_sql, discard
 from durableflow.backends.sqlite.inbox import send_one
 from durableflow.backends.sqlite.instances import purge_one
 from durableflow.backends.sqlite.loading import load
@@ -371,6 +374,15 @@ class SqliteBackend:
             (*after, before_us, *wanted, limit),
         )
         return [(created_us, instance_id) for created_us, instance_id in rows]
+
+    async def dead_letters(self, query: DeadLetterQuery) -> list[DeadLetter]:
+        """See `Backend.dead_letters`."""
+        sql, parameters = dead_letters_sql(query)
+        return [DeadLetter(*row) for row in await self._read(sql, parameters)]
+
+    async def discard(self, letters: Sequence[tuple[str, int]]) -> int:
+        """See `Backend.discard`."""
+        return await self._write(partial(discard, letters=letters))
 
     async def purge(self, instance_ids: Sequence[str]) -> list[str]:
         """See `Backend.purge`."""

@@ -22,6 +22,7 @@ from typing import Any, Final
 import msgspec
 
 from durableflow.backends.base import Commit, HistoryRow, InstanceChange, Lease
+from durableflow.backends.sqlite.dead_letters import write_dead_letters
 from durableflow.backends.sqlite.inbox import send_for
 from durableflow.backends.sqlite.instances import (
     HANGING_TABLES,
@@ -116,6 +117,10 @@ _WRITES: Final = {
     "finished": """
         delete from heartbeats
             where exists (select 1 from heartbeats) and instance in (select value from json_each(new.finished));""",
+    "dead_letters": f"""
+        insert or replace into dead_letters (instance, task, kind, name, at_us, attempts, type_name, message)
+            select {_items(0, 1, 2, 3, 4, 5, 6, 7)} from json_each(new.dead_letters);""",
+    "redeemed": "delete from dead_letters where task = 0 and instance in (select value from json_each(new.redeemed));",
     "sends": SENDS_SQL,
 }  # fmt: skip
 """How each list of a commit is written, in this order. A list that is NULL is an empty one."""
@@ -230,6 +235,8 @@ def pack(lease: Lease, commit: Commit) -> Packed | None:
         "consumed": commit.consumed,
         "heartbeats": heartbeats,
         "finished": commit.finished_ids(),
+        "dead_letters": commit.dead_letters,
+        "redeemed": commit.redeemed,
         "sends": [pack_send(message, piece) for message in commit.sends],
     }
     texts = [_encode(each).decode() if each else None for each in lists.values()]
@@ -271,6 +278,7 @@ def write_row_by_row(connection: sqlite3.Connection, lease: Lease, commit: Commi
     connection.executemany("delete from inbox where number = ?", [(number,) for number in commit.consumed])
     connection.executemany("insert or replace into heartbeats values (?, ?, ?, ?)", commit.heartbeats)
     connection.executemany("delete from heartbeats where instance = ?", [(each,) for each in commit.finished_ids()])
+    write_dead_letters(connection, commit.dead_letters, commit.redeemed)
     for message in commit.sends:
         send_for(connection, message)
 

@@ -34,6 +34,7 @@ def write_rewrites(connection: sqlite3.Connection, rewrites: Sequence[Rewrite]) 
         for i in (each.instance for each in rewrites if each.after_seq)
     ]
     write_changes(connection, changes)
+    connection.executemany("delete from dead_letters where instance = ?", [(change.id,) for change in changes])
     for each in rewrites:
         for message in each.messages:
             send_for(connection, message)

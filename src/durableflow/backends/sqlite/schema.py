@@ -63,6 +63,20 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     alter table instances add column parent text;
     create index instances_parent on instances (parent, created_us) where parent is not null;
     """,
+    """
+    create table dead_letters (
+        instance text not null,
+        task integer not null,
+        kind text not null,
+        name text not null,
+        at_us integer not null,
+        attempts integer not null,
+        type_name text not null,
+        message text not null,
+        primary key (instance, task)
+    ) without rowid;
+    create index dead_letters_at on dead_letters (at_us, instance, task);
+    """,
 )
 """Schema changes in order; `pragma user_version` counts those that were made."""
 
