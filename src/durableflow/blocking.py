@@ -19,6 +19,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from durableflow.authoring.registry import AnyActivity, AnyWorkflow
 from durableflow.authoring.workflow import Workflow
 from durableflow.client import Client, Handle
+from durableflow.dead_letters import DeadLetters
 from durableflow.engine import Engine
 from durableflow.errors import EngineClosed, UsageError
 from durableflow.model.duration import Duration
@@ -169,6 +170,25 @@ class BlockingHandle(Generic[R]):
     purge = BlockingMethod(_AnyHandle.purge)
 
 
+class BlockingDeadLetters:
+    """The dead letters of a store, for code without an event loop. See `DeadLetters`.
+
+    Attributes:
+        asynchronous: what this is the twin of.
+    """
+
+    def __init__(self, loop_thread: LoopThread, asynchronous: DeadLetters) -> None:
+        self.loop_thread: Final = loop_thread
+        self.asynchronous: Final = asynchronous
+
+    list = BlockingMethod(DeadLetters.list)
+    get = BlockingMethod(DeadLetters.get)
+    redrive = BlockingMethod(DeadLetters.redrive)
+    redrive_all = BlockingMethod(DeadLetters.redrive_all)
+    discard = BlockingMethod(DeadLetters.discard)
+    discard_all = BlockingMethod(DeadLetters.discard_all)
+
+
 class BlockingClient:
     """Talks to the instances of a store from code without an event loop, and from any number of threads.
 
@@ -207,6 +227,11 @@ class BlockingClient:
     def handle(self, instance_id: str, workflow: Workflow[..., Any] | None = None) -> BlockingHandle[Any]:
         """A handle of an instance; with its workflow, results are of the annotated type."""
         return BlockingHandle(self.loop_thread, self.asynchronous.handle(instance_id, workflow))
+
+    @property
+    def dead_letters(self) -> BlockingDeadLetters:
+        """What failed for good in this store. See `Client.dead_letters`."""
+        return BlockingDeadLetters(self.loop_thread, self.asynchronous.dead_letters)
 
     result = BlockingMethod(Client.result)
     status = BlockingMethod(Client.status)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -206,24 +206,18 @@ class DeadLetters:
         matched = redriven = refused_count = 0
         refused: dict[str, str] = {}
         seen: set[str] = set()
-        query = DeadLetterQuery(kind=kind, name=name, type_name=type_name, limit=_PAGE)
-        while found := await self._backend.dead_letters(query):
-            last = found[-1]
-            query = msgspec.structs.replace(query, after=(last.at_us, last.instance_id, last.task))
-            for instance_id in dict.fromkeys(letter.instance_id for letter in found):
-                if instance_id in seen:
-                    continue
+        async for found in self._pages(DeadLetterQuery(kind=kind, name=name, type_name=type_name, limit=_PAGE)):
+            for instance_id in dict.fromkeys(letter.instance_id for letter in found if letter.instance_id not in seen):
                 seen.add(instance_id)
                 matched += 1
-                if not dry_run:
-                    try:
+                try:
+                    if not dry_run:
                         await self.redrive(instance_id, force=force)
-                    except DurableflowError as error:
-                        refused_count += 1
-                        if len(refused) < _REPORTED_MAX:
-                            refused[instance_id] = str(error)
-                        continue
-                redriven += 1
+                    redriven += 1
+                except DurableflowError as error:
+                    refused_count += 1
+                    if len(refused) < _REPORTED_MAX:
+                        refused[instance_id] = str(error)
         return RedriveReport(matched, redriven, refused_count, refused)
 
     async def discard(self, instance_id: str, task: int | None = None) -> int:
@@ -252,13 +246,17 @@ class DeadLetters:
     ) -> int:
         """Put all letters away that match; how many there were, or would be."""
         count = 0
-        query = DeadLetterQuery(kind=kind, name=name, type_name=type_name, limit=_PAGE)
-        while found := await self._backend.dead_letters(query):
-            last = found[-1]
-            query = msgspec.structs.replace(query, after=(last.at_us, last.instance_id, last.task))
+        async for found in self._pages(DeadLetterQuery(kind=kind, name=name, type_name=type_name, limit=_PAGE)):
             keys = [(each.instance_id, each.task) for each in found]
             count += len(keys) if dry_run else await self._backend.discard(keys)
         return count
+
+    async def _pages(self, query: DeadLetterQuery) -> AsyncIterator[Sequence[StoredLetter]]:
+        """All that match, in pages, also when those that were given before go meanwhile."""
+        while found := await self._backend.dead_letters(query):
+            yield found
+            last = found[-1]
+            query = msgspec.structs.replace(query, after=(last.at_us, last.instance_id, last.task))
 
 
 def _letter(stored: StoredLetter) -> DeadLetter:

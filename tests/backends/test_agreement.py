@@ -15,6 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from durableflow.backends.base import (
     Backend,
     Commit,
+    DeadLetter,
+    DeadLetterQuery,
     Heartbeat,
     HistoryRow,
     InstanceChange,
@@ -31,7 +33,7 @@ from durableflow.errors import AppendConflict, InstancesExist, StorageError
 from durableflow.model.status import Status
 
 IDS = ["a", "A", "b", "ü", "a%"]
-TABLES = ("history", "inbox", "heartbeats", "tags")
+TABLES = ("history", "inbox", "heartbeats", "tags", "dead_letters")
 
 ids = st.sampled_from(IDS)
 statuses = st.sampled_from(Status)
@@ -53,6 +55,26 @@ news = st.builds(
     st.booleans(),
     st.none() | ids,
     st.integers(1, 3),
+)
+letters = st.builds(
+    DeadLetter,
+    ids,
+    st.integers(0, 2),
+    st.sampled_from(["activity", "failed", "stalled"]),
+    st.sampled_from(["pay", "ship"]),
+    small,
+    small,
+    st.sampled_from(["", "E"]),
+    st.sampled_from(["", "no"]),
+)
+letter_queries = st.builds(
+    DeadLetterQuery,
+    kind=st.none() | st.sampled_from(["activity", "failed", "stalled"]),
+    name=st.none() | st.sampled_from(["pay", "ship"]),
+    type_name=st.none() | st.sampled_from(["", "E"]),
+    instance_id=st.none() | ids,
+    after=st.none() | st.tuples(small, ids, st.integers(0, 2)),
+    limit=st.integers(1, 3),
 )
 answers = st.dictionaries(st.sampled_from(["delivered", "exists", "missing", "over"]), blobs, max_size=4)
 told_by_instances = st.builds(
@@ -176,6 +198,8 @@ class TwoBackends(RuleBasedStateMachine):
         consumed=st.lists(st.integers(0, 12), max_size=3),
         beating=st.lists(beats, max_size=2),
         sends=st.lists(told_by_instances, max_size=3),
+        dead=st.lists(letters, max_size=2),
+        redeemed=st.lists(ids, max_size=2),
     )
     def commit(
         self,
@@ -185,6 +209,8 @@ class TwoBackends(RuleBasedStateMachine):
         consumed: list[int],
         beating: list[Heartbeat],
         sends: list[Outgoing],
+        dead: list[DeadLetter],
+        redeemed: list[str],
     ) -> None:
         lease = data.draw(st.sampled_from(self.leases[-2:]))
         there = {record.id for record in self.both(lambda backend: backend.list_records(Query()))}
@@ -196,6 +222,8 @@ class TwoBackends(RuleBasedStateMachine):
             if each in there
         ]
         commit = Commit(new, rows, changed, consumed, [beat for beat in beating if beat.instance_id in there], sends)
+        commit.dead_letters = [letter for letter in dead if letter.instance_id in there]
+        commit.redeemed = redeemed
         if self.both(lambda backend: backend.commit(lease, commit)) is None:
             self.find_last_rows()
 
@@ -245,6 +273,14 @@ class TwoBackends(RuleBasedStateMachine):
 
     # -- asking ---------------------------------------------------------------------------------------------
 
+    @rule(query=letter_queries)
+    def look_for_letters(self, query: DeadLetterQuery) -> None:
+        self.both(lambda backend: backend.dead_letters(query))
+
+    @rule(discarded=st.lists(st.tuples(ids, st.integers(0, 2)), max_size=2))
+    def discard(self, discarded: list[tuple[str, int]]) -> None:
+        self.both(lambda backend: backend.discard(discarded))
+
     @rule(query=queries)
     def look_for(self, query: Query) -> None:
         self.both(lambda backend: backend.list_records(query))
@@ -268,6 +304,7 @@ class TwoBackends(RuleBasedStateMachine):
         messages: list[Message] = self.both(lambda backend: backend.inbox(0, 1_000))
         assert {message.instance_id for message in messages} <= set(IDS)
         self.both(lambda backend: backend.due((-1, ""), 100, 1_000))
+        self.both(lambda backend: backend.dead_letters(DeadLetterQuery()))
 
     @invariant()
     def no_row_is_left_without_its_instance(self) -> None:

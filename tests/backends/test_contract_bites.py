@@ -10,7 +10,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from durableflow.backends.base import Commit, InstanceRecord, Lease, LoadedInstance, Outgoing, Query, SendResult
+from durableflow.backends.base import (
+    Commit,
+    InstanceRecord,
+    Lease,
+    LoadedInstance,
+    Outgoing,
+    Query,
+    Rewrite,
+    SendResult,
+)
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.sqlite import SqliteBackend
 from durableflow.errors import AppendConflict, InstancesExist
@@ -132,6 +141,22 @@ class CancellableWriter(SqliteBackend):
         await super().commit(lease, rest)
 
 
+class KeepsLettersOfWhatGoesOn(MemoryBackend):
+    async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
+        kept = {each.instance.id: dict(self._instances[each.instance.id].letters) for each in rewrites}
+        await super().rewrite(rewrites)
+        for instance_id, letters in kept.items():
+            self._instances[instance_id].letters.update(letters)
+
+
+class RedeemsEverything(MemoryBackend):
+    async def commit(self, lease: Lease, commit: Commit) -> None:
+        await super().commit(lease, commit)
+        for instance_id in commit.redeemed:
+            if instance_id in self._instances:
+                self._instances[instance_id].letters.clear()
+
+
 class ForgetsOnClose(MemoryBackend):
     async def close(self) -> None:
         self._instances.clear()
@@ -159,6 +184,8 @@ MUTANTS = [
     (PagesByTimeAlone, "what_is_due_comes_in_pages_in_the_order_of_its_time"),
     (ListsByTimeAlone, "instances_are_listed_newest_first"),
     (HearsNothing, "what_one_connection_writes_another_hears_of"),
+    (KeepsLettersOfWhatGoesOn, "dead_letters_go_with_their_instance"),
+    (RedeemsEverything, "an_instance_that_is_redeemed_keeps_the_letters_of_its_activities"),
     (ForgetsOnClose, "what_was_acknowledged_is_there_after_reopening"),
 ]
 

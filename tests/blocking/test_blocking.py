@@ -296,3 +296,14 @@ print("closed")
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
     )
     assert (child.stdout, child.stderr) == ("given up\ninterrupted RUNNING\nclosed\n", "")
+
+
+def test_dead_letters_are_the_same_without_an_event_loop(engine: BlockingEngine) -> None:
+    handle = engine.start(fails.options(instance_id="dead"))
+    handle.wait_for_status(Status.FAILED, timeout=5)
+    (letter,) = engine.dead_letters.list(kind="failed").letters
+    assert (letter.instance_id, letter.type_name) == ("dead", "ValueError")
+    assert engine.dead_letters.get("dead").letter == letter
+    assert engine.dead_letters.redrive_all(dry_run=True).matched == 1
+    assert engine.dead_letters.discard_all() == 1
+    assert engine.dead_letters.discard("dead") == 0

@@ -132,6 +132,8 @@ class Instances:
         for attempt in list(live.attempts.values()):
             self._attempts.cancel(attempt, "this worker no longer owns the instance")
         self.withdraw_all(live)
+        if live.looks is not None:
+            live.show(None)
         if self.live.get(live.id) is live:
             del self.live[live.id]
         with suppress(TurnTooLong):  # a `finally` block that never ended was stopped, and reported

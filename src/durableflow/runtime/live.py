@@ -42,6 +42,7 @@ class Live:
         "in_commit",
         "log",
         "log_before",
+        "looks",
         "new",
         "pending",
         "queued",
@@ -88,6 +89,8 @@ class Live:
         """The rows of this round so far; kept only in replay check mode."""
         self.log_before: list[list[HistoryRow]] = []
         """In that mode, the rows of rounds that are over, until they have been checked."""
+        self.looks: list[Callable[[Live | None], None]] | None = None
+        """Who wants to look at it as soon as all that it has done is durable; called with None when it is put away."""
         self.checked_rows = 0
         """How many of them there were when they were last replayed."""
 
@@ -106,6 +109,21 @@ class Live:
             self.log_before.append(self.log)
             self.log, self.checked_rows = [], 0
 
+    def look(self, call: Callable[[Live | None], None]) -> None:
+        """Have `call` look at it when all that it has done is durable: at once, or when its turn is."""
+        if not self.in_commit:
+            call(self)
+        elif self.looks is None:
+            self.looks = [call]
+        else:
+            self.looks.append(call)
+
+    def show(self, live: Live | None) -> None:
+        """Let those look who wait for it."""
+        looks, self.looks = self.looks, None
+        for call in looks or ():
+            call(live)
+
     def call_up(self) -> None:
         """Have it take a turn, be it an empty one; when its last one is under way, as soon as that is durable."""
         self.queued = True
@@ -115,6 +133,8 @@ class Live:
     def may_go_on(self) -> None:
         """Its last turn is durable."""
         self.in_commit = False
+        if self.looks is not None:
+            self.show(self)
         if self.queued:  # it was told something meanwhile
             self.take_note(self)
 

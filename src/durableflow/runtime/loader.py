@@ -197,7 +197,8 @@ class Loader:
         live.status, live.wake_us, live.custom_status = record.status, record.wake_us, record.custom_status
         if record.status is Status.STALLED:
             live.call_up()  # its next turn, be it an empty one, writes the status that it has now
-        self._means.tell(facts.InstanceRecovered(instance_id, live.execution.next_seq - 1))
+        if loaded.rows:  # else it has only been started, by another instance or process
+            self._means.tell(facts.InstanceRecovered(instance_id, live.execution.next_seq - live.base_seq))
         self._go_on(live, messages, loaded.heartbeats)
         return live
 

@@ -14,6 +14,7 @@ evicted at any time. What each part does:
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import msgspec
 
@@ -196,8 +197,20 @@ class Worker:
             InstanceNotFound, InstanceNotActive, InstanceStalled: it cannot be.
             UsageError: it has no such query.
         """
-        live = await self.instances.load(instance_id)
-        return self._guard.run(instance_id, live.execution.query, name, arguments)
+        while True:
+            future: asyncio.Future[bytes | None] = self._loop.create_future()
+            (await self.instances.load(instance_id)).look(partial(self._query, future, name, arguments))
+            answer = await future
+            if answer is not None:
+                return answer
+
+    def _query(self, future: asyncio.Future[bytes | None], name: str, arguments: bytes, live: Live | None) -> None:
+        if future.done():
+            return
+        try:
+            future.set_result(None if live is None else self._guard.run(live.id, live.execution.query, name, arguments))
+        except Exception as error:
+            future.set_exception(error)
 
     def knows_end_of(self, instance_id: str) -> bool:
         """True when `ends.end` needs no look into the store."""

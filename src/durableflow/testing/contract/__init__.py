@@ -12,6 +12,7 @@ The tests need nothing but pytest's `tmp_path`: each runs an event loop of its o
 from durableflow.testing.contract.commits import CommitContract
 from durableflow.testing.contract.keeping import KeepingContract
 from durableflow.testing.contract.leases import LeaseContract
+from durableflow.testing.contract.letters import LetterContract
 from durableflow.testing.contract.loading import LoadingContract
 from durableflow.testing.contract.looking import LookingContract
 from durableflow.testing.contract.sending import SendingContract
@@ -21,6 +22,6 @@ __all__ = ["ODD_IDS", "BackendContract", "a_change", "a_row", "an_instance", "re
 
 
 class BackendContract(
-    LeaseContract, CommitContract, LoadingContract, SendingContract, LookingContract, KeepingContract
+    LeaseContract, CommitContract, LoadingContract, SendingContract, LookingContract, KeepingContract, LetterContract
 ):
     """Subclass it and say how to make a backend; see the module's docstring."""
