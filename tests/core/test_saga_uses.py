@@ -253,3 +253,20 @@ def test_an_event_goes_to_the_compensation_that_waits_for_it(live: Live) -> None
     story.tell(received("how", "gently"))
     assert calls(story)[1:] == ["other gently"]
     story.complete(3)
+
+
+def test_a_checkpoint_is_refused_while_a_saga_has_something_to_undo(live: Live) -> None:
+    async def flow(ctx: Context) -> str:
+        await ctx.sleep(1)
+        async with ctx.saga() as saga:
+            saga.compensate_with(other, "a")
+            with pytest.raises(
+                UsageError, match="checkpoint was called inside <saga with 1 compensations, which is open>"
+            ):
+                ctx.checkpoint(1)
+            saga.keep()
+        return "refused"
+
+    story = live(flow)
+    story.wait(1)
+    assert story.result == "refused"

@@ -178,6 +178,7 @@ FOR_THE_ENGINE = {
     "Compensation.move_to",
     "Compensation.undo",
     "Saga.forget",
+    "Saga.refuse_checkpoint",
     "Activity.result_loader",
     "Task.add_waiter",
     "Task.remove_waiter",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, MutableMap
 from datetime import datetime
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeGuard, TypeVar, TypeVarTuple, cast, overload
+from weakref import WeakSet
 
 from durableflow.authoring.activity import Activity, store_options
 from durableflow.authoring.handle import OtherInstance
@@ -48,12 +49,13 @@ _LOGGER: Final = logging.getLogger("durableflow.workflow")
 class Context:
     """The one door between a workflow and the world; its methods work only in the workflow's own code."""
 
-    __slots__ = ("_execution", "_logger", "_workflow")
+    __slots__ = ("_execution", "_logger", "_sagas", "_workflow")
 
     def __init__(self, execution: Execution, workflow: Workflow[..., Any] | None = None) -> None:
         self._execution = execution
         self._workflow = workflow
         self._logger: ReplaySilentLogger | None = None
+        self._sagas: WeakSet[Saga] | None = None
 
     # -- asking for things ----------------------------------------------------------------------------------
 
@@ -306,9 +308,12 @@ class Context:
         something else, the instance stalls and says where.
 
         Raises:
-            UsageError: a task, branch or request is still open; or nothing has happened since the last one.
+            UsageError: a task, branch or request is still open, or a saga has something to undo; or nothing has
+                happened since the last one.
             PayloadError: the state cannot be stored.
         """
+        for saga in self._sagas or ():
+            saga.refuse_checkpoint()
         self._execution.checkpoint(converter.dump(state, "the state of a checkpoint"))
 
     def restore(self, type_: type[T], /) -> T | None:
@@ -414,7 +419,11 @@ class Context:
         Raises:
             ValueError: another word in `on_failure`, or `"stop"` where compensations have no order.
         """
-        return Saga(self._execution, parallel=parallel, on_failure=on_failure, part_of=part_of)
+        saga = Saga(self._execution, parallel=parallel, on_failure=on_failure, part_of=part_of)
+        if self._sagas is None:
+            self._sagas = WeakSet()
+        self._sagas.add(saga)
+        return saga
 
     def side_effect(self, make: Callable[[], R], /) -> R:
         """`make()`, called once and recorded; for small local facts. What can fail belongs in an activity.

@@ -146,7 +146,16 @@ class Saga:
         part_of: takes the compensations over when this saga ends well.
     """
 
-    __slots__ = ("_compensations", "_execution", "_on_failure", "_outer", "_parallel", "_state", "_undoing")
+    __slots__ = (
+        "__weakref__",
+        "_compensations",
+        "_execution",
+        "_on_failure",
+        "_outer",
+        "_parallel",
+        "_state",
+        "_undoing",
+    )
 
     def __init__(self, execution: Execution, *, parallel: bool, on_failure: OnFailure, part_of: Saga | None) -> None:
         if on_failure not in get_args(OnFailure):
@@ -329,6 +338,14 @@ class Saga:
             return False
         self._compensations.remove(compensation)
         return True
+
+    def refuse_checkpoint(self) -> None:
+        """A replay that begins at a checkpoint would not know of what is registered."""
+        if self._compensations or self._state is _State.UNDOING:
+            raise UsageError(
+                f"checkpoint was called inside {self!r}, of which a replay that begins there would not know; "
+                "end the saga first, or saga.keep() what was done"
+            )
 
     def _not_open(self, what: str) -> UsageError:
         hint = (
