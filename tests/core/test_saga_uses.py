@@ -260,9 +260,7 @@ def test_a_checkpoint_is_refused_while_a_saga_has_something_to_undo(live: Live) 
         await ctx.sleep(1)
         async with ctx.saga() as saga:
             saga.compensate_with(other, "a")
-            with pytest.raises(
-                UsageError, match="checkpoint was called inside <saga with 1 compensations, which is open>"
-            ):
+            with pytest.raises(UsageError, match="checkpoint was called inside <saga with 1 compensations"):
                 ctx.checkpoint(1)
             saga.keep()
         return "refused"

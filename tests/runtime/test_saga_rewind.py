@@ -140,6 +140,31 @@ async def test_a_workflow_that_begins_anew_has_not_failed(world: World) -> None:
 
 
 @workflow
+async def checkpoints(ctx: Context) -> None:
+    for number in range(ctx.restore(int) or 0, 3):
+        async with ctx.saga() as saga:
+            saga.compensate_with(undo, f"part {number}")
+            await ctx.call_activity(do, f"part {number}")
+            if number == 2:
+                await ctx.wait_for_event("go")
+                await ctx.call_activity(do, "last")
+        ctx.checkpoint(number + 1)
+
+
+async def test_a_saga_behind_a_checkpoint_is_undone_after_a_crash(world: World) -> None:
+    engine = await world.open()
+    handle = await engine.start(checkpoints.options(instance_id="i"))
+    await world.settle()
+    await world.crash(engine)
+    async with world.engine(workflows=[checkpoints], activities=[do, undo]) as engine:
+        handle = engine.handle("i")
+        await handle.raise_event("go")
+        with pytest.raises(WorkflowFailed, match="not to be had"):
+            await handle.result()
+    assert called == ["do part 0", "do part 1", "do part 2", "do last", "undo part 2"]
+
+
+@workflow
 async def begins_anew_while_undoing(ctx: Context) -> None:
     async def again() -> None:
         await ctx.call_activity(do, "more")
