@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from durableflow.authoring.activity import Activity, ActivityContext, activity, activity_context
     from durableflow.authoring.context import Context
+    from durableflow.authoring.saga import Compensation, Saga
     from durableflow.authoring.workflow import Flow, Workflow, workflow
     from durableflow.blocking import BlockingClient, BlockingEngine, BlockingHandle
     from durableflow.client import Client, Handle, InstanceStatus, Page
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         ActivityCancelled,
         ActivityFailed,
         Cancelled,
+        CompensationFailed,
         DeterminismWarning,
         DurableflowError,
         EngineClosed,
@@ -50,6 +52,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
     _NAMES = {
         "authoring.activity": ("Activity", "ActivityContext", "activity", "activity_context"),
         "authoring.context": ("Context",),
+        "authoring.saga": ("Compensation", "Saga"),
         "authoring.workflow": ("Flow", "Workflow", "workflow"),
         "blocking": ("BlockingClient", "BlockingEngine", "BlockingHandle"),
         "client": ("Client", "Handle", "InstanceStatus", "Page"),
@@ -59,6 +62,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "ActivityCancelled",
             "ActivityFailed",
             "Cancelled",
+            "CompensationFailed",
             "DeterminismWarning",
             "DurableflowError",
             "EngineClosed",
@@ -105,6 +109,8 @@ __all__ = [
     "BlockingHandle",
     "Cancelled",
     "Client",
+    "Compensation",
+    "CompensationFailed",
     "Context",
     "DeterminismWarning",
     "DurableflowError",
@@ -124,6 +130,7 @@ __all__ = [
     "PayloadError",
     "PayloadTooLarge",
     "RetryPolicy",
+    "Saga",
     "Settings",
     "Status",
     "StorageError",

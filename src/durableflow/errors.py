@@ -30,7 +30,8 @@ Branches are cut by what the caller does next::
     │   ├── MessageFailed          another instance is not there, or over: it was told nothing
     │   ├── EventTimeout           also a TimeoutError
     │   ├── TaskCancelled          the workflow itself cancelled the task
-    │   └── SideEffectFailed       what `ctx.side_effect` called has raised
+    │   ├── SideEffectFailed       what `ctx.side_effect` called has raised
+    │   └── CompensationFailed     a saga could not undo all of it
     ├── NonRetryableError          raise it in an activity: no further attempt
     ├── ActivityCancelled          raised inside an activity that is no longer wanted
     └── StorageError               try again, or mend the store
@@ -50,7 +51,7 @@ Branches are cut by what the caller does next::
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -409,6 +410,33 @@ class SideEffectFailed(TaskError, _RecordedFailure):
         self.message = message
         self.traceback_text = traceback_text
         super().__init__(f"a side effect failed: {type_name}: {message}")
+
+
+class FailedCompensation(NamedTuple):
+    """One compensation that failed: its name (of the activity or function), and what it raised."""
+
+    name: str
+    error: BaseException
+
+
+class CompensationFailed(TaskError):
+    """A saga could not undo everything; its `__cause__` is the error because of which it tried.
+
+    Attributes:
+        failures: what failed, in the order in which it was tried.
+        skipped: names of the compensations that were not begun after that, in the order of the saga.
+    """
+
+    code = "DF4010"
+
+    def __init__(self, failures: Iterable[FailedCompensation], count: int, skipped: tuple[str, ...]) -> None:
+        self.failures = tuple(failures)
+        self.skipped = skipped
+        told = "; ".join(
+            f"{each.name!r} with {qualified_name(type(each.error))}: {each.error}" for each in self.failures
+        )
+        rest = f"; not begun after that: {', '.join(map(repr, skipped))}" if skipped else ""
+        super().__init__(f"{len(self.failures)} of {count} compensations failed: {told}{rest}")
 
 
 class NonRetryableError(DurableflowError):

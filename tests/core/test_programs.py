@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from stories import NOON, SECOND, Story, check_shape, done, failed, program_of, received, state, work
 
-from durableflow import Cancelled, Context, Status
+from durableflow import Cancelled, Context, Saga, Status
 from durableflow.core.task import Task
 from durableflow.errors import TaskError
 from durableflow.model import events as ev
@@ -58,6 +58,12 @@ def _block(  # noqa: C901  # a table of instructions
                 except Cancelled:
                     log.append("cancelled")
                     yield from _block(ctx, clean_up, tasks, log)
+            case "saga", [inner, parallel, undo]:
+                saga = ctx.saga(parallel=parallel)
+                try:
+                    yield from saga.guard(_undoable(ctx, saga, inner, undo, tasks, log))
+                except (TaskError, LookupError, Cancelled) as error:
+                    log.append(str(error))
             case "cancel", [n]:
                 if tasks:
                     log.append(tasks[n % len(tasks)].cancel())
@@ -76,6 +82,15 @@ def _block(  # noqa: C901  # a table of instructions
                     log.append((yield from _seen(tasks[n % len(tasks)])))
             case _:
                 raise AssertionError(word)
+
+
+def _undoable(ctx: Context, saga: Saga, program: Program, undo: Program, tasks: list[Task[Any]], log: list[Any]) -> Any:
+    for n, instruction in enumerate(program):
+        if n % 2:
+            saga.compensate_with(_block, ctx, undo, tasks, log)
+        else:
+            saga.compensate_with(work, n)
+        yield from _block(ctx, [instruction], tasks, log)
 
 
 def _seen(task: Task[Any]) -> Any:
@@ -101,7 +116,11 @@ _PLAIN = st.one_of(
 
 
 def _blocks(inner: st.SearchStrategy[Program]) -> st.SearchStrategy[Program]:
-    nested = st.tuples(st.just("spawn"), inner) | st.tuples(st.just("guarded"), inner, inner)
+    nested = (
+        st.tuples(st.just("spawn"), inner)
+        | st.tuples(st.just("guarded"), inner, inner)
+        | st.tuples(st.just("saga"), inner, st.booleans(), inner)
+    )
     return st.lists(_PLAIN | nested.map(list), min_size=2, max_size=8)
 
 

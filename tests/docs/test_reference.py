@@ -175,6 +175,10 @@ HEADINGS = {heading["name"]: heading["parameters"] for heading in SIGNATURE.find
 FOR_THE_ENGINE = {
     "ActivityContext.mark_cancelled",
     "Activity.load_result",
+    "Compensation.move_to",
+    "Compensation.undo",
+    "Saga.forget",
+    "Saga.refuse_checkpoint",
     "Activity.result_loader",
     "Task.add_waiter",
     "Task.remove_waiter",

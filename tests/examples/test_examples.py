@@ -37,8 +37,8 @@ ENDS = {
     ],
     "retries": ["a lamp is 162.41 USD, says a list of 40 rows", "no price for a unicorn: KeyError"],
     "saga": [
-        "to Lisbon with flight in Lisbon, hotel in Lisbon, car in Lisbon",
-        "no trip to Venice, flight in Venice and hotel in Venice are cancelled: there are no cars in Venice",
+        "to Lisbon with flight, hotel, car",
+        "no trip to Venice, nothing is booked: there are no cars in Venice",
     ],
     "timers": ["no answer to 'who built this?' in time", "reminder 1", "reminder 2", "the trial is over"],
 }

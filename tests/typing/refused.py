@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import assert_type
 
-from durableflow import Context, Engine, Flow, RetryPolicy, Task, activity, workflow
+from durableflow import Context, Engine, Flow, RetryPolicy, Saga, Task, activity, workflow
 
 
 @activity
@@ -42,6 +42,26 @@ async def awaits(ctx: Context, order: str) -> str:
     await ctx.when_any([5])  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     await ctx.spawn(awaits)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     return await ctx.call_activity(charge, order, 1.0)  # type: ignore[arg-type]  # pyright: ignore[reportReturnType]
+
+
+async def undo(ctx: Context, order: str) -> None: ...
+
+
+async def undoes(ctx: Context, saga: Saga, order: str) -> None:
+    saga.compensate_with(note)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    saga.compensate_with(note, 5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    saga.compensate_with(charge, order, "1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    saga.compensate_with(charge, order, 1.0, top=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    saga.compensate_with(undo, ctx)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    saga.compensate_with(undo, ctx, 5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    saga.compensate_with(undecorated, "x")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    saga.compensate_with(undo(ctx, order))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    saga.compensate_with(note, "x").after(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ctx.saga(on_failure="ignore")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await saga.guard(undo(ctx, order))  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+    saga.guard(undo)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with ctx.saga():  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
+        pass
 
 
 @workflow

@@ -33,14 +33,22 @@ FORMAT: Final = 2
 """
 
 
+COMPENSATION: Final = "compensation"
+"""Role of an activity that a saga called to undo something."""
+
+
 class ActivityOptions(msgspec.Struct, frozen=True, array_like=True):
-    """What an activity call was asked to obey; times in microseconds, 0 for none."""
+    """What an activity call was asked to obey; times in microseconds, 0 for none.
+
+    `role` is for those who look: what the call is for, when that is something particular.
+    """
 
     retry: StoredRetry | None = None
     schedule_to_start_us: int = 0
     start_to_close_us: int = 0
     schedule_to_close_us: int = 0
     heartbeat_us: int = 0
+    role: str = ""
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):
