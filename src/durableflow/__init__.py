@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from durableflow.authoring.activity import Activity, ActivityContext, activity, activity_context
     from durableflow.authoring.context import Context
+    from durableflow.authoring.transactional import TransactionalActivity
     from durableflow.authoring.workflow import Flow, Workflow, workflow
     from durableflow.blocking import BlockingClient, BlockingEngine, BlockingHandle
     from durableflow.client import Client, Handle, InstanceStatus, Page
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         PayloadTooLarge,
         StorageError,
         TaskCancelled,
+        TransactionMisused,
         UsageError,
         WorkflowCancelled,
         WorkflowFailed,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     )
     from durableflow.model.retry import RetryPolicy
     from durableflow.model.status import Status
+    from durableflow.outbox import Outbox
     from durableflow.runtime.settings import Settings
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
     from importlib import import_module
@@ -50,6 +53,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
     _NAMES = {
         "authoring.activity": ("Activity", "ActivityContext", "activity", "activity_context"),
         "authoring.context": ("Context",),
+        "authoring.transactional": ("TransactionalActivity",),
         "authoring.workflow": ("Flow", "Workflow", "workflow"),
         "blocking": ("BlockingClient", "BlockingEngine", "BlockingHandle"),
         "client": ("Client", "Handle", "InstanceStatus", "Page"),
@@ -73,6 +77,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "PayloadTooLarge",
             "StorageError",
             "TaskCancelled",
+            "TransactionMisused",
             "UsageError",
             "WorkflowCancelled",
             "WorkflowFailed",
@@ -80,6 +85,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         ),
         "model.retry": ("RetryPolicy",),
         "model.status": ("Status",),
+        "outbox": ("Outbox",),
         "runtime.settings": ("Settings",),
     }
     _HOMES = {name: f"durableflow.{home}" for home, names in _NAMES.items() for name in names}
@@ -120,6 +126,7 @@ __all__ = [
     "InstanceStatus",
     "NonRetryableError",
     "NondeterminismError",
+    "Outbox",
     "Page",
     "PayloadError",
     "PayloadTooLarge",
@@ -129,6 +136,8 @@ __all__ = [
     "StorageError",
     "Task",
     "TaskCancelled",
+    "TransactionMisused",
+    "TransactionalActivity",
     "UsageError",
     "Workflow",
     "WorkflowCancelled",

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, 
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from durableflow.authoring.activity import current_activity
 from durableflow.authoring.registry import AnyActivity, AnyWorkflow
 from durableflow.authoring.workflow import Workflow
 from durableflow.client import Client, Handle
@@ -78,6 +79,12 @@ class LoopThread:
             raise UsageError(
                 "a blocking call on the event loop of its own engine would never return; "
                 "make the activity that calls it a plain def: those run in threads"
+            )
+        activity = current_activity.get()
+        if activity is not None and activity.is_transactional:
+            raise UsageError(
+                "a blocking call inside a transactional activity would wait for the transaction that it is in; "
+                "to start instances and raise events there use durableflow.Outbox(connection)"
             )
         try:
             future: Future[T] = portal.start_task_soon(lambda: function(*args, **kwargs))

@@ -17,12 +17,10 @@ from durableflow.backends.base import Backend, InstanceRecord, NewInstance, Outg
 from durableflow.core.view import HistoryEvent, InstanceView, fold, numbered
 from durableflow.errors import (
     CorruptHistory,
-    InstanceExists,
     InstanceNotActive,
     InstanceNotFound,
     InstanceStalled,
     PayloadError,
-    PayloadTooLarge,
     UsageError,
     WorkflowCancelled,
     WorkflowTerminated,
@@ -31,11 +29,12 @@ from durableflow.model import converter
 from durableflow.model import events as ev
 from durableflow.model.duration import Duration, from_datetime, to_datetime, to_us
 from durableflow.model.failure import Failure, workflow_failed
-from durableflow.model.ids import RANDOM_BITS, check_name, fresh_id
+from durableflow.model.ids import check_name
 from durableflow.model.status import TERMINAL, Status
 from durableflow.runtime.clock import Clock, SystemClock
 from durableflow.runtime.ends import End
 from durableflow.runtime.messages import check_sent
+from durableflow.runtime.starts import judge_conflict, new_event, new_start
 from durableflow.runtime.stores import open_backend
 
 P = ParamSpec("P")
@@ -173,43 +172,11 @@ class Client:
             InstanceExists: the id is taken and may not be shared or replaced, or is another workflow's.
             PayloadError: an argument cannot be stored.
         """
-        options = workflow.start_options
-        data = workflow.arguments.dump(args, kwargs, f"the input of workflow {workflow.name!r}")
-        self._check_size(f"the input of workflow {workflow.name!r}", data)
-        now_us = self._clock.now_us()
-        instance_id = options.instance_id or fresh_id(now_us, self._clock.random_bits(RANDOM_BITS))
-        start_at_us = options.start_at_us
-        if options.start_delay_us:
-            start_at_us = max(start_at_us, now_us + options.start_delay_us)
-        deadline_us = max(start_at_us, now_us) + options.timeout_us if options.timeout_us else 0
-        started = ev.InstanceStarted(
-            workflow.name, workflow.version, data, start_at_us=start_at_us, deadline_us=deadline_us
-        )
-        new = NewInstance(
-            instance_id,
-            workflow.name,
-            workflow.version,
-            Status.PENDING,
-            now_us,
-            0,
-            options.tags,
-            replace=options.on_conflict == "replace",
-        )
+        new, started = new_start(workflow, args, kwargs, self._clock, self._payload_limit_bytes)
         existing = await self._send_start(workflow, new, started)
         if existing is not None:
-            self._judge_conflict(workflow, existing)
-        return Handle(self, instance_id, workflow)
-
-    def _judge_conflict(self, workflow: Workflow[..., Any], existing: InstanceRecord) -> None:
-        policy = workflow.start_options.on_conflict
-        if policy == "return" and existing.workflow == workflow.name:
-            return
-        reason = {
-            "return": f"it runs workflow {existing.workflow!r}, not {workflow.name!r}",
-            "fail": "on_conflict='fail' does not allow to share it",
-            "replace": f"it is {existing.status}, and only an instance that is over can be replaced",
-        }[policy]
-        raise InstanceExists(existing.id, f"instance {existing.id!r} exists: {reason}")
+            judge_conflict(workflow, existing)
+        return Handle(self, new.id, workflow)
 
     async def _send_start(
         self,
@@ -403,12 +370,8 @@ class Client:
             InstanceNotFound, InstanceNotActive: nothing was written.
             PayloadError: the payload cannot be stored.
         """
-        check_name(name, "the name of an event")
-        if event_id is not None:
-            check_name(event_id, "the event id")
-        data = converter.dump(payload, f"the payload of event {name!r}")
-        self._check_size(f"the payload of event {name!r}", data)
-        await self._send(instance_id, ev.EventReceived(name, data, event_id), f"event {name!r}")
+        event = new_event(name, payload, event_id, self._payload_limit_bytes)
+        await self._send(instance_id, event, f"event {name!r}")
 
     async def suspend(self, instance_id: str, reason: str = "") -> None:
         """Deliver nothing to the workflow until it is resumed; what comes meanwhile is kept in order."""
@@ -483,10 +446,6 @@ class Client:
         event_id = event.event_id if isinstance(event, ev.EventReceived) else None
         (result,) = await self._backend.send([Outgoing(instance_id, ev.dump_event(event), event_id=event_id)])
         check_sent(instance_id, result, asked)
-
-    def _check_size(self, what: str, data: bytes) -> None:
-        if len(data) > self._payload_limit_bytes:
-            raise PayloadTooLarge(what, len(data), self._payload_limit_bytes)
 
 
 def _status(record: InstanceRecord) -> InstanceStatus:

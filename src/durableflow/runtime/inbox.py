@@ -18,7 +18,7 @@ from durableflow.model import events as ev
 from durableflow.runtime.instances import Instances
 from durableflow.runtime.live import Ack, Live, PutAway
 from durableflow.runtime.means import Means
-from durableflow.runtime.messages import FROM_OUTSIDE, check_sent, event_in, outgoing
+from durableflow.runtime.messages import FROM_OUTSIDE, check_sent, event_in, is_answer, outgoing
 from durableflow.runtime.stalls import Stalls
 
 _PAGE: Final = 1_000
@@ -41,6 +41,10 @@ class Inbox:
             await self._means.patiently(self._read)
             # a hint; the look is the truth
             await self._means.patiently(partial(self._means.backend.wait_for_change, _LONGEST_WAIT_S))
+
+    async def look(self) -> None:
+        """Read now: this process has written something itself, of which it gets no hint."""
+        await self._means.patiently(self._read)
 
     async def _read(self) -> None:
         while messages := await self._means.backend.inbox(self._seen, _PAGE):
@@ -74,7 +78,7 @@ class Inbox:
             if not live.queued:
                 live.call_up()
             return
-        if type(event) in FROM_OUTSIDE:
+        if type(event) in FROM_OUTSIDE or is_answer(event):
             live.tell(cast("ev.Observation", event), None, message.number)
 
     # -- what is told in this process -----------------------------------------------------------------------
