@@ -244,7 +244,7 @@ class Backend(Protocol):
             TransactionMisused: `work` tried what it may not; nothing was written. So it is, with a word on what to do,
                 where `supports_transactions` is False; then `work` was not called.
             CommitOutcomeUnknown: look into the log.
-            Exception: whatever `work` raised; nothing was written.
+            Exception: whatever `work` raised, or what is wrong with what it wrote; nothing was written.
         """
         ...
 

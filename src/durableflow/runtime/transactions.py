@@ -93,6 +93,8 @@ class Transactions:
             await self._done(attempt)
         elif isinstance(error, StorageError):
             self._attempts.take_back(attempt, error)
+        elif isinstance(error, Exception):
+            self._attempts.end_in_store(attempt, error)
         else:  # this worker is being stopped
             raise error
 

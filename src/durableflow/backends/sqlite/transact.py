@@ -63,7 +63,7 @@ class Guard:
     """The authorizer of a connection while user code has it.
 
     Attributes:
-        refused: what was refused last, and why; None when nothing was.
+        refused: what was refused first, and why; None when nothing was.
     """
 
     def __init__(self, connection: GuardedConnection) -> None:
@@ -85,7 +85,7 @@ class Guard:
         reason = self._objection(action, first or "", second or "")
         if reason is None:
             return _OK
-        self.refused = reason
+        self.refused = self.refused or reason
         return _DENY
 
     def _objection(self, action: int, first: str, second: str) -> str | None:
@@ -163,6 +163,8 @@ class UserTransactions:
                 hook("after commit")
         except BaseException as error:
             self._put_right(connection, roll_back=True)
+            if isinstance(error, sqlite3.IntegrityError):
+                return error  # a deferred foreign key: the user's rows do not fit
             code = getattr(error, "sqlite_errorcode", None)
             if code is not None and code & 0xFF in REFUSALS:
                 return _with_cause(StorageError(f"{self._path}: {error}; nothing was written"), error)
