@@ -29,7 +29,7 @@ def test_its_arguments_are_those_behind_the_connection() -> None:
 def test_it_is_an_activity_of_its_own_kind_also_with_other_options() -> None:
     changed = book.options(retry=2, timeout=3)
     assert isinstance(changed, TransactionalActivity)
-    assert (changed.is_transactional, changed.is_async, changed.needs_thread) == (True, False, False)
+    assert (changed.is_transactional, changed.is_async, changed.place) == (True, False, "store")
     assert changed.stored_options is not None
     assert changed.stored_options.retry is not None
     assert changed.stored_options.retry.max_attempts == 2
@@ -76,4 +76,4 @@ def test_other_activities_are_not_transactional() -> None:
         return x
 
     assert isinstance(plain, Activity)
-    assert (plain.is_transactional, plain.needs_thread) == (False, True)
+    assert (plain.is_transactional, plain.place) == (False, "thread")

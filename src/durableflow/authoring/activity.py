@@ -119,9 +119,9 @@ class Activity(Generic[P, R_co]):
         return f"<activity {self.name}>"
 
     @property
-    def needs_thread(self) -> bool:
-        """Whether an attempt of it takes a thread of the engine's pool."""
-        return not (self.is_async or self.is_transactional)
+    def place(self) -> Literal["loop", "thread", "store"]:
+        """Where its attempts run; there is only so much room in each."""
+        return "loop" if self.is_async else "store" if self.is_transactional else "thread"
 
     def options(
         self,

@@ -36,6 +36,9 @@ from durableflow.runtime.threads import DaemonThreads
 
 AnyActivity = Activity[..., Any]
 _TIMEOUT: Final = "TimeoutError"
+TRANSACTIONS_AT_ONCE: Final = 32
+"""So many transactional attempts have begun at a time. They run one after the other; those that have not begun when the
+process dies need not count as lost."""
 _STORE_RETRY_US: Final = 1_000_000
 _STOPPED: Final = Failure("WorkerStopped", "the engine was closed while this attempt was running")
 
@@ -128,8 +131,11 @@ class Attempts:
         self._record_beat = beat
         self._told_ended = ended
         self._threads = DaemonThreads(settings.activity_threads)
-        self._free_async = settings.activity_concurrency
-        self._free_threads = settings.activity_threads
+        self._free_places = {
+            "loop": settings.activity_concurrency,
+            "thread": settings.activity_threads,
+            "store": TRANSACTIONS_AT_ONCE,
+        }
         self._by_name: Counter[str] = Counter()
         self._isolated: tuple[str, int] | None = None
         self._queues: dict[tuple[str, bool], deque[Request]] = {}
@@ -149,26 +155,20 @@ class Attempts:
         limit = definition.max_concurrency
         if limit is not None and self._by_name[definition.name] >= limit:
             return False
-        if (self._free_threads if definition.needs_thread else self._free_async) <= 0 or self._stopping:
+        if self._free_places[definition.place] <= 0 or self._stopping:
             return False
         if activity.losses and _is_suspect(activity):
             if self._isolated is not None:
                 return False
             self._isolated = (owner.id, activity.task)
-        if definition.needs_thread:
-            self._free_threads -= 1
-        else:
-            self._free_async -= 1
+        self._free_places[definition.place] -= 1
         if limit is not None:
             self._by_name[definition.name] += 1
         return True
 
     def release(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
         """Give a place back, to the first in the queue that can use it."""
-        if definition.needs_thread:
-            self._free_threads += 1
-        else:
-            self._free_async += 1
+        self._free_places[definition.place] += 1
         if definition.max_concurrency is not None:
             self._by_name[definition.name] -= 1
         if self._isolated == (owner.id, activity.task):
@@ -234,7 +234,7 @@ class Attempts:
         limit = definition.max_concurrency
         return (
             not self._stopping
-            and (self._free_threads if definition.needs_thread else self._free_async) > 0
+            and self._free_places[definition.place] > 0
             and (limit is None or self._by_name[definition.name] < limit)
             and not (self._isolated is not None and request.activity.losses and _is_suspect(request.activity))
         )
