@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 import msgspec
 
 from durableflow.authoring.workflow import Workflow
-from durableflow.backends.base import Backend, InstanceRecord, NewInstance, Outgoing, Query
+from durableflow.backends.base import Backend, InstanceRecord, NewInstance, Outgoing
 from durableflow.core.view import HistoryEvent, InstanceView, fold, numbered
 from durableflow.errors import (
     CorruptHistory,
@@ -25,14 +25,16 @@ from durableflow.errors import (
     WorkflowCancelled,
     WorkflowTerminated,
 )
+from durableflow.many import ManyInstances
 from durableflow.model import converter
 from durableflow.model import events as ev
-from durableflow.model.duration import Duration, from_datetime, to_datetime, to_us
+from durableflow.model.duration import Duration, to_datetime, to_us
 from durableflow.model.failure import Failure, workflow_failed
 from durableflow.model.ids import check_name
-from durableflow.model.status import TERMINAL, Status
+from durableflow.model.status import Status
 from durableflow.runtime.clock import Clock, SystemClock
 from durableflow.runtime.ends import End
+from durableflow.runtime.filters import InstanceFilter, query_of
 from durableflow.runtime.messages import check_sent
 from durableflow.runtime.starts import judge_conflict, new_event, new_start
 from durableflow.runtime.stores import open_backend
@@ -132,7 +134,7 @@ class Handle(Generic[R]):
         return await self._client.wait_for_status(self.id, *statuses, timeout=timeout)
 
 
-class Client:
+class Client(ManyInstances):
     """Talks to the instances of a store, whichever process runs them.
 
     Use it as `async with Client("sqlite:///orders.db") as client: ...`.
@@ -339,17 +341,16 @@ class Client:
         """
         if not 1 <= limit <= 1_000:
             raise UsageError(f"limit is {limit!r}, but must be from 1 to 1,000")
-        statuses = frozenset([status]) if isinstance(status, Status) else frozenset(status or ())
-        query = Query(
-            statuses=statuses,
-            workflow=workflow.name if isinstance(workflow, Workflow) else workflow,
-            tags=tags or {},
+        where = InstanceFilter(
+            status=status,
+            workflow=workflow,
+            tags=tags,
             id_prefix=id_prefix,
-            created_from_us=None if created_from is None else from_datetime(created_from, "created_from"),
-            created_before_us=None if created_before is None else from_datetime(created_before, "created_before"),
-            after=None if cursor is None else _load_cursor(cursor),
-            limit=limit,
+            created_from=created_from,
+            created_before=created_before,
         )
+        after = None if cursor is None else _load_cursor(cursor)
+        query = msgspec.structs.replace(query_of(where), after=after, limit=limit)
         records = await self._backend.list_records(query)
         last = records[-1] if len(records) == limit else None
         next_cursor = None if last is None else msgspec.json.encode((last.created_us, last.id)).decode()
@@ -399,47 +400,6 @@ class Client:
         if not await self.purge_many([instance_id]):
             record = await self._record(instance_id)
             raise InstanceNotActive(instance_id, record.status, "purge: terminate it first, or wait for its end")
-
-    async def purge_many(self, instance_ids: Iterable[str]) -> Sequence[str]:
-        """Remove those that are over, in one transaction; returns the ids of those that were removed."""
-        return await self._backend.purge([check_name(each, "the instance id") for each in instance_ids])
-
-    async def purge_finished(
-        self,
-        *,
-        older_than: Duration,
-        status: Status | Iterable[Status] | None = None,
-        batch: int = 500,
-    ) -> int:
-        """Remove all instances that ended longer ago than `older_than`, oldest first.
-
-        It may be cancelled, and called again: what was removed is removed.
-
-        Args:
-            status: only those that ended so; by default however they ended.
-            batch: how many go in one transaction, 1 to 1,000; others may write between two of them.
-
-        Returns:
-            How many were removed.
-
-        Raises:
-            UsageError: a status that is no end, or a batch out of range.
-        """
-        if not 1 <= batch <= 1_000:
-            raise UsageError(f"batch is {batch!r}, but must be from 1 to 1,000")
-        statuses = TERMINAL if status is None else frozenset([status] if isinstance(status, Status) else status)
-        if not statuses <= TERMINAL:
-            raise UsageError(
-                f"instances that are {', '.join(sorted(statuses - TERMINAL))} are not over and cannot be purged; "
-                f"ends are {', '.join(sorted(TERMINAL))}"
-            )
-        before_us = self._clock.now_us() - to_us(older_than, "older_than")
-        removed = 0
-        after = (-1, "")
-        while found := await self._backend.finished(statuses, before_us, after, batch):
-            removed += len(await self.purge_many([instance_id for _, instance_id in found]))
-            after = found[-1]
-        return removed
 
     async def _send(self, instance_id: str, event: ev.Observation, asked: str) -> None:
         check_name(instance_id, "the instance id")

@@ -68,7 +68,8 @@ class TransactingContract(StoreContract):
 
         def work(connection: Any, waiting: Sequence[Message]) -> bytes:
             seen.extend(message.data for message in waiting)
-            return _write("one")(connection, waiting)
+            data: bytes = _write("one")(connection, waiting)
+            return data
 
         assert (await backend.transact(lease, "a", work)).outcome == "delivered"
         assert seen == [b"first"]
