@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from durableflow.model.retry import RetryPolicy
     from durableflow.model.status import Status
     from durableflow.outbox import Outbox
+    from durableflow.runtime.bulk import BulkReport
+    from durableflow.runtime.exports import ExportReport, ImportReport
     from durableflow.runtime.settings import Settings
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
     from importlib import import_module
@@ -86,6 +88,8 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         "model.retry": ("RetryPolicy",),
         "model.status": ("Status",),
         "outbox": ("Outbox",),
+        "runtime.bulk": ("BulkReport",),
+        "runtime.exports": ("ExportReport", "ImportReport"),
         "runtime.settings": ("Settings",),
     }
     _HOMES = {name: f"durableflow.{home}" for home, names in _NAMES.items() for name in names}
@@ -109,6 +113,7 @@ __all__ = [
     "BlockingClient",
     "BlockingEngine",
     "BlockingHandle",
+    "BulkReport",
     "Cancelled",
     "Client",
     "Context",
@@ -117,8 +122,10 @@ __all__ = [
     "Engine",
     "EngineClosed",
     "EventTimeout",
+    "ExportReport",
     "Flow",
     "Handle",
+    "ImportReport",
     "InstanceExists",
     "InstanceNotActive",
     "InstanceNotFound",
