@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from durableflow.authoring.activity import Activity, ActivityContext, activity, activity_context
     from durableflow.authoring.context import Context
     from durableflow.authoring.saga import Compensation, Saga
+    from durableflow.authoring.transactional import TransactionalActivity
     from durableflow.authoring.workflow import Flow, Workflow, workflow
     from durableflow.blocking import BlockingClient, BlockingEngine, BlockingHandle
     from durableflow.client import Client, Handle, InstanceStatus, Page
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         PayloadTooLarge,
         StorageError,
         TaskCancelled,
+        TransactionMisused,
         UsageError,
         WorkflowCancelled,
         WorkflowFailed,
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
     )
     from durableflow.model.retry import RetryPolicy
     from durableflow.model.status import Status
+    from durableflow.outbox import Outbox
+    from durableflow.runtime.bulk import BulkReport
+    from durableflow.runtime.exports import ExportReport, ImportReport
     from durableflow.runtime.settings import Settings
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
     from importlib import import_module
@@ -53,6 +58,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         "authoring.activity": ("Activity", "ActivityContext", "activity", "activity_context"),
         "authoring.context": ("Context",),
         "authoring.saga": ("Compensation", "Saga"),
+        "authoring.transactional": ("TransactionalActivity",),
         "authoring.workflow": ("Flow", "Workflow", "workflow"),
         "blocking": ("BlockingClient", "BlockingEngine", "BlockingHandle"),
         "client": ("Client", "Handle", "InstanceStatus", "Page"),
@@ -77,6 +83,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "PayloadTooLarge",
             "StorageError",
             "TaskCancelled",
+            "TransactionMisused",
             "UsageError",
             "WorkflowCancelled",
             "WorkflowFailed",
@@ -84,6 +91,9 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         ),
         "model.retry": ("RetryPolicy",),
         "model.status": ("Status",),
+        "outbox": ("Outbox",),
+        "runtime.bulk": ("BulkReport",),
+        "runtime.exports": ("ExportReport", "ImportReport"),
         "runtime.settings": ("Settings",),
     }
     _HOMES = {name: f"durableflow.{home}" for home, names in _NAMES.items() for name in names}
@@ -107,6 +117,7 @@ __all__ = [
     "BlockingClient",
     "BlockingEngine",
     "BlockingHandle",
+    "BulkReport",
     "Cancelled",
     "Client",
     "Compensation",
@@ -117,8 +128,10 @@ __all__ = [
     "Engine",
     "EngineClosed",
     "EventTimeout",
+    "ExportReport",
     "Flow",
     "Handle",
+    "ImportReport",
     "InstanceExists",
     "InstanceNotActive",
     "InstanceNotFound",
@@ -126,6 +139,7 @@ __all__ = [
     "InstanceStatus",
     "NonRetryableError",
     "NondeterminismError",
+    "Outbox",
     "Page",
     "PayloadError",
     "PayloadTooLarge",
@@ -136,6 +150,8 @@ __all__ = [
     "StorageError",
     "Task",
     "TaskCancelled",
+    "TransactionMisused",
+    "TransactionalActivity",
     "UsageError",
     "Workflow",
     "WorkflowCancelled",
