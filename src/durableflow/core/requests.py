@@ -92,6 +92,10 @@ class Answerer(Correspondent):
             del seen[next(iter(seen))]
         return True
 
+    def forget_request(self, request_id: str) -> None:
+        """This one is told again."""
+        self._desk().seen.pop(request_id, None)
+
     def keep_request(self, request: ev.KeptRequest) -> None:
         """Nobody has a handler for it yet."""
         self._desk().kept.append(request)

@@ -7,6 +7,7 @@ in the same instance, with another row, whose first event says all that the next
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from durableflow.core.requests import Answerer
@@ -24,12 +25,14 @@ class Rounds(Answerer):
     Attributes:
         started: the first event of this round.
         observed: how many observations this round has taken.
+        cancel_requested: somebody asked for the instance to be cancelled.
     """
 
-    __slots__ = ("observed", "restored", "started")
+    __slots__ = ("cancel_requested", "observed", "restored", "started")
 
     started: ev.InstanceStarted | None
     observed: int
+    cancel_requested: bool
     restored: bytes | None
     """The state that this round began with."""
 
@@ -59,9 +62,14 @@ class Rounds(Answerer):
         self._decide(ev.CheckpointTaken(state))
         if self.replaying:  # of a round that is over: the code goes on in the next one
             self.leave_replay()
+        again = self.tell_held_again()
         started = self.next_round(state=state, data=None, version=0)
-        self._close_row(started)
+        self._close_row(started, again)
         self._adopt(started)
+
+    def tell_held_again(self) -> Sequence[ev.Observation]:
+        """What came while it was suspended, and is not delivered yet: a replay of the next round must hear of it."""
+        raise NotImplementedError
 
     def leave_replay(self) -> None:
         """The recorded round ends here, though the code would go on."""
@@ -102,6 +110,7 @@ class Rounds(Answerer):
             patches=tuple(name for name, is_patched in known.items() if is_patched),
             unpatched=tuple(name for name, is_patched in known.items() if not is_patched),
             custom_status=self.custom_status,
+            cancel_requested=state is not None and self.cancel_requested,
         )
         return ev.InstanceStarted(
             old.workflow,
@@ -113,11 +122,11 @@ class Rounds(Answerer):
             round=following,
         )
 
-    def _close_row(self, started: ev.InstanceStarted) -> None:
-        """What follows goes into a row of its own, which begins with `started`."""
+    def _close_row(self, started: ev.InstanceStarted, again: Sequence[ev.Observation]) -> None:
+        """What follows goes into a row of its own, which begins with `started` and `again`."""
         self.restored = started.round.state if started.round is not None else None
         turn, decisions = self._turn, self._decisions
-        following: list[ev.Event] = [started]
+        following: list[ev.Event] = [started, *again]
         if decisions is turn.events:
             turn.close_row(following)
             self._decisions = following
@@ -132,7 +141,6 @@ class Rounds(Answerer):
         if started.origin is None and started.round is None:
             return  # as most do
         self._adopt(started)
-        self.observed = 0  # it is counted when it is noted
         if started.round is not None:
             self._carry_in(started.round)
 
@@ -147,13 +155,17 @@ class Rounds(Answerer):
             self._last_number = following.tasks
             self._seed = f"{seed}#{following.number}"
             self.restored = following.state
-            self._random = self._uuid_random = None
+            # Seeded again, not made again: the code may hold on to them, as it would if it had begun here.
+            if self._random is not None:
+                self._random.seed(f"random:{self._seed}")
+            if self._uuid_random is not None:
+                self._uuid_random.seed(f"uuid:{self._seed}")
         else:
             self._seed = seed
 
     def _carry_in(self, following: ev.Round) -> None:
         """Take over what an earlier round has left."""
-        self.custom_status = following.custom_status
+        self.custom_status, self.cancel_requested = following.custom_status, following.cancel_requested
         if following.kept or following.event_ids:
             self.mailbox_made().carry_in(following.kept, following.event_ids)
         if following.requests or following.request_ids:
