@@ -87,6 +87,7 @@ class Story:
     ) -> None:
         self.program = program_of(flow)
         self.versions = {program.version: program for program in map(program_of, versions)}
+        self.args = args
         self.crashing = crashing
         self.limits = limits
         self.instance_id = instance_id

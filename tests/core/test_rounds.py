@@ -707,7 +707,7 @@ def test_a_checkpoint_that_the_code_does_not_keep_to_is_noticed_in_replay() -> N
 
     story = Story(flow)
     story.complete(1)
-    with pytest.raises(NondeterminismError, match="'other'.*now asks for activity 'work'"):
+    with pytest.raises(NondeterminismError, match=r"'other'.*now asks for activity 'work'"):
         story.replayed()
 
 
@@ -719,7 +719,7 @@ def test_changed_code_is_noticed_in_an_earlier_round_too(live: Live) -> None:
         yield from ctx.call_activity(work, n)
         return ctx.continue_as_new(n + 2)
 
-    with pytest.raises(NondeterminismError, match="recorded .*now asks for"):
+    with pytest.raises(NondeterminismError, match=r"recorded .*now asks for"):
         story.replayed(Workflow(changed, name="counts"), rows=story.rounds[0])
     twin = story.replayed(Workflow(changed, name="counts"))  # which replay never needs again
     twin.put_away()

@@ -157,7 +157,11 @@ class Answerer(Correspondent):
             )
         token = current_execution.set(cast("Execution", self))  # all layers are one object
         try:
-            return handler.dump(handler.begin(arguments))
+            result: Any = handler.begin(arguments)
+            if hasattr(result, "send") and hasattr(result, "throw"):
+                result.close()
+                raise UsageError(f"the handler of query {name!r} is a generator or a coroutine; it must not wait")
+            return handler.dump(result)
         finally:
             current_execution.reset(token)
 
