@@ -274,7 +274,7 @@ def state(execution: Execution) -> dict[str, Any]:
         "unstarted": list(execution.unstarted),
         "children": dict(execution.children or {}),
         "messages": dict(execution.messages or {}),
-        "requests": [] if execution.desk is None else [list(execution.desk.kept), list(execution.desk.open)],
+        "requests": [[], []] if execution.desk is None else [list(execution.desk.kept), list(execution.desk.open)],
         "restored": execution.restored,
         "observed": execution.observed,
     }

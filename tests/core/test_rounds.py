@@ -732,3 +732,40 @@ def test_rounds_in_one_turn_are_each_a_row(live: Live) -> None:
     turn = story.turn
     assert [first for first, _ in turn.closed] == [first for first, _, _ in story.rows[1:-1]]
     assert turn.first_seq == story.rows[-1][0]
+
+
+def test_what_is_held_behind_a_checkpoint_that_is_the_last_word_is_heard_by_nobody(told: Live) -> None:
+    def flow(ctx: Context) -> Any:
+        if ctx.restore(int) is None:
+            yield from ctx.wait_for_event("a")
+            ctx.checkpoint(1)
+        return "over"
+
+    story = told(flow)
+    story.tell(ev.InstanceSuspended())
+    story.tell(received("a"), received("b", None, "id"), asked("r", "x"), ev.CancelRequested())
+    story.tell(ev.InstanceResumed())
+    assert story.result == "over"
+    assert [type(each) for each in story.rows[-1][2]] == [ev.InstanceStarted, ev.InstanceCompleted]
+
+
+def test_what_is_held_behind_a_checkpoint_goes_on_to_the_next_input_and_is_known_there(told: Live) -> None:
+    def flow(ctx: Context, n: int) -> Any:
+        if ctx.restore(int) is None:
+            yield from ctx.wait_for_event("a")
+            ctx.checkpoint(1)
+        yield from ctx.wait_for_event("a")
+        if n == 0:
+            ctx.continue_as_new(1)
+        yield from ctx.wait_for_event("b")
+        return n
+
+    story = told(flow, 0)
+    story.tell(ev.InstanceSuspended())
+    held = [received("a", 1, "1"), received("a", 2, "2"), received("a", 3, "3"), asked("r", "x")]
+    story.tell(*held)
+    story.tell(ev.InstanceResumed())
+    assert story.tell(*held).refused == held
+    story.event("a")
+    story.event("b")
+    assert story.result == 1

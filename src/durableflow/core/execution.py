@@ -94,8 +94,8 @@ class Execution(Rounds):
         """Its time to begin has come; the code has begun too, unless it is suspended."""
         self._begun = False
         self._held: list[ev.Observation] | None = None
-        self._told_again = False
-        """What is held has been recorded once more, in the row of a round that began meanwhile."""
+        self._told_again: int | None = None
+        """How many of those held have been told in the round that began while they were being delivered, if one has."""
 
     # -- the two ways forward -------------------------------------------------------------------------------
 
@@ -328,12 +328,14 @@ class Execution(Rounds):
             event = self._held.pop(0)
             note, deliver = HANDLERS[type(event)]
             assert deliver is not None
-            if self._told_again:  # in a round that has begun meanwhile
+            if self._told_again is not None:  # in a round that has begun meanwhile
+                self._told_again += 1
+                self._turn.events.insert(self._told_again, event)
                 note(self, event)
                 self.observed += 1
             deliver(self, event)
             self._run()
-        self._told_again = False
+        self._told_again = None
         if self.ended is None:
             self._held = None
 
@@ -376,6 +378,8 @@ class Execution(Rounds):
     def _keep_held(self) -> None:
         """What came while it was suspended, and was not delivered yet, is for the next round."""
         for event in self._held or ():
+            if self._told_again is not None:
+                HANDLERS[type(event)][0](self, event)
             match event:
                 case ev.EventReceived(name=name, payload=payload):
                     self.mailbox_made().keep(name.casefold(), payload)
@@ -386,7 +390,7 @@ class Execution(Rounds):
                 case _:
                     pass
 
-    def tell_held_again(self) -> Sequence[ev.Observation]:
+    def tell_held_again(self) -> None:
         """See `Rounds.tell_held_again`. All but these answers something that is not open any more."""
         again: list[ev.Observation] = []
         for event in self._held or ():
@@ -402,8 +406,7 @@ class Execution(Rounds):
                     continue
             again.append(event)
         if self._held is not None:
-            self._held, self._told_again = again, True
-        return again
+            self._held, self._told_again = again, 0
 
     def leave_replay(self) -> None:
         """See `Rounds.leave_replay`."""

@@ -7,7 +7,6 @@ in the same instance, with another row, whose first event says all that the next
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from durableflow.core.requests import Answerer
@@ -62,13 +61,13 @@ class Rounds(Answerer):
         self._decide(ev.CheckpointTaken(state))
         if self.replaying:  # of a round that is over: the code goes on in the next one
             self.leave_replay()
-        again = self.tell_held_again()
+        self.tell_held_again()
         started = self.next_round(state=state, data=None, version=0)
-        self._close_row(started, again)
+        self._close_row(started)
         self._adopt(started)
 
-    def tell_held_again(self) -> Sequence[ev.Observation]:
-        """What came while it was suspended, and is not delivered yet: a replay of the next round must hear of it."""
+    def tell_held_again(self) -> None:
+        """What came while it was suspended, and is not delivered yet, comes in the next round: its replay must hear it."""
         raise NotImplementedError
 
     def leave_replay(self) -> None:
@@ -122,11 +121,11 @@ class Rounds(Answerer):
             round=following,
         )
 
-    def _close_row(self, started: ev.InstanceStarted, again: Sequence[ev.Observation]) -> None:
-        """What follows goes into a row of its own, which begins with `started` and `again`."""
+    def _close_row(self, started: ev.InstanceStarted) -> None:
+        """What follows goes into a row of its own, which begins with `started`."""
         self.restored = started.round.state if started.round is not None else None
         turn, decisions = self._turn, self._decisions
-        following: list[ev.Event] = [started, *again]
+        following: list[ev.Event] = [started]
         if decisions is turn.events:
             turn.close_row(following)
             self._decisions = following
