@@ -217,7 +217,7 @@ def test_a_second_result_while_suspended_does_no_harm(told: Live) -> None:
         (ev.InstanceCancelled("bye"), ev.ChildFailed(3, Failure("Cancelled", "bye"), "CANCELLED")),
         (ev.InstanceTerminated("now"), ev.ChildFailed(3, Failure("Terminated", "now"), "TERMINATED")),
     ],
-    ids=lambda each: ev.tag_of(each),
+    ids=ev.tag_of,
 )
 def test_every_end_of_a_child_is_told_to_its_parent(end: ev.Event, message: ev.Observation) -> None:
     send = result_message(ev.Origin("mother", 3), end)

@@ -349,7 +349,7 @@ def test_a_query_that_asks_for_something_is_refused_and_asks_for_nothing(told: L
             "dice": ctx.random,
             "spawn": lambda: ctx.spawn(iter(())),  # type: ignore[arg-type]
             "checkpoint": lambda: ctx.checkpoint(1),
-            "again": lambda: ctx.continue_as_new(),
+            "again": ctx.continue_as_new,
             "request": lambda: ctx.on_request("n")(lambda: 1),
             "query": lambda: ctx.on_query("n")(lambda: 1),
             "patched": lambda: ctx.patched("p"),

@@ -67,7 +67,7 @@ class Rounds(Answerer):
         self._adopt(started)
 
     def tell_held_again(self) -> None:
-        """What came while it was suspended, and is not delivered yet, comes in the next round: its replay must hear it."""
+        """What came while it was suspended, and is not delivered yet, comes in the next round."""
         raise NotImplementedError
 
     def leave_replay(self) -> None:
