@@ -197,7 +197,8 @@ PROGRAMS = st.recursive(st.lists(_PLAIN, min_size=1, max_size=8), _blocks, max_l
 ) | st.lists(
     # Words that leave nothing open, for checkpoints and further rounds are not allowed else.
     st.sampled_from([[["activity", 1], ["wait", -1]], [["event", "a", None], ["wait", -1]], [["dice"]],
-                     [["patch", "p"]], [["child", 2, "cancel"], ["wait", -1]], [["message", 1], ["wait", -1]], [["checkpoint"]],
+                     [["patch", "p"]], [["child", 2, "cancel"], ["wait", -1]], [["message", 1], ["wait", -1]],
+                     [["checkpoint"]],
                      [["checkpoint"]], [["again"]], [["again"]], [["open"]], [["status"]], [["effect"]], [["raise"]]]),
     min_size=3, max_size=12,
 ).map(lambda parts: [["activity", 1], ["wait", -1], *(word for part in parts for word in part)])  # fmt: skip
