@@ -16,6 +16,7 @@ from durableflow.testing.contract.leases import LeaseContract
 from durableflow.testing.contract.letters import LetterContract
 from durableflow.testing.contract.loading import LoadingContract
 from durableflow.testing.contract.looking import LookingContract
+from durableflow.testing.contract.others import OthersContract
 from durableflow.testing.contract.sending import SendingContract
 from durableflow.testing.contract.store import ODD_IDS, a_change, a_row, an_instance, refused
 from durableflow.testing.contract.transacting import TransactingContract
@@ -33,5 +34,6 @@ class BackendContract(
     KeepingContract,
     ArrivingContract,
     LetterContract,
+    OthersContract,
 ):
     """Subclass it and say how to make a backend; see the module's docstring."""
