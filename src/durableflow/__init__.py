@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from durableflow.authoring.activity import Activity, ActivityContext, activity, activity_context
     from durableflow.authoring.context import Context
+    from durableflow.authoring.handle import OtherInstance
     from durableflow.authoring.workflow import Flow, Workflow, workflow
     from durableflow.blocking import BlockingClient, BlockingEngine, BlockingHandle
-    from durableflow.client import Client, Handle, InstanceStatus, Page
-    from durableflow.core.task import Task
+    from durableflow.client import Client
+    from durableflow.core.task import ChildTask, Task
     from durableflow.engine import Engine
     from durableflow.errors import (
         ActivityCancelled,
         ActivityFailed,
         Cancelled,
+        ChildFailed,
         DeterminismWarning,
         DurableflowError,
         EngineClosed,
@@ -30,10 +32,12 @@ if TYPE_CHECKING:
         InstanceNotActive,
         InstanceNotFound,
         InstanceStalled,
+        MessageFailed,
         NondeterminismError,
         NonRetryableError,
         PayloadError,
         PayloadTooLarge,
+        RequestFailed,
         StorageError,
         TaskCancelled,
         UsageError,
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
         WorkflowFailed,
         WorkflowTerminated,
     )
+    from durableflow.handle import Handle
+    from durableflow.looking import InstanceStatus, Page
     from durableflow.model.retry import RetryPolicy
     from durableflow.model.status import Status
     from durableflow.runtime.settings import Settings
@@ -50,15 +56,17 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
     _NAMES = {
         "authoring.activity": ("Activity", "ActivityContext", "activity", "activity_context"),
         "authoring.context": ("Context",),
+        "authoring.handle": ("OtherInstance",),
         "authoring.workflow": ("Flow", "Workflow", "workflow"),
         "blocking": ("BlockingClient", "BlockingEngine", "BlockingHandle"),
-        "client": ("Client", "Handle", "InstanceStatus", "Page"),
-        "core.task": ("Task",),
+        "client": ("Client",),
+        "core.task": ("ChildTask", "Task"),
         "engine": ("Engine",),
         "errors": (
             "ActivityCancelled",
             "ActivityFailed",
             "Cancelled",
+            "ChildFailed",
             "DeterminismWarning",
             "DurableflowError",
             "EngineClosed",
@@ -67,10 +75,12 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "InstanceNotActive",
             "InstanceNotFound",
             "InstanceStalled",
+            "MessageFailed",
             "NondeterminismError",
             "NonRetryableError",
             "PayloadError",
             "PayloadTooLarge",
+            "RequestFailed",
             "StorageError",
             "TaskCancelled",
             "UsageError",
@@ -78,6 +88,8 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "WorkflowFailed",
             "WorkflowTerminated",
         ),
+        "handle": ("Handle",),
+        "looking": ("InstanceStatus", "Page"),
         "model.retry": ("RetryPolicy",),
         "model.status": ("Status",),
         "runtime.settings": ("Settings",),
@@ -104,6 +116,8 @@ __all__ = [
     "BlockingEngine",
     "BlockingHandle",
     "Cancelled",
+    "ChildFailed",
+    "ChildTask",
     "Client",
     "Context",
     "DeterminismWarning",
@@ -118,11 +132,14 @@ __all__ = [
     "InstanceNotFound",
     "InstanceStalled",
     "InstanceStatus",
+    "MessageFailed",
     "NonRetryableError",
     "NondeterminismError",
+    "OtherInstance",
     "Page",
     "PayloadError",
     "PayloadTooLarge",
+    "RequestFailed",
     "RetryPolicy",
     "Settings",
     "Status",

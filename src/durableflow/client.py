@@ -14,7 +14,6 @@ from durableflow.backends.base import Backend, InstanceRecord, NewInstance, Outg
 from durableflow.dead_letters import DeadLetters
 from durableflow.errors import InstanceExists, InstanceNotActive, InstancesExist, UsageError
 from durableflow.handle import Handle
-from durableflow.looking import InstanceStatus, Page
 from durableflow.model import converter
 from durableflow.model import events as ev
 from durableflow.model.duration import Duration, to_us
@@ -23,8 +22,6 @@ from durableflow.model.status import TERMINAL, Status
 from durableflow.repair import Repair
 from durableflow.runtime.clock import Clock, SystemClock
 from durableflow.runtime.stores import open_backend
-
-__all__ = ["Client", "Handle", "InstanceStatus", "Page"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
