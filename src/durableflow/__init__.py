@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from durableflow.blocking import BlockingClient, BlockingEngine, BlockingHandle
     from durableflow.client import Client
     from durableflow.core.task import ChildTask, Task
+    from durableflow.dead_letters import DeadLetters
     from durableflow.engine import Engine
     from durableflow.errors import (
         ActivityCancelled,
@@ -61,6 +62,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         "blocking": ("BlockingClient", "BlockingEngine", "BlockingHandle"),
         "client": ("Client",),
         "core.task": ("ChildTask", "Task"),
+        "dead_letters": ("DeadLetters",),
         "engine": ("Engine",),
         "errors": (
             "ActivityCancelled",
@@ -120,6 +122,7 @@ __all__ = [
     "ChildTask",
     "Client",
     "Context",
+    "DeadLetters",
     "DeterminismWarning",
     "DurableflowError",
     "Engine",

@@ -187,6 +187,7 @@ FOR_THE_ENGINE = {
     "Workflow.begin",
     "Workflow.dump_result",
     "Workflow.load_result",
+    "Workflow.result_loader",
 }
 
 
