@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         NonRetryableError,
         PayloadError,
         PayloadTooLarge,
+        ScheduleExists,
+        ScheduleNotFound,
         StorageError,
         TaskCancelled,
         UsageError,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
         WorkflowTerminated,
     )
     from durableflow.model.retry import RetryPolicy
+    from durableflow.model.schedule import Calendar, Cron, Interval, Schedule, slot_of
     from durableflow.model.status import Status
     from durableflow.runtime.settings import Settings
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
@@ -75,6 +78,8 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "NonRetryableError",
             "PayloadError",
             "PayloadTooLarge",
+            "ScheduleExists",
+            "ScheduleNotFound",
             "StorageError",
             "TaskCancelled",
             "UsageError",
@@ -83,6 +88,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "WorkflowTerminated",
         ),
         "model.retry": ("RetryPolicy",),
+        "model.schedule": ("Calendar", "Cron", "Interval", "Schedule", "slot_of"),
         "model.status": ("Status",),
         "runtime.settings": ("Settings",),
     }
@@ -107,11 +113,13 @@ __all__ = [
     "BlockingClient",
     "BlockingEngine",
     "BlockingHandle",
+    "Calendar",
     "Cancelled",
     "Client",
     "Compensation",
     "CompensationFailed",
     "Context",
+    "Cron",
     "DeterminismWarning",
     "DurableflowError",
     "Engine",
@@ -124,6 +132,7 @@ __all__ = [
     "InstanceNotFound",
     "InstanceStalled",
     "InstanceStatus",
+    "Interval",
     "NonRetryableError",
     "NondeterminismError",
     "Page",
@@ -131,6 +140,9 @@ __all__ = [
     "PayloadTooLarge",
     "RetryPolicy",
     "Saga",
+    "Schedule",
+    "ScheduleExists",
+    "ScheduleNotFound",
     "Settings",
     "Status",
     "StorageError",
@@ -143,5 +155,6 @@ __all__ = [
     "WorkflowTerminated",
     "activity",
     "activity_context",
+    "slot_of",
     "workflow",
 ]

@@ -23,6 +23,7 @@ from durableflow.model.status import TERMINAL, Status
 from durableflow.repair import Repair
 from durableflow.runtime.clock import Clock, SystemClock
 from durableflow.runtime.stores import open_backend
+from durableflow.schedules import Schedules
 
 __all__ = ["Client", "Handle", "InstanceStatus", "Page"]
 
@@ -67,8 +68,13 @@ class Client(Asking):
 
         return DeadLetters(self._backend, rewind, self.history, self._note_written)
 
+    @property
+    def schedules(self) -> Schedules:
+        """Workflows that are started at moments: create, change, pause, trigger, backfill, look at."""
+        return Schedules(self._backend, self._clock, self._payload_limit_bytes, self._note_written)
+
     def _note_written(self) -> None:
-        """Something was put into an inbox by other ways than `_send`."""
+        """Something was put into an inbox, or a schedule written, by other ways than `_send`."""
 
     # -- starting -------------------------------------------------------------------------------------------
 

@@ -258,6 +258,7 @@ class Engine(Client):
     def _note_written(self) -> None:
         if self._worker is not None:
             self._worker.look_into_inbox()
+            self._worker.schedules.look()
 
     async def _ask(self, instance_id: str, request: ev.RequestReceived) -> ev.RequestAnswered:
         self._check_open()
