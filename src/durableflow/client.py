@@ -71,7 +71,10 @@ class Client(Asking):
     @property
     def schedules(self) -> Schedules:
         """Workflows that are started at moments: create, change, pause, trigger, backfill, look at."""
-        return Schedules(self._backend, self._clock, self._payload_limit_bytes, self._note_written)
+        return Schedules(self._backend, self._clock, self._payload_limit_bytes, self._note_written, self._learn)
+
+    def _learn(self, workflow: Workflow[..., Any]) -> None:
+        """A workflow was passed that others will start: an engine knows it from here on."""
 
     def _note_written(self) -> None:
         """Something was put into an inbox, or a schedule written, by other ways than `_send`."""

@@ -255,6 +255,9 @@ class Engine(Client):
         else:
             await self._worker.message(instance_id, event, asked)
 
+    def _learn(self, workflow: Workflow[..., Any]) -> None:
+        self.register(workflow)
+
     def _note_written(self) -> None:
         if self._worker is not None:
             self._worker.look_into_inbox()

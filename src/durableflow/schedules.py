@@ -89,13 +89,22 @@ class Schedules:
 
     Args:
         wrote: called when something was written that the worker must hear of.
+        learn: called with each workflow that is to be started.
     """
 
-    def __init__(self, backend: Backend, clock: Clock, payload_limit_bytes: int, wrote: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        payload_limit_bytes: int,
+        wrote: Callable[[], None],
+        learn: Callable[[Workflow[..., Any]], None],
+    ) -> None:
         self._backend = backend
         self._clock = clock
         self._payload_limit_bytes = payload_limit_bytes
         self._wrote = wrote
+        self._learn = learn
 
     # -- making ---------------------------------------------------------------------------------------------
 
@@ -170,6 +179,7 @@ class Schedules:
         data = workflow.arguments.dump(args, kwargs, what)
         if len(data) > self._payload_limit_bytes:
             raise PayloadTooLarge(what, len(data), self._payload_limit_bytes)
+        self._learn(workflow)
         now_us = self._clock.now_us()
         return ScheduleState(
             schedule=schedule,
@@ -258,15 +268,15 @@ class Schedules:
         return instance_id
 
     async def backfill(
-        self, schedule_id: str, from_: datetime, to: datetime, *, one_by_one: bool = False
+        self, schedule_id: str, start: datetime, end: datetime, *, one_by_one: bool = False
     ) -> Sequence[str]:
         """Fire slots of the past that have not been fired: missed, skipped, of a pause, or from before the schedule.
 
         It may be called again, also after a crash: what was fired is not fired twice.
 
         Args:
-            from_: the first slot is at this moment or after.
-            to: the last slot is before this moment, which is not in the future.
+            start: the first slot is at this moment or after.
+            end: the last slot is before this moment, which is not in the future.
             one_by_one: each starts when no instance of the schedule is open; by default all at once.
 
         Returns:
@@ -274,21 +284,21 @@ class Schedules:
 
         Raises:
             ScheduleNotFound: there is none.
-            UsageError: there is no time between the two, `to` is in the future, or there are more than 10,000 slots
+            UsageError: there is no time between the two, `end` is in the future, or there are more than 10,000 slots
                 (1,000 one by one).
             ValueError: a datetime without a time zone.
         """
-        from_us, to_us = from_datetime(from_, "from_"), from_datetime(to, "to")
-        if from_us >= to_us:
-            raise UsageError(f"nothing lies between {from_} and {to}; write backfill(id, earlier, later)")
-        if to_us > self._clock.now_us():
-            raise UsageError(f"to is {to}, which is in the future: slots from now on fire by themselves")
+        start_us, end_us = from_datetime(start, "start"), from_datetime(end, "end")
+        if start_us >= end_us:
+            raise UsageError(f"nothing lies between {start} and {end}; write backfill(id, earlier, later)")
+        if end_us > self._clock.now_us():
+            raise UsageError(f"end is {end}, which is in the future: slots from now on fire by themselves")
         most = WAITING_MAX if one_by_one else _BACKFILL_MAX
         spec = load_state(await self._row(schedule_id)).schedule.spec
-        slots = list(islice(_slots_between(spec, from_us, to_us), most + 1))
+        slots = list(islice(_slots_between(spec, start_us, end_us), most + 1))
         if len(slots) > most:
             raise UsageError(
-                f"schedule {schedule_id!r} has more than {most:,} slots between {from_} and {to}; backfill it in parts"
+                f"schedule {schedule_id!r} has more than {most:,} slots between {start} and {end}; backfill it in parts"
             )
         if one_by_one:
             return await self._put_in_line(schedule_id, slots)
@@ -422,9 +432,9 @@ def _trigger_id(schedule_id: str, name: str) -> str:
     return check_name(instance_id, "the instance id that the trigger id makes")
 
 
-def _slots_between(spec: Spec, from_us: int, to_us: int) -> Iterable[int]:
-    slot_us = spec.after(from_us - 1)
-    while slot_us is not None and slot_us < to_us:
+def _slots_between(spec: Spec, start_us: int, end_us: int) -> Iterable[int]:
+    slot_us = spec.after(start_us - 1)
+    while slot_us is not None and slot_us < end_us:
         yield slot_us
         slot_us = spec.after(slot_us)
 

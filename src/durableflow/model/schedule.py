@@ -302,13 +302,13 @@ def slot_of(instance_id: str) -> datetime | None:
 
     A workflow may ask it of `ctx.instance_id`: which day is this the report of?
     """
-    _, slash, text = instance_id.rpartition("/")
-    if not slash or not text.endswith("Z") or "/trigger/" in instance_id[: -len(text)] + "/":
-        return None
+    schedule_id, _, text = instance_id.rpartition("/")
     try:
-        return datetime.fromisoformat(text)
+        slot = datetime.fromisoformat(text)
+        is_slot = not schedule_id.endswith("/trigger") and slot_id(schedule_id, from_datetime(slot, "")) == instance_id
     except ValueError:
         return None
+    return slot if is_slot else None
 
 
 # -- clocks -------------------------------------------------------------------------------------------------

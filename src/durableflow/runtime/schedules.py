@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from durableflow.backends.base import Outgoing, ScheduleRow
-from durableflow.errors import CorruptSchedule, EngineClosed, LeaseLost
+from durableflow.errors import CommitOutcomeUnknown, CorruptSchedule, EngineClosed, LeaseLost
 from durableflow.model import events as ev
 from durableflow.model.schedule import OVERLAPS
 from durableflow.model.schedule_state import ScheduleState, Step, step
@@ -142,8 +142,12 @@ class Schedules:
     async def _write(self, row: ScheduleRow, made: Step, now_us: int) -> bool:
         messages = [_asking(instance_id, made, row.id) for instance_id in made.asked]
         write = write_of(row, made.state, made.firings, now_us, messages)
-        if not await self._means.backend.write_schedule(write, self._means.lease):
-            return False
+        try:
+            if not await self._means.backend.write_schedule(write, self._means.lease):
+                return False
+        except CommitOutcomeUnknown:
+            self._wrote()  # what it has sent may be there
+            raise
         if write.messages:
             self._wrote()
         for firing in made.firings:

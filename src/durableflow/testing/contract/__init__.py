@@ -15,6 +15,7 @@ from durableflow.testing.contract.leases import LeaseContract
 from durableflow.testing.contract.letters import LetterContract
 from durableflow.testing.contract.loading import LoadingContract
 from durableflow.testing.contract.looking import LookingContract
+from durableflow.testing.contract.schedules import ScheduleContract
 from durableflow.testing.contract.sending import SendingContract
 from durableflow.testing.contract.store import ODD_IDS, a_change, a_row, an_instance, refused
 
@@ -22,6 +23,13 @@ __all__ = ["ODD_IDS", "BackendContract", "a_change", "a_row", "an_instance", "re
 
 
 class BackendContract(
-    LeaseContract, CommitContract, LoadingContract, SendingContract, LookingContract, KeepingContract, LetterContract
+    LeaseContract,
+    CommitContract,
+    LoadingContract,
+    SendingContract,
+    LookingContract,
+    KeepingContract,
+    LetterContract,
+    ScheduleContract,
 ):
     """Subclass it and say how to make a backend; see the module's docstring."""
