@@ -440,11 +440,7 @@ def _slots_between(spec: Spec, start_us: int, end_us: int) -> Iterable[int]:
 
 
 def _view(schedule_id: str, state: ScheduleState) -> ScheduleView:
-    following: list[datetime] = []
-    slot_us = None if state.is_paused else state.slot_us
-    while slot_us is not None and len(following) < _NEXT:
-        following.append(to_datetime(slot_us))
-        slot_us = state.schedule.after(slot_us)
+    following = [] if state.is_paused else state.schedule.upcoming(after=to_datetime(state.cursor_us), count=_NEXT)
     return ScheduleView(
         schedule_id,
         state.schedule,

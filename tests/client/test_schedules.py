@@ -24,7 +24,9 @@ from durableflow import (
     workflow,
 )
 from durableflow.backends.base import ScheduleRow, ScheduleWrite
+from durableflow.blocking import BlockingSchedules
 from durableflow.errors import CorruptSchedule
+from durableflow.schedules import Schedules
 
 if TYPE_CHECKING:
     World = Any  # of the runtime's conftest.py
@@ -320,6 +322,13 @@ async def test_what_cannot_be_read_says_so_and_can_be_deleted(world: World) -> N
 
 
 # -- without an event loop --------------------------------------------------------------------------------------------
+
+
+def test_the_twin_has_all_that_there_is() -> None:
+    def surface(kind: type) -> set[str]:
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    assert surface(Schedules) == surface(BlockingSchedules) - {"asynchronous", "loop_thread"}
 
 
 def test_code_without_an_event_loop_can_do_the_same(memory_world: World) -> None:

@@ -190,6 +190,15 @@ def test_the_first_slot_may_be_at_the_start_and_none_is_at_the_end() -> None:
     assert slots(schedule, "2025-01-01T00:00Z", "2027-01-01T00:00Z") == ["01-01 00:00", "01-01 01:00"]
 
 
+def test_the_slots_to_come_can_be_asked_for() -> None:
+    schedule = Schedule(Interval(60), end=datetime(2026, 1, 1, 0, 3, tzinfo=UTC))
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    assert schedule.upcoming(after=start) == [start + timedelta(minutes=1), start + timedelta(minutes=2)]
+    assert schedule.upcoming(after=start, count=1) == [start + timedelta(minutes=1)]
+    with pytest.raises(ValueError, match="time zone"):
+        schedule.upcoming(after=NAIVE)
+
+
 def test_jitter_is_the_same_whoever_asks_and_differs_between_slots() -> None:
     schedule = Schedule(Interval(3_600), jitter=600)
     late = [schedule.due_us("s", slot_us) - slot_us for slot_us in range(0, 36_000_000_000, 3_600_000_000)]

@@ -230,6 +230,19 @@ class Schedule(_Timed, frozen=True, kw_only=True):
             return None
         return slot_us
 
+    def upcoming(self, *, after: datetime, count: int = 5) -> list[datetime]:
+        """Its slots after a moment, in UTC; fewer than `count` when it ends.
+
+        Raises:
+            ValueError: the datetime has no time zone.
+        """
+        found: list[datetime] = []
+        slot_us = self.after(from_datetime(after, "after"))
+        while slot_us is not None and len(found) < count:
+            found.append(to_datetime(slot_us))
+            slot_us = self.after(slot_us)
+        return found
+
     def due_us(self, schedule_id: str, slot_us: int) -> int:
         """When a slot fires: with jitter a little later, by a time that follows from its name."""
         jitter_us = to_us(self.jitter, "jitter")
