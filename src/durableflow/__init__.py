@@ -14,15 +14,18 @@ if TYPE_CHECKING:
     from durableflow.authoring.activity import Activity, ActivityContext, activity, activity_context
     from durableflow.authoring.context import Context
     from durableflow.authoring.saga import Compensation, Saga
+    from durableflow.authoring.transactional import TransactionalActivity
     from durableflow.authoring.workflow import Flow, Workflow, workflow
     from durableflow.blocking import BlockingClient, BlockingEngine, BlockingHandle
     from durableflow.client import Client, Handle, InstanceStatus, Page
     from durableflow.core.task import Task
+    from durableflow.dead_letters import DeadLetter, DeadLetters
     from durableflow.engine import Engine
     from durableflow.errors import (
         ActivityCancelled,
         ActivityFailed,
         Cancelled,
+        ChildFailed,
         CompensationFailed,
         DeterminismWarning,
         DurableflowError,
@@ -32,14 +35,17 @@ if TYPE_CHECKING:
         InstanceNotActive,
         InstanceNotFound,
         InstanceStalled,
+        MessageFailed,
         NondeterminismError,
         NonRetryableError,
         PayloadError,
         PayloadTooLarge,
+        RequestFailed,
         ScheduleExists,
         ScheduleNotFound,
         StorageError,
         TaskCancelled,
+        TransactionMisused,
         UsageError,
         WorkflowCancelled,
         WorkflowFailed,
@@ -48,6 +54,9 @@ if TYPE_CHECKING:
     from durableflow.model.retry import RetryPolicy
     from durableflow.model.schedule import Calendar, Cron, Interval, Schedule, slot_of
     from durableflow.model.status import Status
+    from durableflow.outbox import Outbox
+    from durableflow.runtime.bulk import BulkReport
+    from durableflow.runtime.exports import ExportReport, ImportReport
     from durableflow.runtime.settings import Settings
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
     from importlib import import_module
@@ -56,15 +65,18 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         "authoring.activity": ("Activity", "ActivityContext", "activity", "activity_context"),
         "authoring.context": ("Context",),
         "authoring.saga": ("Compensation", "Saga"),
+        "authoring.transactional": ("TransactionalActivity",),
         "authoring.workflow": ("Flow", "Workflow", "workflow"),
         "blocking": ("BlockingClient", "BlockingEngine", "BlockingHandle"),
         "client": ("Client", "Handle", "InstanceStatus", "Page"),
+        "dead_letters": ("DeadLetter", "DeadLetters"),
         "core.task": ("Task",),
         "engine": ("Engine",),
         "errors": (
             "ActivityCancelled",
             "ActivityFailed",
             "Cancelled",
+            "ChildFailed",
             "CompensationFailed",
             "DeterminismWarning",
             "DurableflowError",
@@ -74,14 +86,17 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "InstanceNotActive",
             "InstanceNotFound",
             "InstanceStalled",
+            "MessageFailed",
             "NondeterminismError",
             "NonRetryableError",
             "PayloadError",
             "PayloadTooLarge",
             "ScheduleExists",
             "ScheduleNotFound",
+            "RequestFailed",
             "StorageError",
             "TaskCancelled",
+            "TransactionMisused",
             "UsageError",
             "WorkflowCancelled",
             "WorkflowFailed",
@@ -90,6 +105,9 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         "model.retry": ("RetryPolicy",),
         "model.schedule": ("Calendar", "Cron", "Interval", "Schedule", "slot_of"),
         "model.status": ("Status",),
+        "outbox": ("Outbox",),
+        "runtime.bulk": ("BulkReport",),
+        "runtime.exports": ("ExportReport", "ImportReport"),
         "runtime.settings": ("Settings",),
     }
     _HOMES = {name: f"durableflow.{home}" for home, names in _NAMES.items() for name in names}
@@ -113,31 +131,40 @@ __all__ = [
     "BlockingClient",
     "BlockingEngine",
     "BlockingHandle",
+    "BulkReport",
     "Calendar",
     "Cancelled",
+    "ChildFailed",
     "Client",
     "Compensation",
     "CompensationFailed",
     "Context",
     "Cron",
+    "DeadLetter",
+    "DeadLetters",
     "DeterminismWarning",
     "DurableflowError",
     "Engine",
     "EngineClosed",
     "EventTimeout",
+    "ExportReport",
     "Flow",
     "Handle",
+    "ImportReport",
     "InstanceExists",
     "InstanceNotActive",
     "InstanceNotFound",
     "InstanceStalled",
     "InstanceStatus",
     "Interval",
+    "MessageFailed",
     "NonRetryableError",
     "NondeterminismError",
+    "Outbox",
     "Page",
     "PayloadError",
     "PayloadTooLarge",
+    "RequestFailed",
     "RetryPolicy",
     "Saga",
     "Schedule",
@@ -148,6 +175,8 @@ __all__ = [
     "StorageError",
     "Task",
     "TaskCancelled",
+    "TransactionMisused",
+    "TransactionalActivity",
     "UsageError",
     "Workflow",
     "WorkflowCancelled",

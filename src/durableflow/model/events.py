@@ -96,6 +96,7 @@ class Round(msgspec.Struct, frozen=True, array_like=True):
         patches: after a checkpoint, the patches that this instance takes the new way at.
         unpatched: after a checkpoint, those that it had passed before they were made.
         custom_status: what the workflow last said of itself.
+        cancel_requested: after a checkpoint, whether its code had been told of a cancellation.
     """
 
     number: int
@@ -108,6 +109,7 @@ class Round(msgspec.Struct, frozen=True, array_like=True):
     patches: tuple[str, ...] = ()
     unpatched: tuple[str, ...] = ()
     custom_status: bytes | None = None
+    cancel_requested: bool = False
 
 
 class ChildOptions(msgspec.Struct, frozen=True, array_like=True):
