@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from durableflow.runtime.bulk import BulkReport
     from durableflow.runtime.exports import ExportReport, ImportReport
     from durableflow.runtime.settings import Settings
+    from durableflow.schedules import Schedules, ScheduleView
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
     from importlib import import_module
 
@@ -109,6 +110,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         "runtime.bulk": ("BulkReport",),
         "runtime.exports": ("ExportReport", "ImportReport"),
         "runtime.settings": ("Settings",),
+        "schedules": ("ScheduleView", "Schedules"),
     }
     _HOMES = {name: f"durableflow.{home}" for home, names in _NAMES.items() for name in names}
 
@@ -170,6 +172,8 @@ __all__ = [
     "Schedule",
     "ScheduleExists",
     "ScheduleNotFound",
+    "ScheduleView",
+    "Schedules",
     "Settings",
     "Status",
     "StorageError",
