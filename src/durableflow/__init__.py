@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from durableflow.authoring.activity import Activity, ActivityContext, activity, activity_context
     from durableflow.authoring.context import Context
     from durableflow.authoring.saga import Compensation, Saga
+    from durableflow.authoring.transactional import TransactionalActivity
     from durableflow.authoring.workflow import Flow, Workflow, workflow
     from durableflow.blocking import BlockingClient, BlockingEngine, BlockingHandle
     from durableflow.client import Client, Handle, InstanceStatus, Page
     from durableflow.core.task import Task
+    from durableflow.dead_letters import DeadLetter, DeadLetters
     from durableflow.engine import Engine
     from durableflow.errors import (
         ActivityCancelled,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
         RequestFailed,
         StorageError,
         TaskCancelled,
+        TransactionMisused,
         UsageError,
         WorkflowCancelled,
         WorkflowFailed,
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
     )
     from durableflow.model.retry import RetryPolicy
     from durableflow.model.status import Status
+    from durableflow.outbox import Outbox
+    from durableflow.runtime.bulk import BulkReport
+    from durableflow.runtime.exports import ExportReport, ImportReport
     from durableflow.runtime.settings import Settings
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
     from importlib import import_module
@@ -56,9 +62,11 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         "authoring.activity": ("Activity", "ActivityContext", "activity", "activity_context"),
         "authoring.context": ("Context",),
         "authoring.saga": ("Compensation", "Saga"),
+        "authoring.transactional": ("TransactionalActivity",),
         "authoring.workflow": ("Flow", "Workflow", "workflow"),
         "blocking": ("BlockingClient", "BlockingEngine", "BlockingHandle"),
         "client": ("Client", "Handle", "InstanceStatus", "Page"),
+        "dead_letters": ("DeadLetter", "DeadLetters"),
         "core.task": ("Task",),
         "engine": ("Engine",),
         "errors": (
@@ -83,6 +91,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "RequestFailed",
             "StorageError",
             "TaskCancelled",
+            "TransactionMisused",
             "UsageError",
             "WorkflowCancelled",
             "WorkflowFailed",
@@ -90,6 +99,9 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         ),
         "model.retry": ("RetryPolicy",),
         "model.status": ("Status",),
+        "outbox": ("Outbox",),
+        "runtime.bulk": ("BulkReport",),
+        "runtime.exports": ("ExportReport", "ImportReport"),
         "runtime.settings": ("Settings",),
     }
     _HOMES = {name: f"durableflow.{home}" for home, names in _NAMES.items() for name in names}
@@ -113,19 +125,24 @@ __all__ = [
     "BlockingClient",
     "BlockingEngine",
     "BlockingHandle",
+    "BulkReport",
     "Cancelled",
     "ChildFailed",
     "Client",
     "Compensation",
     "CompensationFailed",
     "Context",
+    "DeadLetter",
+    "DeadLetters",
     "DeterminismWarning",
     "DurableflowError",
     "Engine",
     "EngineClosed",
     "EventTimeout",
+    "ExportReport",
     "Flow",
     "Handle",
+    "ImportReport",
     "InstanceExists",
     "InstanceNotActive",
     "InstanceNotFound",
@@ -134,6 +151,7 @@ __all__ = [
     "MessageFailed",
     "NonRetryableError",
     "NondeterminismError",
+    "Outbox",
     "Page",
     "PayloadError",
     "PayloadTooLarge",
@@ -145,6 +163,8 @@ __all__ = [
     "StorageError",
     "Task",
     "TaskCancelled",
+    "TransactionMisused",
+    "TransactionalActivity",
     "UsageError",
     "Workflow",
     "WorkflowCancelled",

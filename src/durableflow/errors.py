@@ -7,8 +7,9 @@ Branches are cut by what the caller does next::
     │   ├── RegistrationError      a name is taken, or not known here
     │   ├── DirectCallError        an activity was called inside a workflow
     │   ├── ForeignAwaitError      a workflow yielded what is not a task of its context
-    │   └── PayloadError           a value cannot be stored, or not read back as its type
-    │       └── PayloadTooLarge
+    │   ├── PayloadError           a value cannot be stored, or not read back as its type
+    │   │   └── PayloadTooLarge
+    │   └── TransactionMisused     also a NonRetryableError: a transactional activity overstepped its transaction
     ├── InstanceError              look at the instance
     │   ├── InstanceNotFound
     │   ├── InstanceExists
@@ -443,6 +444,12 @@ class NonRetryableError(DurableflowError):
     """Raise it (or a subclass) in an activity to fail at once, whatever the retry policy says."""
 
     code = "DF5001"
+
+
+class TransactionMisused(UsageError, NonRetryableError):
+    """A transactional activity did with its connection what would break its transaction, or has none here."""
+
+    code = "DF1020"
 
 
 class ActivityCancelled(DurableflowError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,17 @@ import msgspec
 import pytest
 
 from durableflow.backends.base import (
+    Arrival,
     Commit,
     InstanceRecord,
     Lease,
     LoadedInstance,
+    Message,
     Outgoing,
     Query,
     Rewrite,
     SendResult,
+    UserWork,
 )
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.sqlite import SqliteBackend
@@ -125,6 +128,51 @@ class ListsByTimeAlone(MemoryBackend):
         found = await super().list_records(Query(limit=1_000))
         after = query.after
         return [record for record in found if after is None or record.created_us < after[0]][: query.limit]
+
+
+class SendsTheMessageApart(SqliteBackend):
+    async def transact(self, lease: Lease, instance_id: str, work: UserWork) -> SendResult:
+        data = await self._write(lambda connection: work(connection, []))
+        (result,) = await self.send([Outgoing(instance_id, data)])
+        return result
+
+
+class KeepsWhatFailed(SqliteBackend):
+    async def transact(self, lease: Lease, instance_id: str, work: UserWork) -> SendResult:
+        raised: list[Exception] = []
+
+        def keep(connection: Any, waiting: Sequence[Message]) -> bytes:
+            try:
+                return work(connection, waiting)
+            except Exception as error:
+                raised.append(error)
+                return b""
+
+        result = await super().transact(lease, instance_id, keep)
+        if raised:
+            raise raised[0]
+        return result
+
+
+class CallsForTheDead(SqliteBackend):
+    async def transact(self, lease: Lease, instance_id: str, work: UserWork) -> SendResult:
+        def change(connection: Any) -> bytes:
+            return work(connection, [])
+
+        await self._write(change)
+        return await super().transact(lease, instance_id, work)
+
+
+class TakesInOverOthers(MemoryBackend):
+    async def take_in(self, arrivals: Sequence[Arrival]) -> set[str]:
+        for arrival in arrivals:
+            self._instances.pop(arrival.record.id, None)
+        return await super().take_in(arrivals)
+
+
+class TakesInWithoutTheInbox(MemoryBackend):
+    async def take_in(self, arrivals: Sequence[Arrival]) -> set[str]:
+        return await super().take_in([arrival._replace(messages=()) for arrival in arrivals])
 
 
 class HearsNothing(MemoryBackend):
@@ -267,6 +315,11 @@ MUTANTS = [
     (FoldsIds, "ids_are_taken_as_they_are"),
     (PagesByTimeAlone, "what_is_due_comes_in_pages_in_the_order_of_its_time"),
     (ListsByTimeAlone, "instances_are_listed_newest_first"),
+    (SendsTheMessageApart, "a_cancelled_caller_does_not_cut_user_code_in_half"),
+    (KeepsWhatFailed, "user_code_that_raises_writes_nothing"),
+    (CallsForTheDead, "user_code_is_not_called_for_who_may_not_write"),
+    (TakesInOverOthers, "an_id_that_is_taken_is_left_as_it_is"),
+    (TakesInWithoutTheInbox, "an_instance_from_elsewhere_is_as_it_was_there"),
     (HearsNothing, "what_one_connection_writes_another_hears_of"),
     (KeepsLettersOfWhatGoesOn, "dead_letters_go_with_their_instance"),
     (RedeemsEverything, "an_instance_that_is_redeemed_keeps_the_letters_of_its_activities"),
@@ -293,12 +346,12 @@ MUTANTS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "claim"), MUTANTS)
-def test_a_backend_with_a_bug_does_not_keep_the_contract(kind: Callable[..., Any], claim: str, tmp_path: Path) -> None:
+def test_a_backend_with_a_bug_does_not_keep_the_contract(kind: type[Any], claim: str, tmp_path: Path) -> None:
     made: list[Any] = []
 
     class Mutant(BackendContract):
         def backend(self, folder: Path) -> Any:
-            if kind is CancellableWriter:
+            if issubclass(kind, SqliteBackend):
                 return kind(folder / "mutant.db")
             made[:] = made or [kind()]
             return made[0]

@@ -99,6 +99,33 @@ def test_a_workflow_may_undo_without_a_failure_and_go_on(live: Live, waits: bool
     assert story.result == ("undone" if waits else "forgot to wait")
 
 
+def test_a_saga_that_ended_while_it_undid_by_hand_stays_over(live: Live) -> None:
+    async def flow(ctx: Context) -> str:
+        async with ctx.saga() as saga:
+            saga.compensate_with(other, "a")
+            saga.compensate()
+        with pytest.raises(UsageError, match="the saga is over"):
+            saga.compensate_with(other, "b")
+        return "over"
+
+    story = live(flow)
+    story.complete(1)
+    assert story.result == "over"
+
+
+def test_a_failure_while_it_undoes_by_hand_leaves_when_that_is_over(live: Live) -> None:
+    async def flow(ctx: Context) -> None:
+        async with ctx.saga() as saga:
+            saga.compensate_with(other, "a")
+            saga.compensate()
+            raise LookupError("meanwhile")
+
+    story = live(flow)
+    assert story.execution.ended is None
+    story.complete(1)
+    assert story.failure.type_name == "LookupError"
+
+
 def test_what_was_undone_by_hand_is_not_undone_again(live: Live) -> None:
     def flow(ctx: Context) -> Any:
         def inner() -> Any:

@@ -35,12 +35,18 @@ ENDS = {
         "order-1: parcel to Harbour Street 4",
         "order-2: refunded and put back, because it could not be sent",
     ],
+    "outbox": [
+        "order-1: a lamp in a box, 950 paid",
+        "order-2: a chair in a box, 1900 paid",
+        "order-3: a vase in a box, 2850 paid",
+    ],
     "retries": ["a lamp is 162.41 USD, says a list of 40 rows", "no price for a unicorn: KeyError"],
     "saga": [
         "to Lisbon with flight, hotel, car",
         "no trip to Venice, nothing is booked: there are no cars in Venice",
     ],
     "timers": ["no answer to 'who built this?' in time", "reminder 1", "reminder 2", "the trial is over"],
+    "transactional": ["Ada has no 10000 left", "Ada has 400", "Ben has 600"],
 }
 LATEST_KILL_S = 1.2
 RESULTS = (ev.ActivityCompleted, ev.ActivityFailed)

@@ -120,6 +120,30 @@ async def test_what_still_fails_after_a_rewind_can_be_rewound_again(memory_world
         assert called.count("undo b") == 4
 
 
+async def test_a_failed_compensation_is_a_dead_letter_that_can_be_redriven(memory_world: World) -> None:
+    broken.add("b")
+    async with memory_world.engine() as engine:
+        handle = await engine.start(undone, "stop")
+        with pytest.raises(WorkflowFailed, match="b is stuck"):
+            await handle.result()
+        letters = (await engine.dead_letters.list(kind="activity", name="undo")).letters
+        assert [(letter.instance_id, letter.task) for letter in letters] == [(handle.id, 5)]
+        broken.clear()
+        await engine.dead_letters.redrive(handle.id)
+        with pytest.raises(WorkflowFailed, match="not to be had"):
+            await handle.result()
+        assert (await engine.dead_letters.list(kind="activity", name="undo")).letters == []
+
+
+async def test_what_was_undone_to_the_end_is_not_rewound_by_mistake(memory_world: World) -> None:
+    async with memory_world.engine() as engine:
+        handle = await engine.start(undone, "go on")
+        with pytest.raises(WorkflowFailed, match="not to be had"):
+            await handle.result()
+        with pytest.raises(UsageError, match="which rewinding would forget, not undo: activity 'undo'"):
+            await handle.rewind()
+
+
 @workflow
 async def rounds(ctx: Context, number: int) -> int:
     async with ctx.saga() as saga:

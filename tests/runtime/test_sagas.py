@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from durableflow import (
+    Client,
     CompensationFailed,
     Context,
     Flow,
+    InstanceNotActive,
     NonRetryableError,
     Saga,
+    Status,
     StorageError,
     WorkflowCancelled,
     WorkflowFailed,
@@ -22,6 +26,7 @@ from durableflow import (
     activity_context,
     workflow,
 )
+from durableflow.model import events as ev
 
 if TYPE_CHECKING:
     World = Any  # of conftest.py
@@ -52,8 +57,7 @@ async def release(seat: str) -> None:
 async def booking(ctx: Context, seats: list[str], parallel: bool = False) -> list[str]:
     async with ctx.saga(parallel=parallel) as saga:
         for seat in seats:
-            saga.compensate_with(release, seat)
-            await ctx.call_activity(reserve, seat)
+            await saga.compensate_with(release, seat).after(ctx.call_activity(reserve, seat))
     return seats
 
 
@@ -65,8 +69,7 @@ def booking_too(ctx: Context, seats: list[str], parallel: bool = False) -> Flow[
 
 def reserve_all(ctx: Context, saga: Saga, seats: list[str]) -> Flow[list[str]]:
     for seat in seats:
-        saga.compensate_with(release, seat)
-        yield from ctx.call_activity(reserve, seat)
+        yield from saga.compensate_with(release, seat).after(ctx.call_activity(reserve, seat))
     return seats
 
 
@@ -136,6 +139,73 @@ async def test_a_death_at_any_commit_leaves_nothing_reserved(
         assert Counter(each.kind for each in history)["activity_completed"] == 5
         wanted = {(name, seat) for name, seat, _ in keys}
         assert len({key for _, _, key in keys}) == len(wanted), "one key for all attempts of a call"
+
+
+class Weather(list[Any]):
+    """Endless faults by dice, as a plan that never runs out."""
+
+    def __init__(self, dice: random.Random) -> None:
+        super().__init__()
+        self._dice = dice
+        self.on = True
+
+    def __bool__(self) -> bool:
+        return self.on
+
+    def pop(self, _: Any = 0) -> str | None:
+        return self._dice.choice(["refuse", "lose", "hide", "conflict", *[None] * 6])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+async def test_in_bad_weather_nothing_stays_reserved_and_no_compensation_is_recorded_twice(
+    world: World, faulty_class: Any, seed: int
+) -> None:
+    dice = random.Random(seed)
+    weather = Weather(dice)
+    known: dict[str, Any] = {
+        "workflows": [booking, booking_too],
+        "activities": [reserve, release],
+        "cached_instances": dice.choice([0, 2, 100]),
+        "commit_retries": dice.choice([0, 1, 6]),
+    }
+
+    def backend() -> Any:
+        made = faulty_class(world.backend())
+        made.faults = weather
+        return made
+
+    ids = [f"b{n}" for n in range(6)]
+    engine = await world.open(backend(), **known)
+    async with Client(world.backend(), clock=world.clock) as client:
+        for n, instance_id in enumerate(ids):
+            flow = (booking, booking_too)[n % 2].options(instance_id=instance_id)
+            await client.start(flow, [f"{n}A", f"{n}B", "none"], bool(n & 2))
+        for _ in range(6):
+            await world.advance(dice.choice([0, 1, 5]))
+            with suppress(InstanceNotActive):  # it is over already
+                await client.cancel(dice.choice(ids), "the storm")
+            await world.crash(engine)
+            engine = await world.open(backend(), **known)
+        weather.on = False
+        for _ in range(200):
+            await world.advance(2)
+            await asyncio.sleep(0.005)
+            statuses = {(await client.status(instance_id)).status for instance_id in ids}
+            if statuses <= {Status.FAILED, Status.CANCELLED}:
+                break
+        assert statuses <= {Status.FAILED, Status.CANCELLED}
+        assert seats_taken == set()
+        for instance_id in ids:
+            asked = Counter(
+                (each.event.name, each.event.input)
+                for each in await client.history(instance_id)
+                if isinstance(each.event, ev.ActivityScheduled)
+            )
+            assert set(asked.values()) == {1}
+            undone = {data for name, data in asked if name == "release"}
+            assert {data for name, data in asked if name == "reserve"} == undone
+    await world.crash(engine)
 
 
 async def test_a_cancel_in_the_middle_of_the_undoing_waits_for_its_end(world: World) -> None:

@@ -1,6 +1,7 @@
 """What type checkers know without being told: the types of results, in every way of writing."""
 
 import random
+import sqlite3
 import uuid
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from durableflow import (
     Engine,
     Flow,
     Handle,
+    Outbox,
     RetryPolicy,
     Saga,
     Task,
@@ -57,6 +59,16 @@ def measure(first: float, *rest: float, unit: str = "m") -> dict[str, float]:
     return {unit: first + sum(rest)}
 
 
+@activity(transactional=True)
+def book(db: sqlite3.Connection, order: Order, *, nights: int = 1) -> Receipt:
+    assert_type(Outbox(db).start(plain, nights), str)
+    return Receipt(nights)
+
+
+assert_type(book.call_on(sqlite3.connect(":memory:"), Order("1"), nights=2), Receipt)
+assert_type(book.options(retry=2).call_on(sqlite3.connect(":memory:"), Order("1")), Receipt)
+
+
 class Shout:
     def __call__(self, text: str) -> str:
         return text.upper()
@@ -80,6 +92,7 @@ def generator(ctx: Context, order: Order) -> Flow[Receipt]:
     receipt = yield from ctx.call_activity(charge, order, tip=0.5)
     assert_type(receipt, Receipt)
     assert_type((yield from ctx.call_activity(count, ["a", "b"])), int)
+    assert_type((yield from ctx.call_activity(book, order, nights=2)), Receipt)
     assert_type((yield from ctx.call_activity(refund, order)), None)
     assert_type((yield from ctx.call_activity(measure, 1.0, 2.0, unit="km")), dict[str, float])
     assert_type((yield from ctx.call_activity(shout, "hello")), str)

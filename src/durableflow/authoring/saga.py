@@ -330,7 +330,9 @@ class Saga:
             undoing.failure = CompensationFailed(failures, len(compensations), skipped)
             undoing.failure.__cause__ = error or failures[0].error
             del failures  # their traces have this frame: a cycle
-        self._state, self._undoing = then, None
+        self._undoing = None
+        if self._state is _State.UNDOING:  # else the work ended meanwhile
+            self._state = then
 
     def forget(self, compensation: Compensation) -> bool:
         """See `Compensation.discard`."""

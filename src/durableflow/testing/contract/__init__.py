@@ -9,6 +9,7 @@ Whoever writes a backend subclasses this in a test module, and pytest does the r
 The tests need nothing but pytest's `tmp_path`: each runs an event loop of its own.
 """
 
+from durableflow.testing.contract.arriving import ArrivingContract
 from durableflow.testing.contract.commits import CommitContract
 from durableflow.testing.contract.keeping import KeepingContract
 from durableflow.testing.contract.leases import LeaseContract
@@ -18,6 +19,7 @@ from durableflow.testing.contract.looking import LookingContract
 from durableflow.testing.contract.others import OthersContract
 from durableflow.testing.contract.sending import SendingContract
 from durableflow.testing.contract.store import ODD_IDS, a_change, a_row, an_instance, refused
+from durableflow.testing.contract.transacting import TransactingContract
 
 __all__ = ["ODD_IDS", "BackendContract", "a_change", "a_row", "an_instance", "refused"]
 
@@ -25,10 +27,12 @@ __all__ = ["ODD_IDS", "BackendContract", "a_change", "a_row", "an_instance", "re
 class BackendContract(
     LeaseContract,
     CommitContract,
+    TransactingContract,
     LoadingContract,
     SendingContract,
     LookingContract,
     KeepingContract,
+    ArrivingContract,
     LetterContract,
     OthersContract,
 ):
