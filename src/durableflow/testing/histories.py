@@ -190,7 +190,7 @@ class History:
             version=(asked.version if isinstance(asked, ev.ContinuedAsNew) else 0) or started.version,
             input=asked.input if isinstance(asked, ev.ContinuedAsNew) else started.input,
             start_at_us=0,
-            round=ev.Round(**({"number": number, "tasks": tasks, "state": state} | _tuples(left))),
+            round=msgspec.structs.replace(ev.Round(number, tasks, state=state), **_tuples(left)),
         )
         return self.turn(following, *events)
 
@@ -280,7 +280,11 @@ def replay(
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(item) if isinstance(item, list) else item for name, item in fields.items()}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # of anything
+    made = dict(fields)
+    for name, item in fields.items():
+        if isinstance(item, list):
+            made[name] = tuple(item)  # pyright: ignore[reportUnknownArgumentType]  # of anything
+    return made
 
 
 def _program(workflow: AnyWorkflow | None, started: ev.InstanceStarted) -> AnyWorkflow:
