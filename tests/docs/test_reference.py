@@ -23,9 +23,11 @@ from durableflow import (
     errors,
     testing,
 )
+from durableflow.asking import Asking
 from durableflow.cli import main
 from durableflow.core.view import InstanceView, TaskView
 from durableflow.engine import STORE_VARIABLE
+from durableflow.looking import Looking
 from durableflow.many import ManyInstances
 from durableflow.model import events as ev
 from durableflow.model.status import TERMINAL, TRANSITIONS
@@ -190,7 +192,11 @@ FOR_THE_ENGINE = {
     "Workflow.begin",
     "Workflow.dump_result",
     "Workflow.load_result",
+    "Workflow.result_loader",
 }
+
+
+CLIENT_PARTS = (Looking, Asking, ManyInstances)
 
 
 def resolve(name: str) -> object:
@@ -231,7 +237,8 @@ def test_each_public_method_of_a_public_class_is_described() -> None:
         if not isinstance(kind, type) or kind is Handle or owner.startswith("Blocking"):
             continue  # described as those that they repeat; the tests below hold them to it
         section = sections(API, 3).get(f"`{owner}`", "")
-        for name, member in (vars(ManyInstances) | vars(kind) if kind is Client else vars(kind)).items():
+        parts = [part for part in CLIENT_PARTS if kind is Client]
+        for name, member in [each for part in (*parts, kind) for each in vars(part).items()]:
             full = f"{owner}.{name}"
             inherited = owner == "Engine" and hasattr(Client, name)
             described = full in HEADINGS or (not inspect.isfunction(member) and f"`{name}`" in section)
