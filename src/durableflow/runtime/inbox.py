@@ -1,8 +1,14 @@
-"""Messages from other processes, and messages to instances that cannot take them now."""
+"""Messages from other processes, and messages to instances that cannot take them now.
+
+A message reaches an instance in one of two ways: it is read here, or it is in the inbox when the instance is loaded.
+Once it has come with a load it must not come from here as well: the instance may have taken it, and left memory, and
+come back, before what was read is routed.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from functools import partial
 from typing import Final, cast
 
@@ -35,6 +41,10 @@ class Inbox:
         self._loop = asyncio.get_running_loop()
         self._seen = 0
         self._is_reading = self._is_wanted = False
+        self._parked: set[int] = set()
+        """Read, and waiting for the load of their instance."""
+        self._ahead: set[int] = set()
+        """Came with a load and were not read yet."""
 
     async def run(self) -> None:
         """Read what others write, for ever."""
@@ -61,8 +71,12 @@ class Inbox:
     async def _read(self) -> None:
         while messages := await self._means.backend.inbox(self._seen, _PAGE):
             for message in messages:
-                self._seen = max(self._seen, message.number)
-                self._route(message)
+                if message.number <= self._seen:
+                    continue  # read twice at once, and routed already
+                self._seen = message.number
+                if message.number not in self._ahead:
+                    self._route(message)
+            self._ahead = {number for number in self._ahead if number > self._seen}
             await asyncio.sleep(0)
 
     def _route(self, message: Message) -> None:
@@ -70,14 +84,25 @@ class Inbox:
         if live is not None:
             self._take(live, message)
         elif message.instance_id in self._instances.loading:
+            self._parked.add(message.number)
             self._instances.loading[message.instance_id].add_done_callback(partial(self._route_again, message))
         else:
             self._instances.want(message.instance_id)
 
     def _route_again(self, message: Message, loading: asyncio.Future[Live]) -> None:
         """Once the load that was under way is done; if it failed, the message stays in the inbox for the next."""
-        if not loading.cancelled() and loading.exception() is None:
-            self._route(message)
+        is_loaded = not loading.cancelled() and loading.exception() is None
+        if message.number in self._parked:
+            self._parked.remove(message.number)
+            if is_loaded:
+                self._route(message)
+
+    def note_loaded(self, numbers: Iterable[int]) -> None:
+        """These messages have come with a load."""
+        for number in numbers:
+            self._parked.discard(number)
+            if number > self._seen:
+                self._ahead.add(number)
 
     def _take(self, live: Live, message: Message) -> None:
         if message.number <= live.seen_message:

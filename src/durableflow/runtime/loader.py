@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, cast
 
 from durableflow.authoring.registry import AnyWorkflow, Registry
@@ -76,6 +76,8 @@ class Loader:
         self._guard = guard
         self._alone: set[str] = set()
         """Instances that could not be loaded together with others."""
+        self.on_messages: Callable[[Iterable[int]], None] = lambda _: None
+        """Called with the numbers of the messages that an instance was loaded with."""
         self.loads = 0
         """How many instances have been brought in."""
 
@@ -199,6 +201,7 @@ class Loader:
             live.call_up()  # its next turn, be it an empty one, writes the status that it has now
         if loaded.rows:  # else it has only been started, by another instance or process
             self._means.tell(facts.InstanceRecovered(instance_id, live.execution.next_seq - live.base_seq))
+        self.on_messages(number for number, _ in messages)
         self._go_on(live, messages, loaded.heartbeats)
         return live
 

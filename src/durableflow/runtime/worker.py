@@ -94,6 +94,7 @@ class Worker:
         stalls.on_sent = inbox.look
         self._commits = Commits(means, agenda, instances, turns, effects, ends, stalls, wakes, inbox)
         self._loader = Loader(means, registry, instances, agenda, ends, stalls, wakes, effects, self.attempts, guard)
+        self._loader.on_messages = inbox.note_loaded
         self.message = inbox.deliver
         self.look_into_inbox = inbox.look
         self.attempts.begin_in_store = Transactions(means, self.attempts, inbox.look).begin
