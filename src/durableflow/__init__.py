@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         PayloadError,
         PayloadTooLarge,
         RequestFailed,
+        ScheduleExists,
+        ScheduleNotFound,
         StorageError,
         TaskCancelled,
         TransactionMisused,
@@ -53,11 +55,13 @@ if TYPE_CHECKING:
     from durableflow.handle import Handle
     from durableflow.looking import InstanceStatus, Page
     from durableflow.model.retry import RetryPolicy
+    from durableflow.model.schedule import Calendar, Cron, Interval, Schedule, slot_of
     from durableflow.model.status import Status
     from durableflow.outbox import Outbox
     from durableflow.runtime.bulk import BulkReport
     from durableflow.runtime.exports import ExportReport, ImportReport
     from durableflow.runtime.settings import Settings
+    from durableflow.schedules import Schedules, ScheduleView
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
     from importlib import import_module
 
@@ -115,6 +119,8 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "PayloadError",
             "PayloadTooLarge",
             "RequestFailed",
+            "ScheduleExists",
+            "ScheduleNotFound",
             "StorageError",
             "TaskCancelled",
             "TransactionMisused",
@@ -129,6 +135,13 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "Page",
         ),
         "model.retry": ("RetryPolicy",),
+        "model.schedule": (
+            "Calendar",
+            "Cron",
+            "Interval",
+            "Schedule",
+            "slot_of",
+        ),
         "model.status": ("Status",),
         "outbox": ("Outbox",),
         "runtime.bulk": ("BulkReport",),
@@ -137,6 +150,10 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "ImportReport",
         ),
         "runtime.settings": ("Settings",),
+        "schedules": (
+            "ScheduleView",
+            "Schedules",
+        ),
     }
     _HOMES = {name: f"durableflow.{home}" for home, names in _NAMES.items() for name in names}
 
@@ -160,6 +177,7 @@ __all__ = [
     "BlockingEngine",
     "BlockingHandle",
     "BulkReport",
+    "Calendar",
     "Cancelled",
     "ChildFailed",
     "ChildTask",
@@ -167,6 +185,7 @@ __all__ = [
     "Compensation",
     "CompensationFailed",
     "Context",
+    "Cron",
     "DeadLetter",
     "DeadLetters",
     "DeterminismWarning",
@@ -183,6 +202,7 @@ __all__ = [
     "InstanceNotFound",
     "InstanceStalled",
     "InstanceStatus",
+    "Interval",
     "MessageFailed",
     "NonRetryableError",
     "NondeterminismError",
@@ -194,6 +214,11 @@ __all__ = [
     "RequestFailed",
     "RetryPolicy",
     "Saga",
+    "Schedule",
+    "ScheduleExists",
+    "ScheduleNotFound",
+    "ScheduleView",
+    "Schedules",
     "Settings",
     "Status",
     "StorageError",
@@ -208,5 +233,6 @@ __all__ = [
     "WorkflowTerminated",
     "activity",
     "activity_context",
+    "slot_of",
     "workflow",
 ]

@@ -176,6 +176,11 @@ def test_the_glossary_has_each_status() -> None:
 SIGNATURE = re.compile(r"^(?:#{2,6} )?`(?P<name>[A-Za-z_][\w.]*)(?:\((?P<parameters>.*)\))?`$", re.MULTILINE)
 HEADINGS = {heading["name"]: heading["parameters"] for heading in SIGNATURE.finditer(API)}
 FOR_THE_ENGINE = {
+    "Calendar.after",
+    "Cron.after",
+    "Interval.after",
+    "Schedule.after",
+    "Schedule.due_us",
     "ActivityContext.mark_cancelled",
     "Activity.load_result",
     "Compensation.move_to",

@@ -8,7 +8,7 @@ come back, before what was read is routed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, cast
 
@@ -32,7 +32,11 @@ _LONGEST_WAIT_S: Final = 1.0
 
 
 class Inbox:
-    """Reads the store's inbox, and gives instances what they are told here."""
+    """Reads the store's inbox, and gives instances what they are told here.
+
+    Attributes:
+        on_round: called, if set, when another process may have written something, and now and then.
+    """
 
     def __init__(self, means: Means, instances: Instances, stalls: Stalls) -> None:
         self._means = means
@@ -45,6 +49,7 @@ class Inbox:
         """Read, and waiting for the load of their instance."""
         self._ahead: set[int] = set()
         """Came with a load and were not read yet."""
+        self.on_round: Callable[[], object] | None = None
 
     async def run(self) -> None:
         """Read what others write, for ever."""
@@ -52,6 +57,8 @@ class Inbox:
             await self._means.patiently(self._read)
             # a hint; the look is the truth
             await self._means.patiently(partial(self._means.backend.wait_for_change, _LONGEST_WAIT_S))
+            if self.on_round is not None:
+                self.on_round()
 
     def look(self) -> None:
         """This worker's own instances have written something: nobody else says so."""
