@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Final, cast
 
@@ -39,6 +40,7 @@ class Inbox:
         self._loop = asyncio.get_running_loop()
         self._seen = 0
         self._wanted = asyncio.Event()
+        self.on_round: Callable[[], object] | None = None
 
     async def run(self) -> None:
         """Read what others write, for ever.
@@ -50,6 +52,8 @@ class Inbox:
             self._wanted.clear()
             await self._means.patiently(self._read)
             await self._means.patiently(self._wait)
+            if self.on_round is not None:
+                self.on_round()
 
     async def _wait(self) -> None:
         """Until there may be something to read; the store's hint is a hint, and the look is the truth."""
@@ -73,8 +77,12 @@ class Inbox:
     async def _read(self) -> None:
         while messages := await self._means.backend.inbox(self._seen, _PAGE):
             for message in messages:
-                self._seen = max(self._seen, message.number)
-                self._route(message)
+                if message.number <= self._seen:
+                    continue  # read twice at once, and routed already
+                self._seen = message.number
+                if message.number not in self._ahead:
+                    self._route(message)
+            self._ahead = {number for number in self._ahead if number > self._seen}
             await asyncio.sleep(0)
 
     def _route(self, message: Message) -> None:

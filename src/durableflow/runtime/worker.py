@@ -188,6 +188,7 @@ class Worker:
             ack.set_exception(InstancesExist({new.id}))
             return ack
         self.ends.forget((new.id,))
+        program = self._registry.workflows.get((new.workflow, new.version), program)  # as whoever loads it will have it
         live = Live(self._loader.new_execution(new.id, program), self._agenda.take_note)
         live.new = new
         live.started = ack
