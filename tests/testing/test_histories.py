@@ -27,7 +27,15 @@ from durableflow.errors import CorruptHistory
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure
 from durableflow.model.retry import StoredRetry
-from durableflow.testing import History, WorkflowEnvironment, load_history, replay, replay_directory, save_history
+from durableflow.testing import (
+    History,
+    WorkflowEnvironment,
+    load_histories,
+    load_history,
+    replay,
+    replay_directory,
+    save_history,
+)
 from durableflow.testing.histories import (
     attempt_failed,
     attempt_started,
@@ -397,3 +405,33 @@ def test_a_workflow_that_was_not_imported_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'unheard_of', which is not known here"):
         replay(None, tmp_path / "x.jsonl")
     assert replay(unheard_of, tmp_path / "x.jsonl").status is Status.COMPLETED
+
+
+# -- exports ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_export_is_replayed_like_saved_histories(tmp_path: Path) -> None:
+    @workflow
+    async def naps(ctx: Context, seconds: int) -> str:
+        await ctx.sleep(seconds)
+        return "awake"
+
+    path = tmp_path / "all.jsonl"
+    async with WorkflowEnvironment() as env:
+        handles = [await env.start(naps.options(instance_id=f"nap-{n}"), n) for n in (1, 2)]
+        assert [await handle.result() for handle in handles] == ["awake", "awake"]
+        histories = [await handle.saved_history() for handle in handles]
+        await env.engine.export_instances(path, ["nap-1", "nap-2"])
+        await env.engine.export_instances(tmp_path / "one.jsonl", ["nap-1"])
+    assert [each.events for each in load_histories(path)] == [each.events for each in histories]
+    assert load_history(tmp_path / "one.jsonl").events == histories[0].events
+    with pytest.raises(CorruptHistory, match="holds 2 histories"):
+        load_history(path)
+    reports = replay_directory(tmp_path, naps)
+    assert [(report.instance_id, report.path) for report in reports] == [
+        ("nap-1", path), ("nap-2", path), ("nap-1", tmp_path / "one.jsonl"),
+    ]  # fmt: skip
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]), encoding="utf-8")
+    with pytest.raises(ExceptionGroup, match="1 of 2 histories"):
+        replay_directory(tmp_path, naps)
