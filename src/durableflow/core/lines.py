@@ -39,20 +39,27 @@ def turns_of(instance_id: str, events: Iterable[HistoryEvent]) -> list[tuple[int
     return rows
 
 
+_HEAD: Final = ("seq", "turn", "at", "kind")
+"""What each line of an event begins with; a field of the event with one of these names gets `_` behind it."""
+
+
 def line_of(entry: HistoryEvent) -> dict[str, Any]:
     """An event as a line of JSON holds it."""
     at = to_datetime(entry.at_us).isoformat(timespec="microseconds")
-    return {"seq": entry.seq, "turn": entry.first_seq, "at": at, "kind": entry.kind} | fields_out(entry.event)
+    fields = {f"{name}_" if name in _HEAD else name: item for name, item in fields_out(entry.event).items()}
+    return {"seq": entry.seq, "turn": entry.first_seq, "at": at, "kind": entry.kind} | fields
 
 
-def entry_of(fields: dict[str, Any]) -> HistoryEvent:
+def entry_of(line: dict[str, Any]) -> HistoryEvent:
     """The event of a line.
 
     Raises:
         KeyError, TypeError, ValueError, msgspec.ValidationError: it is none.
     """
-    seq, first_seq, at, kind = (fields.pop(name) for name in ("seq", "turn", "at", "kind"))
+    seq, first_seq, at, kind = (line[name] for name in _HEAD)
     at_us = from_datetime(datetime.fromisoformat(at), "at")
+    heads = {f"{name}_": name for name in _HEAD}
+    fields = {heads.get(name, name): item for name, item in line.items() if name not in _HEAD}
     return HistoryEvent(int(seq), at_us, fields_in(KINDS[kind], fields), int(first_seq))
 
 
