@@ -340,7 +340,6 @@ class BlockingClient:
     export_instances = BlockingMethod(Client.export_instances)
     import_instances = BlockingMethod(Client.import_instances)
 
-    @wraps(Client.export_lines)
     def export_lines(
         self, instance_ids: Iterable[str] | None = None, **where: Unpack[InstanceFilter]
     ) -> Generator[str]:

@@ -183,6 +183,33 @@ async def test_a_time_out_during_the_commit_comes_too_late(sqlite_world: World) 
     assert (bookings(sqlite_world), called) == (["a"], [1])
 
 
+async def test_one_that_is_committed_while_its_instance_is_read_again_counts(sqlite_world: World) -> None:
+    """The memory of the instance is dropped, as after a conflict, and says that its attempt was interrupted."""
+    called: list[int] = []
+    committing, goes_on = threading.Event(), threading.Event()
+    backend = sqlite_world.backend()
+
+    def hook(moment: str) -> None:
+        if called and moment == "before commit" and not committing.is_set():
+            committing.set()
+            goes_on.wait()
+
+    async with sqlite_world.engine(backend) as engine:
+        backend.hook = hook
+        handle = await engine.start(trip(booker(called)).options(instance_id="a"), "a")
+        await sqlite_world.until(committing.is_set)
+        instances = sqlite_world.worker(engine).instances
+        live = instances.live["a"]
+        instances.keep_answers(live, [], [])
+        instances.forget(live, None)
+        instances.want("a")
+        goes_on.set()
+        assert await handle.result() == 1
+        assert "attempt_failed" not in await kinds(engine, "a")
+        assert await backend.inbox(0, 10) == []
+    assert (bookings(sqlite_world), called) == (["a"], [1])
+
+
 @pytest.mark.parametrize(("moment", "calls"), [("before commit", [1, 2]), ("after commit", [1])])
 async def test_a_commit_that_fails_is_looked_up_and_does_not_count(
     sqlite_world: World, moment: str, calls: list[int]

@@ -29,7 +29,15 @@ from durableflow.errors import CorruptHistory
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure
 from durableflow.model.retry import StoredRetry
-from durableflow.testing import History, WorkflowEnvironment, load_history, replay, replay_directory, save_history
+from durableflow.testing import (
+    History,
+    WorkflowEnvironment,
+    load_histories,
+    load_history,
+    replay,
+    replay_directory,
+    save_history,
+)
 from durableflow.testing.histories import (
     activity_retried,
     attempt_failed,
@@ -560,3 +568,33 @@ async def test_a_history_of_rounds_by_an_engine_replays(tmp_path: Path) -> None:
         recorded = await handle.saved_history()
     assert len(recorded.rounds) == 12
     assert replay(laps, recorded, every_prefix=True, every_round=True).turns == len(recorded.rows)
+
+
+# -- exports ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_export_is_replayed_like_saved_histories(tmp_path: Path) -> None:
+    @workflow
+    async def naps(ctx: Context, seconds: int) -> str:
+        await ctx.sleep(seconds)
+        return "awake"
+
+    path = tmp_path / "all.jsonl"
+    async with WorkflowEnvironment() as env:
+        handles = [await env.start(naps.options(instance_id=f"nap-{n}"), n) for n in (1, 2)]
+        assert [await handle.result() for handle in handles] == ["awake", "awake"]
+        histories = [await handle.saved_history() for handle in handles]
+        await env.engine.export_instances(path, ["nap-1", "nap-2"])
+        await env.engine.export_instances(tmp_path / "one.jsonl", ["nap-1"])
+    assert [each.events for each in load_histories(path)] == [each.events for each in histories]
+    assert load_history(tmp_path / "one.jsonl").events == histories[0].events
+    with pytest.raises(CorruptHistory, match="holds 2 histories"):
+        load_history(path)
+    reports = replay_directory(tmp_path, naps)
+    assert [(report.instance_id, report.path) for report in reports] == [
+        ("nap-1", path), ("nap-2", path), ("nap-1", tmp_path / "one.jsonl"),
+    ]  # fmt: skip
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]), encoding="utf-8")
+    with pytest.raises(ExceptionGroup, match="1 of 2 histories"):
+        replay_directory(tmp_path, naps)

@@ -11,15 +11,20 @@ from typing import Any, NoReturn, assert_type
 from durableflow import (
     Activity,
     ActivityContext,
+    BlockingClient,
+    BulkReport,
     Client,
     Compensation,
     Context,
     Engine,
+    ExportReport,
     Flow,
     Handle,
+    ImportReport,
     Outbox,
     RetryPolicy,
     Saga,
+    Status,
     Task,
     Workflow,
     activity,
@@ -153,6 +158,19 @@ async def starting(engine: Engine) -> None:
     assert_type(engine.handle("order-1", generator), Handle[Receipt])
     assert_type(engine.handle("order-1"), Handle[Any])
     await engine.raise_event("order-1", "approved", {"by": "me"})
+
+
+async def many(client: Client) -> None:
+    report = await client.bulk("suspend", workflow=plain, status=[Status.RUNNING], tags={"a": "b"}, dry_run=True)
+    assert_type(report, BulkReport)
+    assert_type(await client.export_instances("file", ["a"]), ExportReport)
+    assert_type(await client.import_instances("file", active=True), ImportReport)
+    assert_type([line async for line in client.export_lines(id_prefix="a")], list[str])
+
+
+def many_too(client: BlockingClient) -> None:
+    assert_type(client.bulk("purge", id_prefix="a"), BulkReport)
+    assert_type(list(client.export_lines(["a"])), list[str])
 
 
 def running(engine: Engine) -> None:

@@ -98,6 +98,13 @@ async def starts(engine: Engine) -> None:
     assert_type(await handle.result(), str)  # type: ignore[assert-type]  # pyright: ignore[reportAssertTypeFailure]
 
 
+async def many(engine: Engine) -> None:
+    await engine.bulk("explode", id_prefix="a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await engine.bulk("suspend", prefix="a")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await engine.bulk("suspend", status="RUNNING!")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await engine.export_instances("file", tags={"a": 1})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
+
+
 def runs(engine: Engine) -> None:
     engine.run(plain, "5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     _: str = engine.run(plain, 5)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Final, cast
@@ -39,6 +40,8 @@ class Inbox:
         self._stalls = stalls
         self._loop = asyncio.get_running_loop()
         self._seen = 0
+        self._again_from = sys.maxsize
+        """Behind this number messages are read again."""
         self._wanted = asyncio.Event()
         self.on_round: Callable[[], object] | None = None
 
@@ -75,14 +78,15 @@ class Inbox:
         self._wanted.set()
 
     async def _read(self) -> None:
-        while messages := await self._means.backend.inbox(self._seen, _PAGE):
+        while True:
+            seen, self._again_from = min(self._seen, self._again_from), sys.maxsize
+            self._seen = seen
+            messages = await self._means.backend.inbox(seen, _PAGE)
+            if not messages:
+                return
             for message in messages:
-                if message.number <= self._seen:
-                    continue  # read twice at once, and routed already
-                self._seen = message.number
-                if message.number not in self._ahead:
-                    self._route(message)
-            self._ahead = {number for number in self._ahead if number > self._seen}
+                self._seen = max(self._seen, message.number)
+                self._route(message)
             await asyncio.sleep(0)
 
     def _route(self, message: Message) -> None:
@@ -101,7 +105,7 @@ class Inbox:
         knows whether it is still to be taken.
         """
         if not loading.cancelled() and loading.exception() is None:
-            self._seen = min(self._seen, number - 1)
+            self._again_from = min(self._again_from, number - 1)
             self.look()
 
     def _take(self, live: Live, message: Message) -> None:

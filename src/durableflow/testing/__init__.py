@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from durableflow.testing.histories import (
         History,
         ReplayReport,
+        load_histories,
         load_history,
         replay,
         replay_directory,
@@ -29,7 +30,15 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         "clock": ("NothingHappens", "VirtualClock"),
         "contract": ("BackendContract",),
         "environment": ("EnvironmentHandle", "VirtualEngine", "WorkflowEnvironment"),
-        "histories": ("History", "ReplayReport", "load_history", "replay", "replay_directory", "save_history"),
+        "histories": (
+            "History",
+            "ReplayReport",
+            "load_histories",
+            "load_history",
+            "replay",
+            "replay_directory",
+            "save_history",
+        ),
         "stand_ins": ("ActivityCall", "InjectedFailure", "StandIn", "UnmockedActivity"),
     }
     _HOMES = {name: f"durableflow.testing.{home}" for home, names in _NAMES.items() for name in names}
@@ -60,6 +69,7 @@ __all__ = [
     "VirtualClock",
     "VirtualEngine",
     "WorkflowEnvironment",
+    "load_histories",
     "load_history",
     "replay",
     "replay_directory",

@@ -21,6 +21,7 @@ from durableflow.errors import CorruptHistory, UsageError
 from durableflow.model import events as ev
 from durableflow.model.duration import Duration, from_datetime, to_us
 from durableflow.model.status import Status
+from durableflow.runtime.exports import arrivals_in
 from durableflow.testing.words import (
     Timed,
     activity_retried,
@@ -82,6 +83,7 @@ __all__ = [
     "instance_cancelled",
     "instance_completed",
     "instance_failed",
+    "load_histories",
     "load_history",
     "message_answered",
     "message_sent",
@@ -330,7 +332,7 @@ def _follow(program: AnyWorkflow, instance_id: str, rows: Sequence[Row]) -> Stat
 
 
 def replay_directory(path: str | Path, *workflows: AnyWorkflow) -> list[ReplayReport]:
-    """Replay every `*.jsonl` file under a directory.
+    """Replay every `*.jsonl` file under a directory, saved histories and exports.
 
     Args:
         workflows: the code; by default what is registered under the names that the histories say.
@@ -346,16 +348,23 @@ def replay_directory(path: str | Path, *workflows: AnyWorkflow) -> list[ReplayRe
     errors: list[Exception] = []
     for each in paths:
         try:
-            history = load_history(each)
-            latest = History(history.instance_id, history.rounds[-1])
-            report = replay(_chosen(workflows, latest.started), history)
+            histories = load_histories(each)
         except Exception as error:
             error.add_note(f"in {each}")
             errors.append(error)
-        else:
-            reports.append(msgspec.structs.replace(report, path=each))
+            continue
+        for history in histories:
+            try:
+                latest = History(history.instance_id, history.rounds[-1])
+                report = replay(_chosen(workflows, latest.started), history)
+            except Exception as error:
+                error.add_note(f"in {each}")
+                errors.append(error)
+            else:
+                reports.append(msgspec.structs.replace(report, path=each))
     if errors:
-        raise ExceptionGroup(f"{len(errors)} of {len(paths)} histories under {str(path)!r} do not replay", errors)
+        count = len(errors) + len(reports)
+        raise ExceptionGroup(f"{len(errors)} of {count} histories under {str(path)!r} do not replay", errors)
     return reports
 
 
@@ -390,13 +399,37 @@ def save_history(
 
 
 def load_history(path: str | Path) -> History:
-    """Read what `save_history` wrote.
+    """Read what `save_history` wrote, or the export of one instance.
 
     Raises:
         CorruptHistory: it is not such a file, or this version does not know all that is in it; nothing is skipped.
     """
+    found = load_histories(path)
+    if len(found) != 1:
+        raise CorruptHistory(f"{path} holds {len(found)} histories, not one; use load_histories")
+    return found[0]
+
+
+def load_histories(path: str | Path) -> list[History]:
+    """Read all histories of a file: the one that `save_history` wrote, or those of an export.
+
+    Of an export, instances that have no history yet are left out.
+
+    Raises:
+        CorruptHistory: as `load_history` does.
+    """
     lines = Path(path).read_bytes().splitlines()
-    head = _decode(path, 1, lines[0] if lines else b"")
+    if _decode(path, 1, lines[0] if lines else b"").get("durableflow_export") is None:
+        return [_load_saved(path, lines)]
+    return [
+        History(arrival.record.id, [Row(row.first_seq, row.at_us, ev.load_events(row.events)) for row in arrival.rows])
+        for arrival in arrivals_in(lines, str(path))
+        if arrival.rows
+    ]
+
+
+def _load_saved(path: str | Path, lines: Sequence[bytes]) -> History:
+    head = _decode(path, 1, lines[0])
     if head.get("durableflow_history") != FILE_FORMAT or not isinstance(head.get("instance_id"), str):
         raise CorruptHistory(f"{path}, line 1: this is not the beginning of a saved history of format {FILE_FORMAT}")
     entries: list[HistoryEvent] = []

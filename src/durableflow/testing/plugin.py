@@ -85,12 +85,15 @@ def df_replay(request: pytest.FixtureRequest) -> Callable[..., list[ReplayReport
     root = request.config.rootpath
 
     def replay_saved(path: str | Path, *workflows: AnyWorkflow) -> list[ReplayReport]:
-        from durableflow.testing.histories import load_history, replay, replay_directory
+        import msgspec
+
+        from durableflow.testing.histories import load_histories, replay, replay_directory
 
         place = root / path
         if place.is_dir():
             return replay_directory(place, *workflows)
         named: dict[str, Any] = {workflow.name: workflow for workflow in workflows}
-        return [replay(named.get(load_history(place).started.workflow), place)]
+        reports = [replay(named.get(each.started.workflow), each) for each in load_histories(place)]
+        return [msgspec.structs.replace(report, path=place) for report in reports]
 
     return replay_saved
