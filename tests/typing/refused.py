@@ -4,7 +4,20 @@ import sqlite3
 from datetime import datetime
 from typing import assert_type
 
-from durableflow import Context, Engine, Flow, Outbox, RetryPolicy, Saga, Task, activity, workflow
+from durableflow import (
+    Calendar,
+    Context,
+    Engine,
+    Flow,
+    Interval,
+    Outbox,
+    RetryPolicy,
+    Saga,
+    Schedule,
+    Task,
+    activity,
+    workflow,
+)
 
 
 @activity
@@ -96,6 +109,13 @@ async def starts(engine: Engine) -> None:
     await engine.start("plain", 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
     handle = await engine.start(plain, 1)
     assert_type(await handle.result(), str)  # type: ignore[assert-type]  # pyright: ignore[reportAssertTypeFailure]
+
+
+async def schedules(engine: Engine) -> None:
+    await engine.schedules.create("s", Interval(60), plain, "5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await engine.schedules.put("s", "0 0 * * *", plain, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Schedule(Interval(60), overlap="sometimes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Calendar(weekdays=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def runs(engine: Engine) -> None:
