@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from durableflow.authoring.activity import Activity, ActivityContext, activity, activity_context
     from durableflow.authoring.context import Context
+    from durableflow.authoring.handle import OtherInstance
     from durableflow.authoring.saga import Compensation, Saga
     from durableflow.authoring.transactional import TransactionalActivity
     from durableflow.authoring.workflow import Flow, Workflow, workflow
     from durableflow.blocking import BlockingClient, BlockingEngine, BlockingHandle
-    from durableflow.client import Client, Handle, InstanceStatus, Page
-    from durableflow.core.task import Task
+    from durableflow.client import Client
+    from durableflow.core.task import ChildTask, Task
     from durableflow.dead_letters import DeadLetter, DeadLetters
     from durableflow.engine import Engine
     from durableflow.errors import (
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
         WorkflowFailed,
         WorkflowTerminated,
     )
+    from durableflow.handle import Handle
+    from durableflow.looking import InstanceStatus, Page
     from durableflow.model.retry import RetryPolicy
     from durableflow.model.schedule import Calendar, Cron, Interval, Schedule, slot_of
     from durableflow.model.status import Status
@@ -63,15 +66,38 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
     from importlib import import_module
 
     _NAMES = {
-        "authoring.activity": ("Activity", "ActivityContext", "activity", "activity_context"),
+        "authoring.activity": (
+            "Activity",
+            "ActivityContext",
+            "activity",
+            "activity_context",
+        ),
         "authoring.context": ("Context",),
-        "authoring.saga": ("Compensation", "Saga"),
+        "authoring.handle": ("OtherInstance",),
+        "authoring.saga": (
+            "Compensation",
+            "Saga",
+        ),
         "authoring.transactional": ("TransactionalActivity",),
-        "authoring.workflow": ("Flow", "Workflow", "workflow"),
-        "blocking": ("BlockingClient", "BlockingEngine", "BlockingHandle"),
-        "client": ("Client", "Handle", "InstanceStatus", "Page"),
-        "dead_letters": ("DeadLetter", "DeadLetters"),
-        "core.task": ("Task",),
+        "authoring.workflow": (
+            "Flow",
+            "Workflow",
+            "workflow",
+        ),
+        "blocking": (
+            "BlockingClient",
+            "BlockingEngine",
+            "BlockingHandle",
+        ),
+        "client": ("Client",),
+        "core.task": (
+            "ChildTask",
+            "Task",
+        ),
+        "dead_letters": (
+            "DeadLetter",
+            "DeadLetters",
+        ),
         "engine": ("Engine",),
         "errors": (
             "ActivityCancelled",
@@ -88,8 +114,8 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "InstanceNotFound",
             "InstanceStalled",
             "MessageFailed",
-            "NondeterminismError",
             "NonRetryableError",
+            "NondeterminismError",
             "PayloadError",
             "PayloadTooLarge",
             "ScheduleExists",
@@ -103,12 +129,20 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "WorkflowFailed",
             "WorkflowTerminated",
         ),
+        "handle": ("Handle",),
+        "looking": (
+            "InstanceStatus",
+            "Page",
+        ),
         "model.retry": ("RetryPolicy",),
         "model.schedule": ("Calendar", "Cron", "Interval", "Schedule", "slot_of"),
         "model.status": ("Status",),
         "outbox": ("Outbox",),
         "runtime.bulk": ("BulkReport",),
-        "runtime.exports": ("ExportReport", "ImportReport"),
+        "runtime.exports": (
+            "ExportReport",
+            "ImportReport",
+        ),
         "runtime.settings": ("Settings",),
         "schedules": ("ScheduleView", "Schedules"),
     }
@@ -137,6 +171,7 @@ __all__ = [
     "Calendar",
     "Cancelled",
     "ChildFailed",
+    "ChildTask",
     "Client",
     "Compensation",
     "CompensationFailed",
@@ -162,6 +197,7 @@ __all__ = [
     "MessageFailed",
     "NonRetryableError",
     "NondeterminismError",
+    "OtherInstance",
     "Outbox",
     "Page",
     "PayloadError",

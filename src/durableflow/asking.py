@@ -6,6 +6,7 @@ Comes in: a name and arguments. Goes out: a message to its inbox, and what a han
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from types import UnionType
 from typing import Any, TypeVar, overload
 
@@ -99,8 +100,19 @@ class Asking(Looking):
         return load(answer.output)
 
     async def _ask(self, instance_id: str, request: ev.RequestReceived) -> ev.RequestAnswered:
-        await self._send(instance_id, request, f"request {request.name!r}")
+        try:
+            await self._send(instance_id, request, f"request {request.name!r}")
+        except InstanceNotActive as over:
+            return await self._answer_before_end(request, over)
         return await self._look_for_answer(instance_id, request.request_id)
+
+    async def _answer_before_end(self, request: ev.RequestReceived, over: InstanceNotActive) -> ev.RequestAnswered:
+        """What was answered while it was not over yet, to one who asks again with the same id."""
+        with suppress(InstanceNotActive):
+            answer = await self._find_answer(over.instance_id, request.request_id)
+            if answer is not None:
+                return answer
+        raise over
 
     async def _look_for_answer(self, instance_id: str, request_id: str) -> ev.RequestAnswered:
         while True:

@@ -19,10 +19,11 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from durableflow.authoring.activity import current_activity
 from durableflow.authoring.registry import AnyActivity, AnyWorkflow
 from durableflow.authoring.workflow import Workflow
-from durableflow.client import Client, Handle
+from durableflow.client import Client
 from durableflow.dead_letters import DeadLetters
 from durableflow.engine import Engine
 from durableflow.errors import EngineClosed, UsageError
+from durableflow.handle import Handle
 from durableflow.model.duration import Duration
 from durableflow.model.schedule import Schedule, Spec
 from durableflow.runtime.filters import InstanceFilter
@@ -168,11 +169,25 @@ class BlockingHandle(Generic[R]):
         """Wait for the end; what the workflow returned, of its annotated type. See `Client.result`."""
         return self.loop_thread.call(self.asynchronous.result, timeout=timeout)
 
+    def fork(
+        self, *, at: int | None = None, new_id: str | None = None, version: int | None = None
+    ) -> BlockingHandle[R]:
+        """Make a copy of it up to an event, which goes on by itself. See `Client.fork`."""
+        made = self.loop_thread.call(self.asynchronous.fork, at=at, new_id=new_id, version=version)
+        return BlockingHandle(self.loop_thread, made)
+
+    def restart(self, *, new_id: str | None = None) -> BlockingHandle[R]:
+        """Start another one with its input. See `Client.restart`."""
+        return BlockingHandle(self.loop_thread, self.loop_thread.call(self.asynchronous.restart, new_id=new_id))
+
     status = BlockingMethod(_AnyHandle.status)
     wait_for_status = BlockingMethod(_AnyHandle.wait_for_status)
     history = BlockingMethod(_AnyHandle.history)
     view = BlockingMethod(_AnyHandle.view)
     raise_event = BlockingMethod(_AnyHandle.raise_event)
+    request = BlockingMethod(_AnyHandle.request)
+    query = BlockingMethod(_AnyHandle.query)
+    rewind = BlockingMethod(_AnyHandle.rewind)
     suspend = BlockingMethod(_AnyHandle.suspend)
     resume = BlockingMethod(_AnyHandle.resume)
     terminate = BlockingMethod(_AnyHandle.terminate)
@@ -283,6 +298,18 @@ class BlockingClient:
         """A handle of an instance; with its workflow, results are of the annotated type."""
         return BlockingHandle(self.loop_thread, self.asynchronous.handle(instance_id, workflow))
 
+    def fork(
+        self, instance_id: str, *, at: int | None = None, new_id: str | None = None, version: int | None = None
+    ) -> BlockingHandle[Any]:
+        """Make a copy of an instance up to an event, which goes on by itself. See `Client.fork`."""
+        made = self.loop_thread.call(self.asynchronous.fork, instance_id, at=at, new_id=new_id, version=version)
+        return BlockingHandle(self.loop_thread, made)
+
+    def restart(self, instance_id: str, *, new_id: str | None = None) -> BlockingHandle[Any]:
+        """Start another instance with the input of this one. See `Client.restart`."""
+        made = self.loop_thread.call(self.asynchronous.restart, instance_id, new_id=new_id)
+        return BlockingHandle(self.loop_thread, made)
+
     @property
     def dead_letters(self) -> BlockingDeadLetters:
         """What failed for good in this store. See `Client.dead_letters`."""
@@ -299,6 +326,9 @@ class BlockingClient:
     history = BlockingMethod(Client.history)
     view = BlockingMethod(Client.view)
     raise_event = BlockingMethod(Client.raise_event)
+    request = BlockingMethod(Client.request)
+    query = BlockingMethod(Client.query)
+    rewind = BlockingMethod(Client.rewind)
     suspend = BlockingMethod(Client.suspend)
     resume = BlockingMethod(Client.resume)
     terminate = BlockingMethod(Client.terminate)

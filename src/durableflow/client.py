@@ -13,7 +13,6 @@ from durableflow.backends.base import Backend, InstanceRecord, NewInstance, Outg
 from durableflow.dead_letters import DeadLetters
 from durableflow.errors import InstanceExists, InstanceNotActive, InstancesExist
 from durableflow.handle import Handle
-from durableflow.looking import InstanceStatus, Page
 from durableflow.many import ManyInstances
 from durableflow.model import converter
 from durableflow.model import events as ev
@@ -25,8 +24,6 @@ from durableflow.runtime.clock import Clock, SystemClock
 from durableflow.runtime.starts import judge_conflict, new_event, new_start
 from durableflow.runtime.stores import open_backend
 from durableflow.schedules import Schedules
-
-__all__ = ["Client", "Handle", "InstanceStatus", "Page"]
 
 P = ParamSpec("P")
 R = TypeVar("R")

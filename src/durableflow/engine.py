@@ -271,7 +271,10 @@ class Engine(Client):
             return await super()._ask(instance_id, request)
         future = worker.answers.answer(instance_id, request.request_id)
         try:
-            await self._send(instance_id, request, f"request {request.name!r}")
+            try:
+                await self._send(instance_id, request, f"request {request.name!r}")
+            except InstanceNotActive as over:
+                return await self._answer_before_end(request, over)
             pause_s = 0.0  # of a request that was there before, the answer may be in the history already
             while True:
                 await asyncio.wait([future], timeout=pause_s)

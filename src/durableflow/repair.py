@@ -91,7 +91,7 @@ class Repair:
             record.created_us,
             0,
             record.tags,
-            record.custom_status,
+            rewriting.custom_status_of(plan.rows),
             parent=record.parent,
             base_seq=base_seq,
         )
@@ -138,6 +138,7 @@ class Repair:
             self._now_us,
             0,
             record.tags,
+            rewriting.custom_status_of(plan.rows),
         )
         messages = [outgoing(new_id, event) for event in plan.messages]
         for call in plan.children:

@@ -23,6 +23,7 @@ from durableflow import (
     Handle,
     InstanceExists,
     InstanceNotFound,
+    RequestFailed,
     Status,
     StorageError,
     UsageError,
@@ -52,6 +53,41 @@ async def until_told(ctx: Context) -> list[int]:
 @workflow
 async def fails(ctx: Context) -> None:
     raise ValueError("no")
+
+
+mended = threading.Event()
+
+
+@activity(retry=1)
+def only_when_mended(number: int) -> int:
+    if not mended.is_set():
+        raise ValueError("not yet")
+    return number
+
+
+@workflow
+async def needs_mending(ctx: Context, number: int) -> int:
+    return await ctx.call_activity(only_when_mended, number)
+
+
+@workflow
+async def counts(ctx: Context) -> int:
+    total = 0
+
+    @ctx.on_request("add")
+    def add(number: int) -> int:
+        nonlocal total
+        if number < 0:
+            raise ValueError("it only grows")
+        total += number
+        return total
+
+    @ctx.on_query("total")
+    def look() -> int:
+        return total
+
+    await ctx.wait_for_event("enough")
+    return total
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -88,6 +124,39 @@ def test_an_instance_is_talked_to(engine: BlockingEngine) -> None:
     handle.purge()
     with pytest.raises(InstanceNotFound):
         engine.status(handle.id)
+
+
+def test_an_instance_answers_requests_and_queries(engine: BlockingEngine) -> None:
+    handle = engine.start(counts)
+    assert handle.request("add", 4, result_type=int, request_id="one") == 4
+    assert engine.request(handle.id, "add", 4, result_type=int, request_id="one") == 4, "the same request"
+    assert engine.request(handle.id, "add", 3, timeout=5) == 7
+    assert (handle.query("total", result_type=int), engine.query(handle.id, "total")) == (7, 7)
+    with pytest.raises(RequestFailed, match="it only grows"):
+        handle.request("add", -1)
+    handle.raise_event("enough")
+    assert handle.result() == 7
+
+
+@pytest.mark.parametrize("by", ["handle", "engine"])
+def test_an_instance_goes_on_again_by_rewind_fork_and_restart(engine: BlockingEngine, by: str) -> None:
+    mended.clear()
+    first = engine.start(needs_mending.options(instance_id="first"), 5)
+    with pytest.raises(WorkflowFailed):
+        first.result()
+    mended.set()
+    fork: BlockingHandle[int]
+    if by == "handle":
+        fork = first.fork(at=2, new_id="copy")
+        first.rewind(reason="mended")
+        again = first.restart(new_id="again")
+    else:
+        fork = engine.fork("first", at=2, new_id="copy")
+        engine.rewind("first", reason="mended")
+        again = engine.restart("first", new_id="again")
+    assert [isinstance(each, BlockingHandle) for each in (fork, again)] == [True, True]
+    assert (first.result(), fork.result(), again.result()) == (5, 5, 5)
+    assert (fork.id, again.id) == ("copy", "again")
 
 
 def test_errors_are_the_same_as_those_of_the_engine(engine: BlockingEngine) -> None:

@@ -23,14 +23,16 @@ from durableflow import (
     errors,
     testing,
 )
+from durableflow.asking import Asking
 from durableflow.cli import main
 from durableflow.core.view import InstanceView, TaskView
 from durableflow.engine import STORE_VARIABLE
+from durableflow.looking import Looking
 from durableflow.many import ManyInstances
 from durableflow.model import events as ev
 from durableflow.model.status import TERMINAL, TRANSITIONS
 from durableflow.observe import facts
-from durableflow.testing import histories, plugin
+from durableflow.testing import histories, plugin, words
 from durableflow.testing.clock import START
 from durableflow.testing.stand_ins import MISSING
 
@@ -195,7 +197,11 @@ FOR_THE_ENGINE = {
     "Workflow.begin",
     "Workflow.dump_result",
     "Workflow.load_result",
+    "Workflow.result_loader",
 }
+
+
+CLIENT_PARTS = (Looking, Asking, ManyInstances)
 
 
 def resolve(name: str) -> object:
@@ -236,7 +242,8 @@ def test_each_public_method_of_a_public_class_is_described() -> None:
         if not isinstance(kind, type) or kind is Handle or owner.startswith("Blocking"):
             continue  # described as those that they repeat; the tests below hold them to it
         section = sections(API, 3).get(f"`{owner}`", "")
-        for name, member in (vars(ManyInstances) | vars(kind) if kind is Client else vars(kind)).items():
+        parts = [part for part in CLIENT_PARTS if kind is Client]
+        for name, member in [each for part in (*parts, kind) for each in vars(part).items()]:
             full = f"{owner}.{name}"
             inherited = owner == "Engine" and hasattr(Client, name)
             described = full in HEADINGS or (not inspect.isfunction(member) and f"`{name}`" in section)
@@ -373,15 +380,16 @@ def test_a_blocking_twin_of_the_test_kit_has_the_methods_of_its_model(twin: str,
 
 
 def test_the_words_of_a_story_stand_on_the_page_with_their_signature_and_event() -> None:
-    words = {
+    told = {
         name: word
-        for name, word in vars(histories).items()
-        if inspect.isfunction(word) and not name.startswith("_") and word.__module__ == histories.__name__
+        for name, word in vars(words).items()
+        if inspect.isfunction(word) and word.__module__ == words.__name__
     }
     found = re.findall(r"^\| `(\w+)\((.*)\)` \| `(\w+)` \|$", TESTING, re.MULTILINE)
     assert {name: parameters for name, parameters, _ in found} == {
-        name: written(word, bound=False) for name, word in words.items() if name not in testing.__all__
+        name: written(word, bound=False) for name, word in told.items()
     }
+    assert all(getattr(histories, name) is word for name, word in told.items())
     assert {tag for _, _, tag in found} <= {tag_of(kind) for kind in get_args(ev.Event)}
 
 

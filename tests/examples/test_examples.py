@@ -24,6 +24,21 @@ ENDS = {
         "gift-1: a vase in a box",
         "gift-2: a vase in a box, a card in a box",
     ],
+    "checkpoint": [
+        "40 letters; letter 13, letter 26, letter 39 came back",
+        "10 checkpoints, all events readable",
+    ],
+    "children": [
+        "a box with a lamp arrived",
+        "a box with a vase arrived",
+        "order-1/soup is FAILED: activity 'pack' failed after 1 attempt: ValueError: it would leak",
+        "packed first: one of them",
+        "children: order-1/lamp, order-1/soup, order-1/vase, order-1/vase#2",
+    ],
+    "continue_as_new": [
+        "24 readings, 3,000 in all, corrected to 2,500",
+        "it began anew 11 times; what is replayed has 3 tasks",
+    ],
     "dead_letters": [
         "parcel-1: 300 g to Ada, Harbour Street 4",
         "parcel-2: 500 g to Grace, Mill Lane 9",
@@ -31,6 +46,7 @@ ENDS = {
     ],
     "events": ["a brass lamp goes to Ada for 45"],
     "fan_out": ["40 pages, 4,780 words"],
+    "fork": ["offer-1: lamp for 48: too much", "offer-2: lamp for 48: it is a deal", "offer-3: lamp for 48: not today"],
     "order": [
         "order-1: parcel to Harbour Street 4",
         "order-2: refunded and put back, because it could not be sent",
@@ -40,7 +56,13 @@ ENDS = {
         "order-2: a chair in a box, 1900 paid",
         "order-3: a vase in a box, 2850 paid",
     ],
+    "requests": [
+        "LookupError: there is no unicorn in this shop",
+        "a look into the cart: 145",
+        "chair, lamp, vase for 145",
+    ],
     "retries": ["a lamp is 162.41 USD, says a list of 40 rows", "no price for a unicorn: KeyError"],
+    "rewind": ["trip-1: a train and a room: paid 4200", "rewound 1 time"],
     "saga": [
         "to Lisbon with flight, hotel, car",
         "no trip to Venice, nothing is booked: there are no cars in Venice",

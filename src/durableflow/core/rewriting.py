@@ -218,6 +218,17 @@ def _open_messages(rows: Iterable[Row]) -> dict[int, ev.MessageSent]:
     return open_
 
 
+def custom_status_of(rows: Sequence[Row]) -> bytes | None:
+    """What the workflow had said of itself at the end of these rows of a round."""
+    said: bytes | None = None
+    for event in _all(rows):
+        if isinstance(event, ev.CustomStatusSet):
+            said = event.value
+        elif isinstance(event, ev.InstanceStarted) and event.round is not None:
+            said = event.round.custom_status
+    return said
+
+
 def child_id_of(parent_id: str, call: ev.ChildScheduled) -> str:
     """The id of the child of a call."""
     return call.child_id or derived_id(parent_id, call.task)

@@ -12,10 +12,11 @@ import msgspec
 from durableflow.authoring.registry import AnyActivity, AnyWorkflow
 from durableflow.authoring.workflow import Workflow
 from durableflow.backends.base import Backend
-from durableflow.client import Handle, InstanceStatus
 from durableflow.core.view import TaskView
 from durableflow.engine import Engine
 from durableflow.errors import ReplayError
+from durableflow.handle import Handle
+from durableflow.looking import InstanceStatus
 from durableflow.model.duration import Duration, to_us
 from durableflow.model.status import Status
 from durableflow.observe import facts
