@@ -48,7 +48,7 @@ class ScheduleView(msgspec.Struct, frozen=True):
     Attributes:
         input: of the instances, as JSON.
         note: what was said last of why it is paused or not.
-        next: its next slots, at most five; none while it is paused.
+        next: its next slots, at most five, those included that are due and not yet fired; none while it is paused.
         waiting: slots that fire one by one when the instance before is over.
         fired, missed, skipped: how many slots have been so; triggers and backfills are fired, too.
         recent: the latest ten firings, the latest first.

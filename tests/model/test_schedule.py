@@ -130,6 +130,9 @@ def test_nothing_is_found_at_the_end_of_time() -> None:
     late_us = us("9999-12-31T23:59:59Z")
     assert Calendar(0).after(late_us) is None
     assert Cron("0 0 * * *").after(late_us) is None
+    assert (
+        Interval(timedelta(days=36_500), anchor=datetime(9950, 1, 1, tzinfo=UTC)).after(us("9950-01-01T00:00Z")) is None
+    )
 
 
 specs = st.one_of(

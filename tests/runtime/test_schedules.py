@@ -339,6 +339,19 @@ async def test_a_worker_that_lost_its_lease_fires_nothing_more(world: World) -> 
         assert await ids(engine) == []
 
 
+async def test_an_engine_can_be_closed_while_its_store_does_not_answer_for_schedules(world: World) -> None:
+    backend = Schedules(world.backend(), *["refuse"] * 1_000)
+    async with asyncio.timeout(5):
+        async with world.engine(backend, workflows=FLOWS) as engine:
+            await engine.schedules.create("s", Interval(HOUR), report, "a")
+            await world.settle()
+            world.clock.move(world.clock.now + 60 * MINUTE_US)
+            await world.until(lambda: world.told(facts.CommitRetried))
+    async with world.engine(workflows=FLOWS) as engine:
+        await world.settle()
+        assert (await engine.schedules.get("s")).fired == 1
+
+
 async def test_a_row_that_cannot_be_read_is_told_of_once_and_holds_up_no_other(world: World) -> None:
     backend = world.backend()
     async with world.engine(backend, workflows=FLOWS) as engine:

@@ -16,6 +16,7 @@ from durableflow import (
     Client,
     Compensation,
     Context,
+    Cron,
     Engine,
     ExportReport,
     Flow,
@@ -24,11 +25,13 @@ from durableflow import (
     Outbox,
     RetryPolicy,
     Saga,
+    ScheduleView,
     Status,
     Task,
     Workflow,
     activity,
     activity_context,
+    slot_of,
     workflow,
 )
 from durableflow.core.task import ChildTask
@@ -274,6 +277,12 @@ async def knowing(ctx: Context) -> None:
     assert_type(ctx.set_custom_status([1]), None)
     assert_type(ctx.patched("check"), bool)
     assert_type(await ctx.create_timer(ctx.now() + timedelta(days=1)), None)
+
+
+async def scheduling(engine: Engine) -> None:
+    assert_type(await engine.schedules.create("s", Cron("0 0 * * *"), plain, 5), ScheduleView)
+    assert_type(await engine.schedules.trigger("s"), str)
+    assert_type(slot_of("s/2026-01-01T00:00:00Z"), datetime | None)
 
 
 def attempting() -> None:

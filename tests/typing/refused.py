@@ -4,7 +4,20 @@ import sqlite3
 from datetime import datetime
 from typing import assert_type
 
-from durableflow import Context, Engine, Flow, Outbox, RetryPolicy, Saga, Task, activity, workflow
+from durableflow import (
+    Calendar,
+    Context,
+    Engine,
+    Flow,
+    Interval,
+    Outbox,
+    RetryPolicy,
+    Saga,
+    Schedule,
+    Task,
+    activity,
+    workflow,
+)
 
 
 @activity
@@ -103,6 +116,13 @@ async def many(engine: Engine) -> None:
     await engine.bulk("suspend", prefix="a")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await engine.bulk("suspend", status="RUNNING!")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await engine.export_instances("file", tags={"a": 1})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
+
+
+async def schedules(engine: Engine) -> None:
+    await engine.schedules.create("s", Interval(60), plain, "5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await engine.schedules.put("s", "0 0 * * *", plain, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Schedule(Interval(60), overlap="sometimes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Calendar(weekdays=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def runs(engine: Engine) -> None:

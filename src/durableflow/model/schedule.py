@@ -35,6 +35,7 @@ _SHORTEST_US: Final = 100_000
 _DAYS_SEARCHED: Final = 366 * 50
 _ID_CHARS_MAX: Final = 400
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_END_US: Final = from_datetime(datetime(9999, 1, 1, tzinfo=UTC), "the end of time")
 
 
 class Cron(msgspec.Struct, frozen=True, tag="cron"):
@@ -91,9 +92,10 @@ class Interval(msgspec.Struct, frozen=True, tag="interval"):
         msgspec.structs.force_setattr(self, "every", timedelta(microseconds=every_us))
 
     def after(self, moment_us: int) -> int | None:
-        """The first slot after a moment."""
+        """The first slot after a moment; None when it would be after the year 9998."""
         every_us, anchor_us = to_us(self.every, "every"), from_datetime(self.anchor, "anchor")
-        return anchor_us + ((moment_us - anchor_us) // every_us + 1) * every_us
+        slot_us = anchor_us + ((moment_us - anchor_us) // every_us + 1) * every_us
+        return slot_us if slot_us < _END_US else None
 
 
 class Calendar(msgspec.Struct, frozen=True, tag="calendar"):
@@ -193,7 +195,7 @@ class Schedule(_Timed, frozen=True, kw_only=True):
             default), `"allow"` both, `"buffer_one"` or `"buffer_all"` until that is over, `"cancel_previous"` and
             start when that is over, or `"terminate_previous"` and start at once.
         catch_up: slots that nobody could fire (no engine was there) still fire when they are no older than this;
-            older ones are counted as missed. By default a day.
+            older ones are counted as missed. By default a day. What is up to ten seconds late is always in time.
         jitter: each slot fires up to so much later, each by its own time, the same whoever asks.
         start: no slot is before.
         end: no slot is at this moment, or after.

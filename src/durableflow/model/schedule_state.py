@@ -19,6 +19,9 @@ FiringKind: TypeAlias = Literal["slot", "trigger", "backfill"]
 SLOTS_PER_STEP: Final = 100
 """After a long time without an engine, more are settled in several transactions."""
 
+IN_TIME_US: Final = 10_000_000
+"""Nobody fires at the very microsecond: what is no later is in time, whatever the catch-up window."""
+
 _RECENT: Final = 10
 _OPEN_MAX: Final = 100
 WAITING_MAX: Final = 1_000
@@ -139,7 +142,7 @@ class _Stepping:
         while self.waiting and not self.open and not self.firings:
             self._fire(self.waiting.pop(0))
         cursor_us, slot_us, settled = state.cursor_us, state.slot_us, 0
-        catch_up_us = to_us(state.schedule.catch_up, "catch_up")
+        catch_up_us = max(IN_TIME_US, to_us(state.schedule.catch_up, "catch_up"))
         while slot_us is not None and settled < SLOTS_PER_STEP:
             late_us = self.now_us - state.schedule.due_us(self.schedule_id, slot_us)
             if late_us < 0:

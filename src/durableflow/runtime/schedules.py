@@ -11,12 +11,13 @@ Rules that this file keeps:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from durableflow.backends.base import Outgoing, ScheduleRow
-from durableflow.errors import CommitOutcomeUnknown, CorruptSchedule, EngineClosed, LeaseLost
+from durableflow.errors import CommitOutcomeUnknown, CorruptSchedule, EngineClosed, LeaseLost, StorageError, UsageError
 from durableflow.model import events as ev
 from durableflow.model.schedule import OVERLAPS
 from durableflow.model.schedule_state import ScheduleState, Step, step
@@ -26,7 +27,10 @@ from durableflow.runtime.firings import load_state, taken_ids, write_of
 from durableflow.runtime.means import Means
 from durableflow.runtime.messages import outgoing
 
+T = TypeVar("T")
+
 _PAGE: Final = 100
+_LOOK_AGAIN_S: Final = 0.1
 _BEFORE_ALL: Final = (-1, "")
 
 
@@ -73,18 +77,30 @@ class Schedules:
         after = _BEFORE_ALL
         self._awaited.clear()
         while True:
-            rows = await self._means.patiently(partial(self._means.backend.due_schedules, after, _PAGE))
+            rows = await self._ask(partial(self._means.backend.due_schedules, after, _PAGE))
             for row in rows:
                 assert row.due_us is not None
                 after = (row.due_us, row.id)
                 is_due = row.due_us <= self._means.clock.now_us()
-                due_us = await self._means.patiently(partial(self._settle, row.id)) if is_due else row.due_us
+                due_us = await self._ask(partial(self._settle, row.id)) if is_due else row.due_us
                 if due_us is not None:
                     next_us = due_us if next_us is None else min(next_us, due_us)
                 if not is_due:
                     return self._wake_at(next_us)
             if len(rows) < _PAGE:
                 return self._wake_at(next_us)
+
+    async def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """As `Means.patiently`, until the worker is stopped: it waits for this."""
+        while not self.stopping:
+            try:
+                return await ask()
+            except (EngineClosed, LeaseLost):
+                raise
+            except StorageError as error:
+                self._means.tell(facts.CommitRetried(str(error)))
+                await asyncio.sleep(_LOOK_AGAIN_S)
+        raise EngineClosed("the engine is closing")
 
     def _wake_at(self, due_us: int | None) -> None:
         if self._alarm is not None:
@@ -101,8 +117,13 @@ class Schedules:
                 return None
             now_us = clock.now_us()
             running = await self._running(state)
-            taken = step(schedule_id, state, now_us, running)
-            made = step(schedule_id, state, now_us, running, await taken_ids(backend, taken.firings))
+            try:
+                made = step(schedule_id, state, now_us, running)
+                if made.firings:
+                    made = step(schedule_id, state, now_us, running, await taken_ids(backend, made.firings))
+            except (ValueError, OverflowError, UsageError) as error:  # a clock that has moved out of the calendar
+                self._tell_unreadable(row, repr(error))
+                return None
             if made.state != state and not await self._write(row, made, now_us):
                 continue  # somebody else wrote it meanwhile
             due_us = self._next_look(schedule_id, made.state)
@@ -122,10 +143,14 @@ class Schedules:
         try:
             return load_state(row)
         except CorruptSchedule as error:
-            if self._unreadable.get(row.id) != row.revision:
-                self._unreadable[row.id] = row.revision
-                self._means.tell(facts.ScheduleUnreadable(row.id, error.reason))
+            self._tell_unreadable(row, error.reason)
             return None
+
+    def _tell_unreadable(self, row: ScheduleRow, reason: str) -> None:
+        """Once for each revision."""
+        if self._unreadable.get(row.id) != row.revision:
+            self._unreadable[row.id] = row.revision
+            self._means.tell(facts.ScheduleUnreadable(row.id, reason))
 
     async def _running(self, state: ScheduleState) -> list[str]:
         """Those of its instances that are not over, as far as its policy asks."""
