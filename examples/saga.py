@@ -1,9 +1,9 @@
-"""A saga: each thing that was done adds how to undo it; if the whole fails, the undoing goes in reverse.
+"""A saga: each thing that is done says first how to undo it; if the whole fails, the undoing goes in reverse.
 
     python examples/saga.py
 
-The list of what to undo is an ordinary variable. It survives crashes because everything in a workflow does. It keeps
-`saga.db` in the current folder; delete that to begin anew.
+Kill it in the middle of the undoing and start it again: it goes on there. It keeps `saga.db` in the current folder;
+delete that to begin anew.
 """
 
 import asyncio
@@ -12,32 +12,30 @@ from durableflow import ActivityFailed, Context, Engine, NonRetryableError, Retr
 
 
 @activity
-async def book(what: str, where: str) -> str:
+async def book(what: str, where: str) -> None:
     await asyncio.sleep(0.2)
     if (what, where) == ("car", "Venice"):
         raise NonRetryableError("there are no cars in Venice")
     print(f"  booked a {what} in {where}")
-    return f"{what} in {where}"
 
 
-# Undoing should not give up: many attempts, short waits.
+# Undoing should not give up: many attempts, short waits. It is called for what may never have been booked, too.
 @activity(retry=RetryPolicy(max_attempts=50, initial=0.2, max_delay=5))
-async def cancel(booking: str) -> str:
+async def cancel(what: str, where: str) -> None:
     await asyncio.sleep(0.2)
-    print(f"  cancelled the {booking}")
-    return booking
+    print(f"  no {what} in {where} any more")
 
 
 async def trip(ctx: Context, where: str) -> str:  # a part of the workflow below: as deterministic as that
-    booked: list[str] = []
+    parts = ("flight", "hotel", "car")
     try:
-        for what in ("flight", "hotel", "car"):
-            booked += [await ctx.call_activity(book, what, where)]
+        async with ctx.saga() as saga:
+            for what in parts:
+                saga.compensate_with(cancel, what, where)
+                await ctx.call_activity(book, what, where)
     except ActivityFailed as failed:
-        for booking in reversed(booked):
-            await ctx.call_activity(cancel, booking)
-        return f"no trip to {where}, {' and '.join(booked)} are cancelled: {failed.message}"
-    return f"to {where} with {', '.join(booked)}"
+        return f"no trip to {where}, nothing is booked: {failed.message}"
+    return f"to {where} with {', '.join(parts)}"
 
 
 @workflow

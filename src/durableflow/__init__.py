@@ -14,17 +14,20 @@ if TYPE_CHECKING:
     from durableflow.authoring.activity import Activity, ActivityContext, activity, activity_context
     from durableflow.authoring.context import Context
     from durableflow.authoring.handle import OtherInstance
+    from durableflow.authoring.saga import Compensation, Saga
+    from durableflow.authoring.transactional import TransactionalActivity
     from durableflow.authoring.workflow import Flow, Workflow, workflow
     from durableflow.blocking import BlockingClient, BlockingEngine, BlockingHandle
     from durableflow.client import Client
     from durableflow.core.task import ChildTask, Task
-    from durableflow.dead_letters import DeadLetters
+    from durableflow.dead_letters import DeadLetter, DeadLetters
     from durableflow.engine import Engine
     from durableflow.errors import (
         ActivityCancelled,
         ActivityFailed,
         Cancelled,
         ChildFailed,
+        CompensationFailed,
         DeterminismWarning,
         DurableflowError,
         EngineClosed,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
         RequestFailed,
         StorageError,
         TaskCancelled,
+        TransactionMisused,
         UsageError,
         WorkflowCancelled,
         WorkflowFailed,
@@ -50,6 +54,9 @@ if TYPE_CHECKING:
     from durableflow.looking import InstanceStatus, Page
     from durableflow.model.retry import RetryPolicy
     from durableflow.model.status import Status
+    from durableflow.outbox import Outbox
+    from durableflow.runtime.bulk import BulkReport
+    from durableflow.runtime.exports import ExportReport, ImportReport
     from durableflow.runtime.settings import Settings
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
     from importlib import import_module
@@ -58,17 +65,20 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         "authoring.activity": ("Activity", "ActivityContext", "activity", "activity_context"),
         "authoring.context": ("Context",),
         "authoring.handle": ("OtherInstance",),
+        "authoring.saga": ("Compensation", "Saga"),
+        "authoring.transactional": ("TransactionalActivity",),
         "authoring.workflow": ("Flow", "Workflow", "workflow"),
         "blocking": ("BlockingClient", "BlockingEngine", "BlockingHandle"),
         "client": ("Client",),
         "core.task": ("ChildTask", "Task"),
-        "dead_letters": ("DeadLetters",),
+        "dead_letters": ("DeadLetter", "DeadLetters"),
         "engine": ("Engine",),
         "errors": (
             "ActivityCancelled",
             "ActivityFailed",
             "Cancelled",
             "ChildFailed",
+            "CompensationFailed",
             "DeterminismWarning",
             "DurableflowError",
             "EngineClosed",
@@ -85,6 +95,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "RequestFailed",
             "StorageError",
             "TaskCancelled",
+            "TransactionMisused",
             "UsageError",
             "WorkflowCancelled",
             "WorkflowFailed",
@@ -94,6 +105,9 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         "looking": ("InstanceStatus", "Page"),
         "model.retry": ("RetryPolicy",),
         "model.status": ("Status",),
+        "outbox": ("Outbox",),
+        "runtime.bulk": ("BulkReport",),
+        "runtime.exports": ("ExportReport", "ImportReport"),
         "runtime.settings": ("Settings",),
     }
     _HOMES = {name: f"durableflow.{home}" for home, names in _NAMES.items() for name in names}
@@ -117,19 +131,25 @@ __all__ = [
     "BlockingClient",
     "BlockingEngine",
     "BlockingHandle",
+    "BulkReport",
     "Cancelled",
     "ChildFailed",
     "ChildTask",
     "Client",
+    "Compensation",
+    "CompensationFailed",
     "Context",
+    "DeadLetter",
     "DeadLetters",
     "DeterminismWarning",
     "DurableflowError",
     "Engine",
     "EngineClosed",
     "EventTimeout",
+    "ExportReport",
     "Flow",
     "Handle",
+    "ImportReport",
     "InstanceExists",
     "InstanceNotActive",
     "InstanceNotFound",
@@ -139,16 +159,20 @@ __all__ = [
     "NonRetryableError",
     "NondeterminismError",
     "OtherInstance",
+    "Outbox",
     "Page",
     "PayloadError",
     "PayloadTooLarge",
     "RequestFailed",
     "RetryPolicy",
+    "Saga",
     "Settings",
     "Status",
     "StorageError",
     "Task",
     "TaskCancelled",
+    "TransactionMisused",
+    "TransactionalActivity",
     "UsageError",
     "Workflow",
     "WorkflowCancelled",

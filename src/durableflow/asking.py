@@ -21,7 +21,7 @@ from durableflow.model import events as ev
 from durableflow.model.duration import Duration, to_us
 from durableflow.model.failure import request_failed
 from durableflow.model.ids import RANDOM_BITS, check_name, fresh_id
-from durableflow.repair import read_rows
+from durableflow.repair import latest_round, read_rows
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.messages import check_sent
 
@@ -193,9 +193,10 @@ class Asking(Looking):
                 "pass it: query(..., workflow=...)"
             )
         execution = Execution(instance_id, program, payload_limit_bytes=self._payload_limit_bytes)
-        execution.next_seq = record.base_seq
+        rows = latest_round(await read_rows(self._backend, instance_id, record.base_seq))
+        execution.next_seq = rows[0][0] if rows else record.base_seq
         try:
-            replay_rows(execution, await read_rows(self._backend, instance_id, record.base_seq))
+            replay_rows(execution, rows)
             return execution.query(name, data)
         finally:
             execution.put_away()

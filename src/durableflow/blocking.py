@@ -7,15 +7,16 @@ loop in a thread of its own. Nothing is written twice: a method here is the name
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import wraps
 from types import MethodType
-from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, overload
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, overload
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from durableflow.authoring.activity import current_activity
 from durableflow.authoring.registry import AnyActivity, AnyWorkflow
 from durableflow.authoring.workflow import Workflow
 from durableflow.client import Client
@@ -24,6 +25,7 @@ from durableflow.engine import Engine
 from durableflow.errors import EngineClosed, UsageError
 from durableflow.handle import Handle
 from durableflow.model.duration import Duration
+from durableflow.runtime.filters import InstanceFilter
 from durableflow.runtime.worker import WorkerStatistics
 
 P = ParamSpec("P")
@@ -80,6 +82,12 @@ class LoopThread:
             raise UsageError(
                 "a blocking call on the event loop of its own engine would never return; "
                 "make the activity that calls it a plain def: those run in threads"
+            )
+        activity = current_activity.get()
+        if activity is not None and activity.is_transactional:
+            raise UsageError(
+                "a blocking call inside a transactional activity would wait for the transaction that it is in; "
+                "to start instances and raise events there use durableflow.Outbox(connection)"
             )
         try:
             future: Future[T] = portal.start_task_soon(lambda: function(*args, **kwargs))
@@ -276,7 +284,24 @@ class BlockingClient:
     purge = BlockingMethod(Client.purge)
     purge_many = BlockingMethod(Client.purge_many)
     purge_finished = BlockingMethod(Client.purge_finished)
+    bulk = BlockingMethod(Client.bulk)
+    export_instances = BlockingMethod(Client.export_instances)
+    import_instances = BlockingMethod(Client.import_instances)
+
+    @wraps(Client.export_lines)
+    def export_lines(
+        self, instance_ids: Iterable[str] | None = None, **where: Unpack[InstanceFilter]
+    ) -> Generator[str]:
+        """See `Client.export_lines`."""
+        lines = self.asynchronous.export_lines(instance_ids, **where)
+        while (line := self.loop_thread.call(_next_of, lines)) is not None:
+            yield line
+
     list = BlockingMethod(Client.list)
+
+
+async def _next_of(lines: AsyncGenerator[str]) -> str | None:
+    return await anext(lines, None)
 
 
 class BlockingEngine(BlockingClient):

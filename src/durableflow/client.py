@@ -5,29 +5,30 @@ A `Client` runs nothing. An `Engine` is a client that also works.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from durableflow.asking import Asking
 from durableflow.authoring.workflow import Workflow
 from durableflow.backends.base import Backend, InstanceRecord, NewInstance, Outgoing
 from durableflow.dead_letters import DeadLetters
-from durableflow.errors import InstanceExists, InstanceNotActive, InstancesExist, UsageError
+from durableflow.errors import InstanceExists, InstanceNotActive, InstancesExist
 from durableflow.handle import Handle
+from durableflow.many import ManyInstances
 from durableflow.model import converter
 from durableflow.model import events as ev
 from durableflow.model.duration import Duration, to_us
 from durableflow.model.ids import RANDOM_BITS, check_name, fresh_id
-from durableflow.model.status import TERMINAL, Status
+from durableflow.model.status import Status
 from durableflow.repair import Repair
 from durableflow.runtime.clock import Clock, SystemClock
+from durableflow.runtime.starts import judge_conflict, new_event, new_start
 from durableflow.runtime.stores import open_backend
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Client(Asking):
+class Client(Asking, ManyInstances):
     """Talks to the instances of a store, whichever process runs them.
 
     Use it as `async with Client("sqlite:///orders.db") as client: ...`.
@@ -79,43 +80,11 @@ class Client(Asking):
             InstanceExists: the id is taken and may not be shared or replaced, or is another workflow's.
             PayloadError: an argument cannot be stored.
         """
-        options = workflow.start_options
-        data = workflow.arguments.dump(args, kwargs, f"the input of workflow {workflow.name!r}")
-        self._check_size(f"the input of workflow {workflow.name!r}", data)
-        now_us = self._clock.now_us()
-        instance_id = options.instance_id or fresh_id(now_us, self._clock.random_bits(RANDOM_BITS))
-        start_at_us = options.start_at_us
-        if options.start_delay_us:
-            start_at_us = max(start_at_us, now_us + options.start_delay_us)
-        deadline_us = max(start_at_us, now_us) + options.timeout_us if options.timeout_us else 0
-        started = ev.InstanceStarted(
-            workflow.name, workflow.version, data, start_at_us=start_at_us, deadline_us=deadline_us
-        )
-        new = NewInstance(
-            instance_id,
-            workflow.name,
-            workflow.version,
-            Status.PENDING,
-            now_us,
-            0,
-            options.tags,
-            replace=options.on_conflict == "replace",
-        )
+        new, started = new_start(workflow, args, kwargs, self._clock, self._payload_limit_bytes)
         existing = await self._send_start(workflow, new, started)
         if existing is not None:
-            self._judge_conflict(workflow, existing)
-        return Handle(self, instance_id, workflow)
-
-    def _judge_conflict(self, workflow: Workflow[..., Any], existing: InstanceRecord) -> None:
-        policy = workflow.start_options.on_conflict
-        if policy == "return" and existing.workflow == workflow.name:
-            return
-        reason = {
-            "return": f"it runs workflow {existing.workflow!r}, not {workflow.name!r}",
-            "fail": "on_conflict='fail' does not allow to share it",
-            "replace": f"it is {existing.status}, and only an instance that is over can be replaced",
-        }[policy]
-        raise InstanceExists(existing.id, f"instance {existing.id!r} exists: {reason}")
+            judge_conflict(workflow, existing)
+        return Handle(self, new.id, workflow)
 
     async def _send_start(
         self,
@@ -150,12 +119,8 @@ class Client(Asking):
             InstanceNotFound, InstanceNotActive: nothing was written.
             PayloadError: the payload cannot be stored.
         """
-        check_name(name, "the name of an event")
-        if event_id is not None:
-            check_name(event_id, "the event id")
-        data = converter.dump(payload, f"the payload of event {name!r}")
-        self._check_size(f"the payload of event {name!r}", data)
-        await self._send(instance_id, ev.EventReceived(name, data, event_id), f"event {name!r}")
+        event = new_event(name, payload, event_id, self._payload_limit_bytes)
+        await self._send(instance_id, event, f"event {name!r}")
 
     async def suspend(self, instance_id: str, reason: str = "") -> None:
         """Deliver nothing to the workflow until it is resumed; what comes meanwhile is kept in order."""
@@ -283,44 +248,3 @@ class Client(Asking):
         if not await self.purge_many([instance_id]):
             record = await self._record(instance_id)
             raise InstanceNotActive(instance_id, record.status, "purge: terminate it first, or wait for its end")
-
-    async def purge_many(self, instance_ids: Iterable[str]) -> Sequence[str]:
-        """Remove those that are over, in one transaction; returns the ids of those that were removed."""
-        return await self._backend.purge([check_name(each, "the instance id") for each in instance_ids])
-
-    async def purge_finished(
-        self,
-        *,
-        older_than: Duration,
-        status: Status | Iterable[Status] | None = None,
-        batch: int = 500,
-    ) -> int:
-        """Remove all instances that ended longer ago than `older_than`, oldest first.
-
-        It may be cancelled, and called again: what was removed is removed.
-
-        Args:
-            status: only those that ended so; by default however they ended.
-            batch: how many go in one transaction, 1 to 1,000; others may write between two of them.
-
-        Returns:
-            How many were removed.
-
-        Raises:
-            UsageError: a status that is no end, or a batch out of range.
-        """
-        if not 1 <= batch <= 1_000:
-            raise UsageError(f"batch is {batch!r}, but must be from 1 to 1,000")
-        statuses = TERMINAL if status is None else frozenset([status] if isinstance(status, Status) else status)
-        if not statuses <= TERMINAL:
-            raise UsageError(
-                f"instances that are {', '.join(sorted(statuses - TERMINAL))} are not over and cannot be purged; "
-                f"ends are {', '.join(sorted(TERMINAL))}"
-            )
-        before_us = self._clock.now_us() - to_us(older_than, "older_than")
-        removed = 0
-        after = (-1, "")
-        while found := await self._backend.finished(statuses, before_us, after, batch):
-            removed += len(await self.purge_many([instance_id for _, instance_id in found]))
-            after = found[-1]
-        return removed

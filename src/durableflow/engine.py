@@ -16,6 +16,7 @@ from durableflow.backends.base import Backend, InstanceRecord, NewInstance
 from durableflow.client import Client
 from durableflow.errors import (
     EngineClosed,
+    InstanceError,
     InstanceNotActive,
     InstancesExist,
     InstanceStalled,
@@ -292,6 +293,21 @@ class Engine(Client):
 
     def _program_of(self, record: InstanceRecord) -> Workflow[..., Any] | None:
         return self._registry.workflows.get((record.workflow, record.version)) or super()._program_of(record)
+
+    async def _send_all(
+        self, instance_ids: Sequence[str], event: ev.Observation, asked: str
+    ) -> Sequence[Exception | None]:
+        if self._worker is None:
+            return await super()._send_all(instance_ids, event, asked)
+
+        async def send(instance_id: str) -> Exception | None:
+            try:
+                await self._send(instance_id, event, asked)
+            except InstanceError as error:
+                return error
+            return None
+
+        return await asyncio.gather(*map(send, instance_ids))  # the worker makes few commits of them
 
     async def _wait_for_end(self, instance_id: str) -> End:
         self._check_open()

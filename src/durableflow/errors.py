@@ -7,8 +7,9 @@ Branches are cut by what the caller does next::
     │   ├── RegistrationError      a name is taken, or not known here
     │   ├── DirectCallError        an activity was called inside a workflow
     │   ├── ForeignAwaitError      a workflow yielded what is not a task of its context
-    │   └── PayloadError           a value cannot be stored, or not read back as its type
-    │       └── PayloadTooLarge
+    │   ├── PayloadError           a value cannot be stored, or not read back as its type
+    │   │   └── PayloadTooLarge
+    │   └── TransactionMisused     also a NonRetryableError: a transactional activity overstepped its transaction
     ├── InstanceError              look at the instance
     │   ├── InstanceNotFound
     │   ├── InstanceExists
@@ -30,7 +31,8 @@ Branches are cut by what the caller does next::
     │   ├── MessageFailed          another instance is not there, or over: it was told nothing
     │   ├── EventTimeout           also a TimeoutError
     │   ├── TaskCancelled          the workflow itself cancelled the task
-    │   └── SideEffectFailed       what `ctx.side_effect` called has raised
+    │   ├── SideEffectFailed       what `ctx.side_effect` called has raised
+    │   └── CompensationFailed     a saga could not undo all of it
     ├── NonRetryableError          raise it in an activity: no further attempt
     ├── ActivityCancelled          raised inside an activity that is no longer wanted
     └── StorageError               try again, or mend the store
@@ -50,7 +52,7 @@ Branches are cut by what the caller does next::
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -411,10 +413,43 @@ class SideEffectFailed(TaskError, _RecordedFailure):
         super().__init__(f"a side effect failed: {type_name}: {message}")
 
 
+class FailedCompensation(NamedTuple):
+    """One compensation that failed: its name (of the activity or function), and what it raised."""
+
+    name: str
+    error: BaseException
+
+
+class CompensationFailed(TaskError):
+    """A saga could not undo everything; its `__cause__` is the error because of which it tried.
+
+    Attributes:
+        failures: what failed, in the order in which it was tried.
+        skipped: names of the compensations that were not begun after that, in the order of the saga.
+    """
+
+    code = "DF4010"
+
+    def __init__(self, failures: Iterable[FailedCompensation], count: int, skipped: tuple[str, ...]) -> None:
+        self.failures = tuple(failures)
+        self.skipped = skipped
+        told = "; ".join(
+            f"{each.name!r} with {qualified_name(type(each.error))}: {each.error}" for each in self.failures
+        )
+        rest = f"; not begun after that: {', '.join(map(repr, skipped))}" if skipped else ""
+        super().__init__(f"{len(self.failures)} of {count} compensations failed: {told}{rest}")
+
+
 class NonRetryableError(DurableflowError):
     """Raise it (or a subclass) in an activity to fail at once, whatever the retry policy says."""
 
     code = "DF5001"
+
+
+class TransactionMisused(UsageError, NonRetryableError):
+    """A transactional activity did with its connection what would break its transaction, or has none here."""
+
+    code = "DF1020"
 
 
 class ActivityCancelled(DurableflowError):

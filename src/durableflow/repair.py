@@ -31,6 +31,12 @@ async def read_rows(backend: Backend, instance_id: str, from_seq: int) -> list[R
     return rows
 
 
+def latest_round(rows: Sequence[Row]) -> Sequence[Row]:
+    """Those of `rows` that a replay needs: a round may have begun since it was asked where to read from."""
+    begins = [index for index, (_, _, events) in enumerate(rows) if type(events[0]) is ev.InstanceStarted]
+    return rows[begins[-1] :] if begins else rows
+
+
 class Repair:
     """Rewrites histories of one store.
 

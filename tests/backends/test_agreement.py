@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from durableflow.backends.base import (
+    Arrival,
     Backend,
     Commit,
     DeadLetter,
@@ -20,6 +21,7 @@ from durableflow.backends.base import (
     Heartbeat,
     HistoryRow,
     InstanceChange,
+    InstanceRecord,
     Lease,
     Message,
     NewInstance,
@@ -112,6 +114,27 @@ changes = st.builds(
     st.none() | st.integers(1, 3),
 )
 beats = st.builds(Heartbeat, ids, st.integers(1, 2), st.integers(1, 2), blobs)
+arrivals = ids.flatmap(
+    lambda each: st.builds(
+        Arrival,
+        st.builds(
+            InstanceRecord,
+            st.just(each),
+            st.just("order"),
+            st.just(1),
+            statuses,
+            small,
+            st.none() | small,
+            wakes,
+            tag_sets,
+            st.none() | blobs,
+            st.none() | st.just("why"),
+        ),
+        st.lists(st.integers(1, 3).map(lambda seq: HistoryRow(each, seq, 0, b"row")), max_size=2, unique=True),
+        st.lists(st.builds(Outgoing, st.just(each), blobs, st.none(), st.none() | st.sampled_from("ef")), max_size=2),
+        st.lists(st.integers(1, 2).map(lambda task: Heartbeat(each, task, 1, b"beat")), max_size=2, unique=True),
+    )
+)
 queries = st.builds(
     Query,
     statuses=st.frozensets(statuses, max_size=2),
@@ -265,6 +288,13 @@ class TwoBackends(RuleBasedStateMachine):
     def purge(self, purged: list[str]) -> None:
         for gone in self.both(lambda backend: backend.purge(purged)):
             self.last_seq[gone] = 0
+
+    @rule(made=st.lists(arrivals, max_size=2))
+    def take_in(self, made: list[Arrival]) -> None:
+        taken = self.both(lambda backend: backend.take_in(made))
+        for arrival in made:
+            if arrival.record.id not in taken:
+                self.last_seq[arrival.record.id] = max((row.first_seq for row in arrival.rows), default=0)
 
     @rule()
     def reopen(self) -> None:

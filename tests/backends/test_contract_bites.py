@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,17 @@ import msgspec
 import pytest
 
 from durableflow.backends.base import (
+    Arrival,
     Commit,
     InstanceRecord,
     Lease,
     LoadedInstance,
+    Message,
     Outgoing,
     Query,
     Rewrite,
     SendResult,
+    UserWork,
 )
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.sqlite import SqliteBackend
@@ -127,6 +130,51 @@ class ListsByTimeAlone(MemoryBackend):
         return [record for record in found if after is None or record.created_us < after[0]][: query.limit]
 
 
+class SendsTheMessageApart(SqliteBackend):
+    async def transact(self, lease: Lease, instance_id: str, work: UserWork) -> SendResult:
+        data = await self._write(lambda connection: work(connection, []))
+        (result,) = await self.send([Outgoing(instance_id, data)])
+        return result
+
+
+class KeepsWhatFailed(SqliteBackend):
+    async def transact(self, lease: Lease, instance_id: str, work: UserWork) -> SendResult:
+        raised: list[Exception] = []
+
+        def keep(connection: Any, waiting: Sequence[Message]) -> bytes:
+            try:
+                return work(connection, waiting)
+            except Exception as error:
+                raised.append(error)
+                return b""
+
+        result = await super().transact(lease, instance_id, keep)
+        if raised:
+            raise raised[0]
+        return result
+
+
+class CallsForTheDead(SqliteBackend):
+    async def transact(self, lease: Lease, instance_id: str, work: UserWork) -> SendResult:
+        def change(connection: Any) -> bytes:
+            return work(connection, [])
+
+        await self._write(change)
+        return await super().transact(lease, instance_id, work)
+
+
+class TakesInOverOthers(MemoryBackend):
+    async def take_in(self, arrivals: Sequence[Arrival]) -> set[str]:
+        for arrival in arrivals:
+            self._instances.pop(arrival.record.id, None)
+        return await super().take_in(arrivals)
+
+
+class TakesInWithoutTheInbox(MemoryBackend):
+    async def take_in(self, arrivals: Sequence[Arrival]) -> set[str]:
+        return await super().take_in([arrival._replace(messages=()) for arrival in arrivals])
+
+
 class HearsNothing(MemoryBackend):
     def _notify(self) -> None:
         """Nobody is told."""
@@ -157,6 +205,90 @@ class RedeemsEverything(MemoryBackend):
                 self._instances[instance_id].letters.clear()
 
 
+class SendsFirst(MemoryBackend):
+    async def commit(self, lease: Lease, commit: Commit) -> None:
+        for message in commit.sends:
+            self._send_for(message)
+        await super().commit(lease, msgspec.structs.replace(commit, sends=[]))
+
+
+class SendsInASecondTransaction(MemoryBackend):
+    async def commit(self, lease: Lease, commit: Commit) -> None:
+        try:
+            await super().commit(lease, msgspec.structs.replace(commit, sends=[]))
+        finally:
+            for message in commit.sends:
+                self._send_for(message)
+
+
+class AnswersNobody(MemoryBackend):
+    def _send_for(self, message: Outgoing) -> None:
+        self._send_one(message)
+
+
+class AnswersTheDead(MemoryBackend):
+    def _send_for(self, message: Outgoing) -> None:
+        outcome = self._send_one(message).outcome
+        answer = message.answers.get("delivered" if outcome == "over" else outcome)
+        if answer is not None and message.sender in self._instances:
+            self._put_into_inbox(message.sender, answer, None)
+
+
+class ForgetsParents(MemoryBackend):
+    def _insert(self, new: Any) -> None:
+        super()._insert(new._replace(parent=None))
+
+
+class BearsTwice(MemoryBackend):
+    def _send_one(self, message: Outgoing) -> SendResult:
+        if message.new is not None and message.instance_id in self._instances:
+            return super()._send_one(message._replace(new=None))
+        return super()._send_one(message)
+
+
+class TellsTwice(MemoryBackend):
+    def _send_one(self, message: Outgoing) -> SendResult:
+        return super()._send_one(message._replace(event_id=None))
+
+
+class LoadsEveryRound(MemoryBackend):
+    async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
+        return [each._replace(rows=self._instances[each.record.id].rows) for each in await super().load(instance_ids)]
+
+
+class MakesFirstRoundsOnly(MemoryBackend):
+    def _insert(self, new: Any) -> None:
+        super()._insert(new._replace(base_seq=1))
+
+
+class RewritesTheLiving(MemoryBackend):
+    def _may_go_on(self, rewrite: Rewrite) -> bool:
+        known = self._instances.get(rewrite.instance.id)
+        return known is not None and known.rows[-1].first_seq == rewrite.after_seq
+
+
+class RewritesBehindBacks(MemoryBackend):
+    def _may_go_on(self, rewrite: Rewrite) -> bool:
+        known = self._instances.get(rewrite.instance.id)
+        return known is not None and known.record.status.is_terminal
+
+
+class RewritesOneByOne(MemoryBackend):
+    async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
+        for each in rewrites:
+            await super().rewrite([each])
+
+
+class RewritesInSilence(MemoryBackend):
+    async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
+        await super().rewrite([each._replace(messages=[]) for each in rewrites])
+
+
+class LooksAtTheFirstRow(MemoryBackend):
+    async def last_row(self, instance_id: str) -> Any:
+        return next(iter(await self.history(instance_id, 1, 1)), None)
+
+
 class ForgetsOnClose(MemoryBackend):
     async def close(self) -> None:
         self._instances.clear()
@@ -183,21 +315,43 @@ MUTANTS = [
     (FoldsIds, "ids_are_taken_as_they_are"),
     (PagesByTimeAlone, "what_is_due_comes_in_pages_in_the_order_of_its_time"),
     (ListsByTimeAlone, "instances_are_listed_newest_first"),
+    (SendsTheMessageApart, "a_cancelled_caller_does_not_cut_user_code_in_half"),
+    (KeepsWhatFailed, "user_code_that_raises_writes_nothing"),
+    (CallsForTheDead, "user_code_is_not_called_for_who_may_not_write"),
+    (TakesInOverOthers, "an_id_that_is_taken_is_left_as_it_is"),
+    (TakesInWithoutTheInbox, "an_instance_from_elsewhere_is_as_it_was_there"),
     (HearsNothing, "what_one_connection_writes_another_hears_of"),
     (KeepsLettersOfWhatGoesOn, "dead_letters_go_with_their_instance"),
     (RedeemsEverything, "an_instance_that_is_redeemed_keeps_the_letters_of_its_activities"),
+    (SendsFirst, "sends_come_last_and_one_after_the_other"),
+    (SendsFirst, "a_commit_that_is_refused_sends_nothing"),
+    (SendsInASecondTransaction, "a_commit_that_is_refused_sends_nothing"),
+    (AnswersNobody, "what_became_of_a_message_is_said_to_its_sender"),
+    (AnswersNobody, "a_child_is_made_with_the_commit_that_calls_it"),
+    (AnswersTheDead, "what_became_of_a_message_is_said_to_its_sender"),
+    (ForgetsParents, "children_are_found_by_their_parent"),
+    (BearsTwice, "an_id_that_is_taken_is_said_to_the_parent_and_hurts_nobody"),
+    (ReplacesTheLiving, "a_child_may_replace_what_is_over_and_nothing_else"),
+    (TellsTwice, "an_event_id_that_waits_is_not_written_again_and_counts_as_delivered"),
+    (LoadsEveryRound, "an_instance_is_loaded_from_its_latest_round_on"),
+    (MakesFirstRoundsOnly, "an_instance_can_be_made_in_a_later_round"),
+    (RewritesTheLiving, "of_several_rewrites_all_are_written_or_none"),
+    (RewritesBehindBacks, "of_several_rewrites_all_are_written_or_none"),
+    (RewritesOneByOne, "of_several_rewrites_all_are_written_or_none"),
+    (RewritesInSilence, "what_is_over_goes_on_with_rows_behind_its_own"),
+    (LooksAtTheFirstRow, "the_last_row_is_the_latest_one"),
     (ForgetsOnClose, "what_was_acknowledged_is_there_after_reopening"),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "claim"), MUTANTS)
-def test_a_backend_with_a_bug_does_not_keep_the_contract(kind: Callable[..., Any], claim: str, tmp_path: Path) -> None:
+def test_a_backend_with_a_bug_does_not_keep_the_contract(kind: type[Any], claim: str, tmp_path: Path) -> None:
     made: list[Any] = []
 
     class Mutant(BackendContract):
         def backend(self, folder: Path) -> Any:
-            if kind is CancellableWriter:
+            if issubclass(kind, SqliteBackend):
                 return kind(folder / "mutant.db")
             made[:] = made or [kind()]
             return made[0]

@@ -14,10 +14,20 @@ from stories import Story
 @pytest.fixture
 def live() -> Iterator[Callable[..., Story]]:
     """Starts instances; at the end each is replayed and compared, then put away."""
+    yield from _stories(crashing=False)
+
+
+@pytest.fixture(params=[False, True], ids=["at one go", "crashing after every turn"])
+def told(request: pytest.FixtureRequest) -> Iterator[Callable[..., Story]]:
+    """The same, and once more with a memory that is lost after every turn."""
+    yield from _stories(crashing=request.param)
+
+
+def _stories(*, crashing: bool) -> Iterator[Callable[..., Story]]:
     told: list[Story] = []
 
     def start(*args: object, **options: object) -> Story:
-        story = Story(*args, **options)
+        story = Story(*args, crashing=crashing, **options)
         told.append(story)
         return story
 

@@ -28,6 +28,7 @@ from durableflow.cli import main
 from durableflow.core.view import InstanceView, TaskView
 from durableflow.engine import STORE_VARIABLE
 from durableflow.looking import Looking
+from durableflow.many import ManyInstances
 from durableflow.model import events as ev
 from durableflow.model.status import TERMINAL, TRANSITIONS
 from durableflow.observe import facts
@@ -177,6 +178,10 @@ HEADINGS = {heading["name"]: heading["parameters"] for heading in SIGNATURE.find
 FOR_THE_ENGINE = {
     "ActivityContext.mark_cancelled",
     "Activity.load_result",
+    "Compensation.move_to",
+    "Compensation.undo",
+    "Saga.forget",
+    "Saga.refuse_checkpoint",
     "Activity.result_loader",
     "Task.add_waiter",
     "Task.remove_waiter",
@@ -191,7 +196,7 @@ FOR_THE_ENGINE = {
 }
 
 
-CLIENT_PARTS = (Looking, Asking)
+CLIENT_PARTS = (Looking, Asking, ManyInstances)
 
 
 def resolve(name: str) -> object:

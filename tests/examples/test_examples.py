@@ -31,8 +31,10 @@ ENDS = {
     "children": [
         "a box with a lamp arrived",
         "a box with a vase arrived",
-        "order-1/soup is FAILED: activity 'pack' failed after 1 attempt: "
-        "durableflow.errors.NonRetryableError: it would leak",
+        (
+            "order-1/soup is FAILED: activity 'pack' failed after 1 attempt: "
+            "durableflow.errors.NonRetryableError: it would leak"
+        ),
         "packed first: one of them",
         "children: order-1/lamp, order-1/soup, order-1/vase, order-1/vase#2",
     ],
@@ -52,6 +54,11 @@ ENDS = {
         "order-1: parcel to Harbour Street 4",
         "order-2: refunded and put back, because it could not be sent",
     ],
+    "outbox": [
+        "order-1: a lamp in a box, 950 paid",
+        "order-2: a chair in a box, 1900 paid",
+        "order-3: a vase in a box, 2850 paid",
+    ],
     "requests": [
         "LookupError: there is no unicorn in this shop",
         "a look into the cart: 145",
@@ -60,10 +67,11 @@ ENDS = {
     "retries": ["a lamp is 162.41 USD, says a list of 40 rows", "no price for a unicorn: KeyError"],
     "rewind": ["trip-1: a train and a room: paid 4200", "rewound 1 time"],
     "saga": [
-        "to Lisbon with flight in Lisbon, hotel in Lisbon, car in Lisbon",
-        "no trip to Venice, flight in Venice and hotel in Venice are cancelled: there are no cars in Venice",
+        "to Lisbon with flight, hotel, car",
+        "no trip to Venice, nothing is booked: there are no cars in Venice",
     ],
     "timers": ["no answer to 'who built this?' in time", "reminder 1", "reminder 2", "the trial is over"],
+    "transactional": ["Ada has no 10000 left", "Ada has 400", "Ben has 600"],
 }
 LATEST_KILL_S = 1.2
 RESULTS = (ev.ActivityCompleted, ev.ActivityFailed)

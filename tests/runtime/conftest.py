@@ -125,9 +125,7 @@ class World:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        backend = engine._backend
-        if isinstance(backend, FaultyBackend):
-            backend = backend._real
+        backend = getattr(engine._backend, "_real", engine._backend)
         if isinstance(backend, SqliteBackend):
             thread = backend._thread
             assert thread is not None
@@ -255,3 +253,8 @@ async def faulty(world: World) -> FaultyBackend:
 @pytest.fixture
 def faulty_class() -> type[FaultyBackend]:
     return FaultyBackend
+
+
+@pytest.fixture
+def world_class() -> type[World]:
+    return World

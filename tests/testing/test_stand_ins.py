@@ -1,8 +1,10 @@
 """Activities replaced by a test: through the real attempts, with every call on record."""
 
+import sqlite3
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -298,3 +300,43 @@ async def test_a_name_with_a_slip_in_it_is_no_activity_that_was_not_called() -> 
 def test_the_failure_that_is_injected_is_an_ordinary_exception() -> None:
     assert issubclass(InjectedFailure, Exception)
     assert not issubclass(InjectedFailure, NonRetryableError)
+
+
+# -- transactional activities ---------------------------------------------------------------------------------------
+
+
+@activity(transactional=True, retry=2)
+def put_aside(db: sqlite3.Connection, item: str) -> int:
+    db.execute("create table if not exists aside (item text)")
+    db.execute("insert into aside values (?)", (item,))
+    count: int = db.execute("select count(*) from aside").fetchone()[0]
+    return count
+
+
+@workflow
+async def set_aside(ctx: Context, item: str) -> int:
+    return await ctx.call_activity(put_aside, item)
+
+
+async def test_a_stand_in_needs_no_database() -> None:
+    async with WorkflowEnvironment() as env:
+        env.mock(put_aside, returns=7)
+        assert await env.run(set_aside, "lamp") == 7
+        env.mock(put_aside, calls=len)
+        assert await env.run(set_aside, "lamp") == 4
+        env.assert_called(put_aside, times=2, args=["lamp"])
+
+
+async def test_a_transactional_activity_runs_on_a_file_and_is_on_record(tmp_path: Path) -> None:
+    async with WorkflowEnvironment(f"sqlite:///{tmp_path / 'test.db'}") as env:
+        env.mock(put_aside, fail_on=[1])
+        assert await env.run(set_aside, "lamp") == 1
+        assert [call.args for call in env.calls(put_aside)] == [("lamp",), ("lamp",)]
+        env.assert_called(put_aside, times=2, kwargs={"item": "lamp"})
+
+
+async def test_a_stand_in_with_a_delay_cannot_leave_the_call_to_a_transactional_activity(tmp_path: Path) -> None:
+    async with WorkflowEnvironment(f"sqlite:///{tmp_path / 'test.db'}") as env:
+        env.mock(put_aside, takes=1)
+        with pytest.raises(WorkflowFailed, match="is transactional"):
+            await env.run(set_aside, "lamp")

@@ -1,6 +1,7 @@
 """What type checkers know without being told: the types of results, in every way of writing."""
 
 import random
+import sqlite3
 import uuid
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ from typing import Any, assert_type
 from durableflow import (
     Activity,
     ActivityContext,
+    Compensation,
     Context,
     Engine,
     Flow,
     Handle,
+    Outbox,
     RetryPolicy,
+    Saga,
     Task,
     Workflow,
     activity,
@@ -55,6 +59,16 @@ def measure(first: float, *rest: float, unit: str = "m") -> dict[str, float]:
     return {unit: first + sum(rest)}
 
 
+@activity(transactional=True)
+def book(db: sqlite3.Connection, order: Order, *, nights: int = 1) -> Receipt:
+    assert_type(Outbox(db).start(plain, nights), str)
+    return Receipt(nights)
+
+
+assert_type(book.call_on(sqlite3.connect(":memory:"), Order("1"), nights=2), Receipt)
+assert_type(book.options(retry=2).call_on(sqlite3.connect(":memory:"), Order("1")), Receipt)
+
+
 class Shout:
     def __call__(self, text: str) -> str:
         return text.upper()
@@ -78,6 +92,7 @@ def generator(ctx: Context, order: Order) -> Flow[Receipt]:
     receipt = yield from ctx.call_activity(charge, order, tip=0.5)
     assert_type(receipt, Receipt)
     assert_type((yield from ctx.call_activity(count, ["a", "b"])), int)
+    assert_type((yield from ctx.call_activity(book, order, nights=2)), Receipt)
     assert_type((yield from ctx.call_activity(refund, order)), None)
     assert_type((yield from ctx.call_activity(measure, 1.0, 2.0, unit="km")), dict[str, float])
     assert_type((yield from ctx.call_activity(shout, "hello")), str)
@@ -180,6 +195,39 @@ async def waiting(ctx: Context, order: Order) -> None:
     assert_type(await ctx.spawn(branch_too(ctx)), int)
     nested = await ctx.when_all(ctx.when_all(a, b), ctx.spawn(branch_too(ctx)))
     assert_type(nested, tuple[tuple[Receipt, int], int])
+
+
+async def undo(ctx: Context, order: Order, *, gently: bool = True) -> None: ...
+
+
+def undo_too(ctx: Context, order: Order) -> Flow[int]:
+    return (yield from ctx.call_activity(count, []))
+
+
+async def undoing(ctx: Context, order: Order) -> None:
+    async with ctx.saga(parallel=True) as saga:
+        assert_type(saga, Saga)
+        assert_type(saga.compensate_with(refund, order), Compensation)
+        assert_type(saga.compensate_with(refund.options(retry=9), order=order), Compensation)
+        saga.compensate_with(charge, order, tip=1)
+        saga.compensate_with(measure, 1.0, 2.0, unit="km")
+        saga.compensate_with(undo, ctx, order, gently=False)
+        saga.compensate_with(undo_too, ctx, order)
+        task = saga.compensate_with(refund, order).after(ctx.call_activity(charge, order))
+        assert_type(task, Task[Receipt])
+        assert_type(await task, Receipt)
+        assert_type(await saga.compensate(), None)
+        assert_type(saga.compensate_with(refund, order).discard(), bool)
+        async with ctx.saga(on_failure="stop", part_of=saga) as inner:
+            inner.keep()
+
+
+def guarding(ctx: Context, order: Order) -> Flow[None]:
+    saga = ctx.saga()
+    assert_type((yield from saga.guard(branch(ctx, order))), Receipt)
+    assert_type((yield from ctx.saga().guard(branch_too(ctx))), int)
+    assert_type(ctx.spawn(ctx.saga().guard(branch_too(ctx))), Task[int])
+    assert_type((yield from saga.compensate()), None)
 
 
 async def events(ctx: Context) -> None:

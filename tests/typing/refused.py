@@ -1,9 +1,10 @@
 """What type checkers must refuse. Each expected error is suppressed; one that stops coming is an error itself."""
 
+import sqlite3
 from datetime import datetime
 from typing import assert_type
 
-from durableflow import Context, Engine, Flow, RetryPolicy, Task, activity, workflow
+from durableflow import Context, Engine, Flow, Outbox, RetryPolicy, Saga, Task, activity, workflow
 
 
 @activity
@@ -13,6 +14,20 @@ async def charge(order: str, amount: float, *, tip: float = 0) -> int:
 
 @activity
 def note(text: str) -> None: ...
+
+
+@activity(transactional=True)
+def book(db: sqlite3.Connection, order: str) -> int:
+    Outbox(db).start(calls, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    return 1
+
+
+book.call_on("db", "order")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@activity(transactional=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+def without_connection(order: str) -> int:
+    return 1
 
 
 def undecorated(text: str) -> None: ...
@@ -26,6 +41,7 @@ def calls(ctx: Context, order: str) -> Flow[str]:
     yield from ctx.call_activity(charge, order, 1.0, 2.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     yield from ctx.call_activity(charge, order, 1.0, tip="x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     yield from ctx.call_activity(charge, order, 1.0, top=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    yield from ctx.call_activity(book, 12)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     yield from ctx.call_activity(undecorated, "x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
     yield from ctx.call_activity("charge", order)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
     result = yield from ctx.call_activity(charge, order, 1.0)
@@ -42,6 +58,26 @@ async def awaits(ctx: Context, order: str) -> str:
     await ctx.when_any([5])  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     await ctx.spawn(awaits)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     return await ctx.call_activity(charge, order, 1.0)  # type: ignore[arg-type]  # pyright: ignore[reportReturnType]
+
+
+async def undo(ctx: Context, order: str) -> None: ...
+
+
+async def undoes(ctx: Context, saga: Saga, order: str) -> None:
+    saga.compensate_with(note)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    saga.compensate_with(note, 5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    saga.compensate_with(charge, order, "1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    saga.compensate_with(charge, order, 1.0, top=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    saga.compensate_with(undo, ctx)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    saga.compensate_with(undo, ctx, 5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    saga.compensate_with(undecorated, "x")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    saga.compensate_with(undo(ctx, order))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    saga.compensate_with(note, "x").after(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ctx.saga(on_failure="ignore")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await saga.guard(undo(ctx, order))  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+    saga.guard(undo)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with ctx.saga():  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
+        pass
 
 
 @workflow

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 from durableflow.core.current import current_execution
 from durableflow.errors import ActivityCancelled, DirectCallError, RegistrationError, UsageError
@@ -16,6 +16,9 @@ from durableflow.model.duration import Duration, to_us
 from durableflow.model.events import ActivityOptions
 from durableflow.model.ids import check_name
 from durableflow.model.retry import RetryPolicy, store_retry
+
+if TYPE_CHECKING:
+    from durableflow.authoring.transactional import TransactionalDecorator
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,6 +58,7 @@ class Activity(Generic[P, R_co]):
         name: what histories and other processes know it by.
         function: the user's function.
         is_async: whether it is awaited; others run in a thread.
+        is_transactional: whether it runs inside the store's transaction; its function is given the connection first.
         stored_options: what a call of it is asked to obey.
         max_concurrency: how many attempts run at once in one worker; None for no limit of its own.
         arguments: reads and writes its arguments.
@@ -72,6 +76,7 @@ class Activity(Generic[P, R_co]):
         name: str | None = None,
         stored_options: ActivityOptions | None = None,
         max_concurrency: int | None = None,
+        transactional: bool = False,
     ) -> None:
         target = function if inspect.isroutine(function) else _call_method(type(function))
         if target is None:
@@ -86,7 +91,8 @@ class Activity(Generic[P, R_co]):
         if max_concurrency is not None and max_concurrency < 1:
             raise ValueError(f"max_concurrency is {max_concurrency!r}, but must be at least 1")
         self.max_concurrency = max_concurrency
-        self.arguments = converter.Arguments(function)
+        self.is_transactional = transactional
+        self.arguments = converter.Arguments(function, skip=1 if transactional else 0)
         self.arguments_text = f"the arguments of activity {self.name!r}"
         self._load_result: converter.Loader | None = None
         # Without the attributes of the callable, which could have the names of ours.
@@ -112,6 +118,11 @@ class Activity(Generic[P, R_co]):
     def __repr__(self) -> str:
         return f"<activity {self.name}>"
 
+    @property
+    def place(self) -> Literal["loop", "thread", "store"]:
+        """Where its attempts run; there is only so much room in each."""
+        return "loop" if self.is_async else "store" if self.is_transactional else "thread"
+
     def options(
         self,
         *,
@@ -120,7 +131,7 @@ class Activity(Generic[P, R_co]):
         schedule_to_start: Duration | None = None,
         schedule_to_close: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
-    ) -> Activity[P, R_co]:
+    ) -> Self:
         """This activity with other options for one call; those left out stay as they are."""
         changed = store_options(retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout)
         if changed is None:
@@ -133,7 +144,7 @@ class Activity(Generic[P, R_co]):
             changed.schedule_to_close_us or old.schedule_to_close_us,
             changed.heartbeat_us or old.heartbeat_us,
         )
-        twin = cast("Activity[P, R_co]", object.__new__(Activity))
+        twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin.stored_options = merged
         return twin
@@ -172,7 +183,20 @@ def activity(
     schedule_to_close: Duration | None = None,
     heartbeat_timeout: Duration | None = None,
     max_concurrency: int | None = None,
+    transactional: Literal[False] = False,
 ) -> ActivityDecorator: ...
+@overload
+def activity(
+    *,
+    name: str | None = None,
+    retry: RetryPolicy | int | None = None,
+    timeout: Duration | None = None,
+    schedule_to_start: Duration | None = None,
+    schedule_to_close: Duration | None = None,
+    heartbeat_timeout: Duration | None = None,
+    max_concurrency: int | None = None,
+    transactional: Literal[True],
+) -> TransactionalDecorator: ...
 def activity(
     function: Callable[..., Any] | None = None,
     /,
@@ -184,6 +208,7 @@ def activity(
     schedule_to_close: Duration | None = None,
     heartbeat_timeout: Duration | None = None,
     max_concurrency: int | None = None,
+    transactional: bool = False,
 ) -> Any:
     """Make a function an activity: it runs at least once, and its recorded result is used for ever.
 
@@ -199,12 +224,19 @@ def activity(
         schedule_to_close: limit of everything, all attempts and waits included.
         heartbeat_timeout: an attempt that does not call `heartbeat` for so long has failed.
         max_concurrency: how many attempts of it run at once in one worker.
+        transactional: it is given a connection of the store as its first argument, and what it writes there is
+            committed together with its result, or not at all. A plain `def`, and short: nobody else writes meanwhile.
 
     Raises:
         RegistrationError: another function of this name is registered; pass `name=`.
         ValueError: an option is out of its range.
     """
     stored = store_options(retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout)
+    if transactional:
+        from durableflow.authoring.transactional import TransactionalDecorator  # which knows activities
+
+        made = TransactionalDecorator(name, stored, max_concurrency)
+        return made if function is None else made(function)
     decorator = ActivityDecorator(name, stored, max_concurrency)
     return decorator if function is None else decorator(function)
 
@@ -241,6 +273,7 @@ class ActivityContext:
         attempt: which one this is, counted from 1.
         idempotency_key: the same for all attempts of this call; pass it to the services you call.
         heartbeat_details: what the last recorded heartbeat of an earlier attempt said, or None.
+        is_transactional: whether it runs inside a transaction of the store, for which all others wait.
     """
 
     def __init__(
@@ -261,6 +294,7 @@ class ActivityContext:
         self._is_cancelled = False
         self._cancelled: threading.Event | None = None
         self.cancel_reason = ""
+        self.is_transactional = False
 
     @property
     def heartbeat_details(self) -> Any:

@@ -13,10 +13,12 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, MutableMap
 from datetime import datetime
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeGuard, TypeVar, TypeVarTuple, cast, overload
+from weakref import WeakSet
 
 from durableflow.authoring.activity import Activity, store_options
 from durableflow.authoring.handle import OtherInstance
 from durableflow.authoring.handlers import handler_of
+from durableflow.authoring.saga import OnFailure, Saga
 from durableflow.core.execution import Execution
 from durableflow.core.others import ChildCall
 from durableflow.core.task import ChildTask, Task
@@ -47,12 +49,13 @@ _LOGGER: Final = logging.getLogger("durableflow.workflow")
 class Context:
     """The one door between a workflow and the world; its methods work only in the workflow's own code."""
 
-    __slots__ = ("_execution", "_logger", "_workflow")
+    __slots__ = ("_execution", "_logger", "_sagas", "_workflow")
 
     def __init__(self, execution: Execution, workflow: Workflow[..., Any] | None = None) -> None:
         self._execution = execution
         self._workflow = workflow
         self._logger: ReplaySilentLogger | None = None
+        self._sagas: WeakSet[Saga] | None = None
 
     # -- asking for things ----------------------------------------------------------------------------------
 
@@ -305,9 +308,12 @@ class Context:
         something else, the instance stalls and says where.
 
         Raises:
-            UsageError: a task, branch or request is still open; or nothing has happened since the last one.
+            UsageError: a task, branch or request is still open, or a saga has something to undo; or nothing has
+                happened since the last one.
             PayloadError: the state cannot be stored.
         """
+        for saga in self._sagas or ():
+            saga.refuse_checkpoint()
         self._execution.checkpoint(converter.dump(state, "the state of a checkpoint"))
 
     def restore(self, type_: type[T], /) -> T | None:
@@ -399,6 +405,25 @@ class Context:
             )
         label = getattr(branch, "__qualname__", "branch")
         return self._execution.spawn(branch, label)
+
+    def saga(self, *, parallel: bool = False, on_failure: OnFailure = "go_on", part_of: Saga | None = None) -> Saga:
+        """Undo what was done when the rest fails: `async with ctx.saga() as saga:`, then `saga.compensate_with(...)`.
+
+        In a generator: `yield from saga.guard(book(ctx, saga))`.
+
+        Args:
+            parallel: let all compensations begin at once, instead of one after the other, the last one first.
+            on_failure: what follows on a compensation that failed: `"go_on"` with the others, or `"stop"`.
+            part_of: a saga that takes the compensations of this one over when this one ends well.
+
+        Raises:
+            ValueError: another word in `on_failure`, or `"stop"` where compensations have no order.
+        """
+        saga = Saga(self._execution, parallel=parallel, on_failure=on_failure, part_of=part_of)
+        if self._sagas is None:
+            self._sagas = WeakSet()
+        self._sagas.add(saga)
+        return saga
 
     def side_effect(self, make: Callable[[], R], /) -> R:
         """`make()`, called once and recorded; for small local facts. What can fail belongs in an activity.

@@ -14,9 +14,9 @@ What every backend promises:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -211,6 +211,22 @@ class Rewrite(NamedTuple):
     after_seq: int = 0
 
 
+class Arrival(NamedTuple):
+    """An instance from another store: its row as it was there, and what hangs on it."""
+
+    record: InstanceRecord
+    rows: Sequence[HistoryRow]
+    messages: Sequence[Outgoing]
+    heartbeats: Sequence[Heartbeat]
+
+
+UserWork: TypeAlias = Callable[[Any, Sequence[Message]], bytes]
+"""`work(connection, waiting)` of `Backend.transact`: what it writes by the connection is committed with what it gives.
+
+`waiting` are the messages of the instance that no turn has taken yet.
+"""
+
+
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Which instances to list, newest first.
 
@@ -236,6 +252,9 @@ class Backend(Protocol):
 
     shared: bool
     """Whether other processes may write to the store, so that its inbox must be watched."""
+
+    supports_transactions: bool
+    """Whether user code can write to the store's database in one transaction with the engine: see `transact`."""
 
     async def open(self) -> None:
         """Connect, and bring the schema up to this version.
@@ -280,6 +299,21 @@ class Backend(Protocol):
             InstancesExist: ids of `commit.new` are taken; nothing was written.
             AppendConflict: rows are there already; nothing was written.
             CommitOutcomeUnknown: look into the log.
+        """
+        ...
+
+    async def transact(self, lease: Lease, instance_id: str, work: UserWork) -> SendResult:
+        """Call `work` inside a transaction, and write what it gives as a message for the instance, all or nothing.
+
+        To an instance that is missing or over `work` is not called. It may be called on any thread. It can neither end
+        the transaction nor write to what is the store's own.
+
+        Raises:
+            LeaseLost: another worker took over; `work` was not called.
+            TransactionMisused: `work` tried what it may not; nothing was written. So it is, with a word on what to do,
+                where `supports_transactions` is False; then `work` was not called.
+            CommitOutcomeUnknown: look into the log.
+            Exception: whatever `work` raised, or what is wrong with what it wrote; nothing was written.
         """
         ...
 
@@ -350,4 +384,8 @@ class Backend(Protocol):
 
     async def purge(self, instance_ids: Sequence[str]) -> list[str]:
         """Remove all rows of those that are over; their ids."""
+        ...
+
+    async def take_in(self, arrivals: Sequence[Arrival]) -> set[str]:
+        """Write instances from elsewhere, each whole; the ids that are taken, of which nothing was written."""
         ...

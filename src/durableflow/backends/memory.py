@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from itertools import islice
 
 from durableflow.backends.base import (
+    Arrival,
     Commit,
     DeadLetter,
     DeadLetterQuery,
@@ -23,8 +24,9 @@ from durableflow.backends.base import (
     Query,
     Rewrite,
     SendResult,
+    UserWork,
 )
-from durableflow.errors import AppendConflict, InstancesExist, LeaseLost
+from durableflow.errors import AppendConflict, InstancesExist, LeaseLost, TransactionMisused
 from durableflow.model.status import Status
 
 
@@ -62,6 +64,7 @@ class MemoryBackend:
     """
 
     shared = True
+    supports_transactions = False
 
     def __init__(self) -> None:
         self._workers: dict[int, Lease] = {}
@@ -224,6 +227,13 @@ class MemoryBackend:
         for number in instance.inbox:
             del self._inbox[number]
 
+    async def transact(self, lease: Lease, instance_id: str, work: UserWork) -> SendResult:  # noqa: ARG002  # see there
+        """See `Backend.transact`; here there is no database to share."""
+        raise TransactionMisused(
+            "a store in memory has no database in which a transactional activity could write: "
+            "use 'sqlite:///orders.db', or in a test a stand-in for the activity, or an environment on such a file"
+        )
+
     async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
         """See `Backend.load`."""
         found: list[LoadedInstance] = []
@@ -295,10 +305,13 @@ class MemoryBackend:
             return SendResult("missing")
         elif known.record.status.is_terminal:
             return SendResult("over", known.record)
-        elif message.event_id is not None and any(e == message.event_id for _, e in known.inbox.values()):
-            return SendResult("delivered")
-        self._put_into_inbox(message.instance_id, message.data, message.event_id)
+        self._put_in(message)
         return SendResult("delivered")
+
+    def _put_in(self, message: Outgoing) -> None:
+        inbox = self._instances[message.instance_id].inbox
+        if message.event_id is None or all(event_id != message.event_id for _, event_id in inbox.values()):
+            self._put_into_inbox(message.instance_id, message.data, message.event_id)
 
     def _put_into_inbox(self, instance_id: str, data: bytes, event_id: str | None) -> None:
         number = self._last_number = self._last_number + 1
@@ -408,6 +421,26 @@ class MemoryBackend:
                 self._remove(instance_id)
                 purged.append(instance_id)
         return purged
+
+    async def take_in(self, arrivals: Sequence[Arrival]) -> set[str]:
+        """See `Backend.take_in`."""
+        taken: set[str] = set()
+        for arrival in arrivals:
+            record = arrival.record
+            if record.id in self._instances:
+                taken.add(record.id)
+                continue
+            new = NewInstance(record.id, record.workflow, record.version, record.status, record.created_us, None, {})
+            made = self._instances[record.id] = _Instance(new)
+            made.record = record
+            made.rows = sorted(arrival.rows, key=_first_seq)
+            made.beats = {beat.task: beat for beat in arrival.heartbeats}
+            if record.wake_us is not None:
+                insort(self._wakes, (record.wake_us, record.id))
+            for message in arrival.messages:
+                self._put_in(message)
+        self._notify()
+        return taken
 
 
 def _first_seq(row: HistoryRow) -> int:

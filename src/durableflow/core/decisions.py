@@ -239,7 +239,7 @@ class Decider(Driver):
         if task.number == 0:
             return self._cancel_branch(task)
         self._decide(ev.TaskCancelled(task.number))
-        self._give_up_child(task.number)
+        self._give_up_other(task.number)
         if self.drop_activity(task.number) and not self.replaying:
             self._turn.cancel((task.number,))
         self.disarm(task.number)
@@ -248,8 +248,8 @@ class Decider(Driver):
         self.wake_waiters(task)
         return True
 
-    def _give_up_child(self, number: int) -> None:
-        """The workflow no longer wants the answer to `number`, which may be a child's."""
+    def _give_up_other(self, number: int) -> None:
+        """The workflow no longer wants the answer to `number`, which may be another instance's."""
         raise NotImplementedError
 
     def random(self) -> random.Random:

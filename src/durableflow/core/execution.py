@@ -63,8 +63,8 @@ class Execution(Rounds):
     __slots__ = (
         "_begun",
         "_held",
+        "_told_again",
         "begin_noted",
-        "cancel_requested",
         "continued",
         "ended",
         "left_over",
@@ -94,6 +94,8 @@ class Execution(Rounds):
         """Its time to begin has come; the code has begun too, unless it is suspended."""
         self._begun = False
         self._held: list[ev.Observation] | None = None
+        self._told_again: int | None = None
+        """How many of those held have been told in the round that began while they were being delivered, if one has."""
 
     # -- the two ways forward -------------------------------------------------------------------------------
 
@@ -153,6 +155,10 @@ class Execution(Rounds):
                 f"history of instance {self.instance_id!r} has a row that begins at #{first_seq} "
                 f"({at_us} µs) where #{self.next_seq} (not before {self.now_us} µs) must follow"
             )
+        if self.inert and self.ended is None:
+            raise CorruptHistory(
+                f"history of instance {self.instance_id!r} goes on at #{first_seq} in a round that is over"
+            )
         self.now_us = at_us
         self.replaying = True
         if self._record is None:
@@ -174,6 +180,8 @@ class Execution(Rounds):
             self.replaying = False
 
     def _retake(self, seq: int, event: ev.Event) -> None:
+        if self.inert and self.ended is None:
+            return  # the rest of the last row of a round: the next one tells it again
         if type(event) is ev.ActivityQueued:
             activity = self.activities.get(event.task)
             if activity is None:
@@ -190,9 +198,10 @@ class Execution(Rounds):
         if self.ended is not None or (self.started is None and type(event) is not ev.InstanceStarted):
             return False
         note, deliver = HANDLERS[type(event)]
+        self.observed += 1  # before a round may begin in it, to which it does not belong
         if not note(self, event):
+            self.observed -= 1
             return False
-        self.observed += 1
         if deliver is not None:
             if self.status is _SUSPENDED:
                 if self._held is None:
@@ -317,10 +326,16 @@ class Execution(Rounds):
         self.status = _RUNNING if self._begun else _PENDING
         while self._held and self.ended is None:
             event = self._held.pop(0)
-            deliver = HANDLERS[type(event)][1]
+            note, deliver = HANDLERS[type(event)]
             assert deliver is not None
+            if self._told_again is not None:  # in a round that has begun meanwhile
+                self._told_again += 1
+                self._turn.events.insert(self._told_again, event)
+                note(self, event)
+                self.observed += 1
             deliver(self, event)
             self._run()
+        self._told_again = None
         if self.ended is None:
             self._held = None
 
@@ -363,6 +378,8 @@ class Execution(Rounds):
     def _keep_held(self) -> None:
         """What came while it was suspended, and was not delivered yet, is for the next round."""
         for event in self._held or ():
+            if self._told_again is not None:
+                HANDLERS[type(event)][0](self, event)
             match event:
                 case ev.EventReceived(name=name, payload=payload):
                     self.mailbox_made().keep(name.casefold(), payload)
@@ -372,6 +389,24 @@ class Execution(Rounds):
                     self.left_over = (event,)
                 case _:
                     pass
+
+    def tell_held_again(self) -> None:
+        """See `Rounds.tell_held_again`. All but these answers something that is not open any more."""
+        again: list[ev.Observation] = []
+        for event in self._held or ():
+            match event:
+                case ev.EventReceived(event_id=event_id):
+                    if event_id is not None:
+                        self.mailbox_made().forget(event_id)
+                case ev.RequestReceived(request_id=request_id):
+                    self.forget_request(request_id)
+                case ev.CancelRequested():
+                    self.cancel_requested = False
+                case _:
+                    continue
+            again.append(event)
+        if self._held is not None:
+            self._held, self._told_again = again, 0
 
     def leave_replay(self) -> None:
         """See `Rounds.leave_replay`."""

@@ -26,6 +26,10 @@ class Mailbox:
         self._event_ids[event_id] = None
         return True
 
+    def forget(self, event_id: str) -> None:
+        """This one is told again."""
+        self._event_ids.pop(event_id, None)
+
     def carry_in(self, kept: Iterable[KeptEvent], event_ids: Iterable[str]) -> None:
         """Begin with what an earlier round had."""
         for event in kept:

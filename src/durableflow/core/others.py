@@ -113,7 +113,9 @@ class Correspondent(Decider):
         if task is not None:
             self.fail(task, partial(child_failed, task.label, child.child_id, failure, status))
 
-    def _give_up_child(self, number: int) -> None:
+    def _give_up_other(self, number: int) -> None:
+        if self.messages is not None:
+            self.messages.pop(number, None)
         child = None if self.children is None else self.children.pop(number, None)
         if child is not None and not self.replaying:
             self._turn.send(Send(child.child_id, ev.CancelRequested("its parent no longer wants the result")))

@@ -92,6 +92,10 @@ class Answerer(Correspondent):
             del seen[next(iter(seen))]
         return True
 
+    def forget_request(self, request_id: str) -> None:
+        """This one is told again."""
+        self._desk().seen.pop(request_id, None)
+
     def keep_request(self, request: ev.KeptRequest) -> None:
         """Nobody has a handler for it yet."""
         self._desk().kept.append(request)
@@ -153,7 +157,11 @@ class Answerer(Correspondent):
             )
         token = current_execution.set(cast("Execution", self))  # all layers are one object
         try:
-            return handler.dump(handler.begin(arguments))
+            result: Any = handler.begin(arguments)
+            if hasattr(result, "send") and hasattr(result, "throw"):
+                result.close()
+                raise UsageError(f"the handler of query {name!r} is a generator or a coroutine; it must not wait")
+            return handler.dump(result)
         finally:
             current_execution.reset(token)
 

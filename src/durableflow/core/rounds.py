@@ -24,12 +24,14 @@ class Rounds(Answerer):
     Attributes:
         started: the first event of this round.
         observed: how many observations this round has taken.
+        cancel_requested: somebody asked for the instance to be cancelled.
     """
 
-    __slots__ = ("observed", "restored", "started")
+    __slots__ = ("cancel_requested", "observed", "restored", "started")
 
     started: ev.InstanceStarted | None
     observed: int
+    cancel_requested: bool
     restored: bytes | None
     """The state that this round began with."""
 
@@ -59,9 +61,14 @@ class Rounds(Answerer):
         self._decide(ev.CheckpointTaken(state))
         if self.replaying:  # of a round that is over: the code goes on in the next one
             self.leave_replay()
+        self.tell_held_again()
         started = self.next_round(state=state, data=None, version=0)
         self._close_row(started)
         self._adopt(started)
+
+    def tell_held_again(self) -> None:
+        """What came while it was suspended, and is not delivered yet, comes in the next round."""
+        raise NotImplementedError
 
     def leave_replay(self) -> None:
         """The recorded round ends here, though the code would go on."""
@@ -102,6 +109,7 @@ class Rounds(Answerer):
             patches=tuple(name for name, is_patched in known.items() if is_patched),
             unpatched=tuple(name for name, is_patched in known.items() if not is_patched),
             custom_status=self.custom_status,
+            cancel_requested=state is not None and self.cancel_requested,
         )
         return ev.InstanceStarted(
             old.workflow,
@@ -132,7 +140,6 @@ class Rounds(Answerer):
         if started.origin is None and started.round is None:
             return  # as most do
         self._adopt(started)
-        self.observed = 0  # it is counted when it is noted
         if started.round is not None:
             self._carry_in(started.round)
 
@@ -147,13 +154,17 @@ class Rounds(Answerer):
             self._last_number = following.tasks
             self._seed = f"{seed}#{following.number}"
             self.restored = following.state
-            self._random = self._uuid_random = None
+            # Seeded again, not made again: the code may hold on to them, as it would if it had begun here.
+            if self._random is not None:
+                self._random.seed(f"random:{self._seed}")
+            if self._uuid_random is not None:
+                self._uuid_random.seed(f"uuid:{self._seed}")
         else:
             self._seed = seed
 
     def _carry_in(self, following: ev.Round) -> None:
         """Take over what an earlier round has left."""
-        self.custom_status = following.custom_status
+        self.custom_status, self.cancel_requested = following.custom_status, following.cancel_requested
         if following.kept or following.event_ids:
             self.mailbox_made().carry_in(following.kept, following.event_ids)
         if following.requests or following.request_ids:

@@ -43,6 +43,7 @@ class TaskView(msgspec.Struct):
         kind: `"activity"`, `"timer"`, `"event"`, `"child"`, `"message"` or `"side effect"`.
         state: `"running"`, `"waiting"`, `"done"`, `"failed"`, `"timed out"` or `"cancelled"`.
         attempts: how many the history knows of; 0 for what is not an activity.
+        role: `"compensation"` of an activity that a saga called to undo something, else empty.
     """
 
     task: int
@@ -55,6 +56,7 @@ class TaskView(msgspec.Struct):
     input: bytes | None = None
     output: bytes | None = None
     failure: Failure | None = None
+    role: str = ""
 
 
 class RequestView(msgspec.Struct):
@@ -145,8 +147,9 @@ class _Folding:
                 self._start(event, at_us)
             case ev.CancelRequested() if self._format > 1:
                 self._stood_back, self._waiting = self._waiting, {}
-            case ev.ActivityScheduled(task=task, name=name, input=data):
-                tasks[task] = TaskView(task, "activity", name, "running", at_us, attempts=1, input=data)
+            case ev.ActivityScheduled(task=task, name=name, input=data, options=options):
+                role = options.role if options is not None else ""
+                tasks[task] = TaskView(task, "activity", name, "running", at_us, attempts=1, input=data, role=role)
             case ev.ActivityStarted(task=task, attempt=attempt) if task in tasks:
                 tasks[task].attempts, tasks[task].state = attempt, "running"
             case ev.ActivityQueued(task=task) if task in tasks:

@@ -33,14 +33,22 @@ FORMAT: Final = 2
 """
 
 
+COMPENSATION: Final = "compensation"
+"""Role of an activity that a saga called to undo something."""
+
+
 class ActivityOptions(msgspec.Struct, frozen=True, array_like=True):
-    """What an activity call was asked to obey; times in microseconds, 0 for none."""
+    """What an activity call was asked to obey; times in microseconds, 0 for none.
+
+    `role` is for those who look: what the call is for, when that is something particular.
+    """
 
     retry: StoredRetry | None = None
     schedule_to_start_us: int = 0
     start_to_close_us: int = 0
     schedule_to_close_us: int = 0
     heartbeat_us: int = 0
+    role: str = ""
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):
@@ -88,6 +96,7 @@ class Round(msgspec.Struct, frozen=True, array_like=True):
         patches: after a checkpoint, the patches that this instance takes the new way at.
         unpatched: after a checkpoint, those that it had passed before they were made.
         custom_status: what the workflow last said of itself.
+        cancel_requested: after a checkpoint, whether its code had been told of a cancellation.
     """
 
     number: int
@@ -100,6 +109,7 @@ class Round(msgspec.Struct, frozen=True, array_like=True):
     patches: tuple[str, ...] = ()
     unpatched: tuple[str, ...] = ()
     custom_status: bytes | None = None
+    cancel_requested: bool = False
 
 
 class ChildOptions(msgspec.Struct, frozen=True, array_like=True):

@@ -18,6 +18,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from itertools import count
+from threading import Lock
 from typing import Any, Final, Protocol
 
 from durableflow.authoring.activity import Activity, ActivityContext, current_activity
@@ -35,6 +36,10 @@ from durableflow.runtime.threads import DaemonThreads
 
 AnyActivity = Activity[..., Any]
 _TIMEOUT: Final = "TimeoutError"
+TRANSACTIONS_AT_ONCE: Final = 32
+"""So many transactional attempts have begun at a time. They run one after the other; those that have not begun when the
+process dies need not count as lost."""
+_STORE_RETRY_US: Final = 1_000_000
 _STOPPED: Final = Failure("WorkerStopped", "the engine was closed while this attempt was running")
 
 
@@ -53,7 +58,7 @@ class Owner(Protocol):
 class Attempt:
     """One attempt of one activity."""
 
-    __slots__ = ("activity", "alarms", "beat_us", "context", "definition", "number", "over", "owner", "task")
+    __slots__ = ("activity", "alarms", "beat_us", "context", "definition", "number", "over", "owner", "seal", "task")
 
     def __init__(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
         self.owner = owner
@@ -65,6 +70,12 @@ class Attempt:
         self.alarms: list[Alarm] = []
         self.beat_us = 0
         self.context: ActivityContext | None = None
+        self.seal = Lock() if definition.is_transactional else None
+        """Of a transactional one: taken once, by the store that is about to commit it or by who gives it up."""
+
+    def give_up(self) -> bool:
+        """Settle that it comes to nothing; False when that is too late, because the store is committing it."""
+        return self.seal is None or self.seal.acquire(blocking=False)
 
 
 class Request:
@@ -120,8 +131,11 @@ class Attempts:
         self._record_beat = beat
         self._told_ended = ended
         self._threads = DaemonThreads(settings.activity_threads)
-        self._free_async = settings.activity_concurrency
-        self._free_threads = settings.activity_threads
+        self._free_places = {
+            "loop": settings.activity_concurrency,
+            "thread": settings.activity_threads,
+            "store": TRANSACTIONS_AT_ONCE,
+        }
         self._by_name: Counter[str] = Counter()
         self._isolated: tuple[str, int] | None = None
         self._queues: dict[tuple[str, bool], deque[Request]] = {}
@@ -131,6 +145,8 @@ class Attempts:
         self._loop = asyncio.get_running_loop()
         self._quiet = asyncio.Event()
         self.running: set[Attempt] = set()
+        self.begin_in_store: Callable[[Attempt], None] | None = None
+        """Has transactional ones run."""
 
     # -- places ---------------------------------------------------------------------------------------------
 
@@ -139,26 +155,20 @@ class Attempts:
         limit = definition.max_concurrency
         if limit is not None and self._by_name[definition.name] >= limit:
             return False
-        if (self._free_async if definition.is_async else self._free_threads) <= 0 or self._stopping:
+        if self._free_places[definition.place] <= 0 or self._stopping:
             return False
         if activity.losses and _is_suspect(activity):
             if self._isolated is not None:
                 return False
             self._isolated = (owner.id, activity.task)
-        if definition.is_async:
-            self._free_async -= 1
-        else:
-            self._free_threads -= 1
+        self._free_places[definition.place] -= 1
         if limit is not None:
             self._by_name[definition.name] += 1
         return True
 
     def release(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
         """Give a place back, to the first in the queue that can use it."""
-        if definition.is_async:
-            self._free_async += 1
-        else:
-            self._free_threads += 1
+        self._free_places[definition.place] += 1
         if definition.max_concurrency is not None:
             self._by_name[definition.name] -= 1
         if self._isolated == (owner.id, activity.task):
@@ -224,7 +234,7 @@ class Attempts:
         limit = definition.max_concurrency
         return (
             not self._stopping
-            and (self._free_async if definition.is_async else self._free_threads) > 0
+            and self._free_places[definition.place] > 0
             and (limit is None or self._by_name[definition.name] < limit)
             and not (self._isolated is not None and request.activity.losses and _is_suspect(request.activity))
         )
@@ -276,6 +286,9 @@ class Attempts:
             self._watch(attempt, options)
         if definition.is_async:
             attempt.task = asyncio.Task(self._run_async(attempt), loop=self._loop, name=definition.name)
+        elif definition.is_transactional:
+            assert self.begin_in_store is not None
+            self.begin_in_store(attempt)
         else:
             self._run_in_thread(attempt)
 
@@ -284,7 +297,7 @@ class Attempts:
         definition = attempt.definition
         try:
             args, kwargs = definition.arguments.load(attempt.activity.input)
-            output = self._dump(definition, await definition.function(*args, **kwargs))
+            output = self.dump(definition, await definition.function(*args, **kwargs))
         except (KeyboardInterrupt, GeneratorExit):
             self._free(attempt)
             raise
@@ -304,7 +317,7 @@ class Attempts:
             failure: BaseException | None = None
             try:
                 args, kwargs = definition.arguments.load(attempt.activity.input)
-                output = self._dump(definition, context.run(definition.function, *args, **kwargs))
+                output = self.dump(definition, context.run(definition.function, *args, **kwargs))
             except BaseException as error:
                 failure = error
             try:
@@ -314,7 +327,8 @@ class Attempts:
 
         self._threads.submit(work)
 
-    def _dump(self, definition: AnyActivity, value: object) -> bytes:
+    def dump(self, definition: AnyActivity, value: object) -> bytes:
+        """The result of an activity as bytes; raises `PayloadError`."""
         if value is None:
             return converter.NULL
         what = f"the result of activity {definition.name!r}"
@@ -333,6 +347,22 @@ class Attempts:
                 assert error is not None
                 names = tuple(qualified_name(kind) for kind in type(error).__mro__)
                 self._fail(attempt, record(error, skip_frames=1), names)
+        self._free(attempt)
+
+    def end_in_store(self, attempt: Attempt, error: BaseException | None = None) -> None:
+        """A transactional one has ended: with `error`, or with nothing to be told, because that is in the inbox."""
+        if error is None and not attempt.over:
+            self._close(attempt)
+        self._ended(attempt, None, error)
+
+    def take_back(self, attempt: Attempt, error: Exception) -> None:
+        """The store could not commit a transactional one, for no fault of its own: it is made again and not counted."""
+        if not attempt.over:
+            self._close(attempt)
+            retry_at_us = self._clock.now_us() + _STORE_RETRY_US
+            attempt.owner.tell(
+                ev.AttemptFailed(attempt.activity.task, attempt.number, record(error), retry_at_us, counts=False)
+            )
         self._free(attempt)
 
     def _free(self, attempt: Attempt) -> None:
@@ -383,7 +413,7 @@ class Attempts:
 
     def time_out(self, attempt: Attempt, text: str) -> None:
         """The attempt has failed by the clock; its code is told to stop, and what it still says is ignored."""
-        if attempt.over:
+        if attempt.over or not attempt.give_up():
             return
         message = f"attempt {attempt.number} of activity {attempt.definition.name!r} {text}"
         self._fail(attempt, Failure(_TIMEOUT, message), (_TIMEOUT, "OSError", "Exception"))
@@ -391,6 +421,7 @@ class Attempts:
 
     def cancel(self, attempt: Attempt, reason: str) -> None:
         """Nobody wants the result any more: tell the code to stop, and ignore what it says."""
+        attempt.give_up()  # or else its result is in the inbox soon, for whoever still wants it
         self._close(attempt)
         self._tell_to_stop(attempt, reason)
 
@@ -420,7 +451,7 @@ class Attempts:
                 while self.running:
                     self._quiet.clear()
                     await self._quiet.wait()
-        for attempt in [attempt for attempt in self.running if not attempt.over]:
+        for attempt in [attempt for attempt in self.running if not attempt.over and attempt.give_up()]:
             self._close(attempt)
             event = ev.AttemptFailed(
                 attempt.activity.task,
@@ -432,6 +463,8 @@ class Attempts:
             )
             attempt.owner.tell(event)
             self._tell_to_stop(attempt, "the engine is closing")
+        while any(not attempt.over for attempt in self.running):  # noqa: ASYNC110  # being committed: that is a moment
+            await asyncio.sleep(0.001)
 
     def abandon(self) -> None:
         """Interrupt everything at once; nothing that it says will be heard."""

@@ -257,9 +257,14 @@ class Loader:
     def _tell_answers(self, live: Live, messages: Sequence[tuple[int, ev.Event]], beats: Sequence[Heartbeat]) -> None:
         """What became of each attempt that the history allows to run: what it said, or that it is lost."""
         answers = {(event.task, event.attempt): (event, 0) for event in self._instances.take_answers(live.id)}
+        superseded: list[int] = []
         for number, event in messages:
             if is_answer(event):
-                answers[event.task, event.attempt] = (event, number)
+                key = (event.task, event.attempt)
+                if answers.get(key, (None, 0))[1]:
+                    superseded.append(number)  # the first that was written is the truth, and the user's data knows it
+                else:
+                    answers[key] = (event, number)
         details = {(beat.task, beat.attempt): beat.details for beat in beats}
         for activity in list(live.execution.activities.values()):
             key = (activity.task, activity.attempt)
@@ -278,8 +283,8 @@ class Loader:
                 live.tell(lost)
                 if type(lost) is ev.AttemptFailed:
                     self._attempts.request_after_loss(live, activity, self._registry.activities[activity.name])
-        if answers:
-            self._agenda.drop_messages(number for _, number in answers.values())
+        if answers or superseded:
+            self._agenda.drop_messages([*superseded, *(number for _, number in answers.values())])
 
 
 def _replay_some(execution: Execution, rows: Sequence[HistoryRow], begin: int) -> int:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from durableflow.backends.base import Backend, Commit, Lease
+from durableflow.backends.base import Backend, Commit, Lease, SendResult, UserWork
 from durableflow.errors import EngineClosed, LeaseLost, StorageError
 from durableflow.observe import facts
 from durableflow.runtime.alarms import Alarms
@@ -40,6 +40,10 @@ class Means:
     async def commit(self, commit: Commit) -> None:
         """Make all of `commit` durable; raises as `Backend.commit` does."""
         await self.backend.commit(self.lease, commit)
+
+    async def transact(self, instance_id: str, work: UserWork) -> SendResult:
+        """Call user code inside a transaction; raises as `Backend.transact` does."""
+        return await self.backend.transact(self.lease, instance_id, work)
 
     async def renew_for_ever(self) -> None:
         """Keep the lease.

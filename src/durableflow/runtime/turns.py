@@ -141,18 +141,21 @@ class Turns:
         """
         live, commit = taken.live, batch.commit
         before = [*taken.told, *live.pending]
+        carried: list[ev.Observation] = []
         while (started := live.execution.continued) is not None:
             old, over = live.execution, taken.turn
             refused = {id(event) for event in over.refused}
             late = [item for item in taken.told if id(item[0]) in refused]
-            live.pending = [*late, *((event, None, 0) for event in old.left_over), *live.pending]
+            live.pending = [*late, *live.pending]
+            # In the same commit: the inbox does not have it any more.
+            carried = [*old.left_over, *(event for event in carried if id(event) in refused)]
             taken.told = [item for item in taken.told if id(item[0]) not in refused]
             self._write_rows(live, over, commit)
             live.execution = following = self._following(old, started)
             following.next_seq = over.first_seq + len(over.events)
             live.begin_round(following.next_seq)
             try:
-                turn = self._guard.run(live.id, following.advance, [started], now_us=now_us)
+                turn = self._guard.run(live.id, following.advance, [started, *carried], now_us=now_us)
             except Exception as error:
                 live.pending = before
                 batch.taken.remove(taken)

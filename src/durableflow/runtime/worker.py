@@ -8,7 +8,8 @@ evicted at any time. What each part does:
   makes it durable, `effects` makes so what follows from it.
 - `instances`: the table of what is in memory or wanted there; `loader` brings in, `wakes`
   knows when, `stalls` puts away what cannot go on.
-- `attempts`: runs activities; `inbox` reads what other processes write; `ends` tells who waits.
+- `attempts`: runs activities, those that are transactional by `transactions`.
+- `inbox`: reads what other processes write; `ends` tells who waits.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from durableflow.runtime.means import Means
 from durableflow.runtime.replay_check import ReplayCheck
 from durableflow.runtime.settings import Settings
 from durableflow.runtime.stalls import Stalls
+from durableflow.runtime.transactions import Transactions
 from durableflow.runtime.turns import Turns
 from durableflow.runtime.wakes import Wakes
 
@@ -94,6 +96,7 @@ class Worker:
         self._loader = Loader(means, registry, instances, agenda, ends, stalls, wakes, effects, self.attempts, guard)
         self.message = inbox.deliver
         self.look_into_inbox = inbox.look
+        self.attempts.begin_in_store = Transactions(means, self.attempts, inbox.look).begin
 
     # -- life cycle -----------------------------------------------------------------------------------------
 

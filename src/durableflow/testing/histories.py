@@ -6,21 +6,21 @@ with what it carries as plain JSON. Reading it gives back every byte.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self, TypeAlias, TypeGuard, get_args
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 import msgspec
 
 from durableflow.authoring.registry import DEFAULT, AnyActivity, AnyWorkflow
 from durableflow.core.execution import Execution
+from durableflow.core.lines import entry_of, line_of, turns_of
 from durableflow.core.view import HistoryEvent, numbered
 from durableflow.errors import CorruptHistory, UsageError
 from durableflow.model import converter
 from durableflow.model import events as ev
-from durableflow.model.duration import Duration, from_datetime, to_datetime, to_us
+from durableflow.model.duration import Duration, from_datetime, to_us
 from durableflow.model.failure import record
 from durableflow.model.status import Status
 
@@ -31,7 +31,6 @@ Timed: TypeAlias = Callable[[int], ev.Event]
 """An event that needs to know the time of its turn."""
 
 
-_KINDS: Final[dict[str, type[msgspec.Struct]]] = {str(kind.__struct_config__.tag): kind for kind in get_args(ev.Event)}
 _NO_LIMIT_BYTES: Final = 2**62
 
 
@@ -70,22 +69,7 @@ class History:
         Raises:
             CorruptHistory: the numbers of the events are no history's, or do not say which turn each belongs to.
         """
-        rows: list[tuple[int, int, list[ev.Event]]] = []
-        for seq, entry in enumerate(events, 1):
-            continues = bool(rows) and rows[-1][0] == entry.first_seq
-            if (
-                entry.seq != seq
-                or not (entry.first_seq == seq or continues)
-                or (continues and entry.at_us != rows[-1][1])
-            ):
-                raise CorruptHistory(
-                    f"the history of instance {instance_id!r} has {entry} where #{seq} must follow, in the turn that "
-                    f"begins at #{entry.first_seq} ({entry.at_us} µs)"
-                )
-            if continues:
-                rows[-1][2].append(entry.event)
-            else:
-                rows.append((seq, entry.at_us, [entry.event]))
+        rows = turns_of(instance_id, events)
         return cls(instance_id, (Row(*row) for row in rows))
 
     def __repr__(self) -> str:
@@ -266,7 +250,7 @@ def save_history(
         "workflow": started.workflow,
         "version": started.version,
     }
-    lines = [head, *(_line(entry) for entry in history.events)]
+    lines = [head, *(line_of(entry) for entry in history.events)]
     Path(path).write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
 
 
@@ -285,7 +269,7 @@ def load_history(path: str | Path) -> History:
         if line.strip():
             fields = _decode(path, number, line)
             try:
-                entries.append(_entry(fields))
+                entries.append(entry_of(fields))
             except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
                 raise CorruptHistory(f"{path}, line {number}: this is no event: {error!r}") from error
     return History.of(head["instance_id"], entries)
@@ -296,85 +280,6 @@ def _decode(path: str | Path, number: int, line: bytes) -> dict[str, Any]:
         return msgspec.json.decode(line, type=dict[str, Any])
     except msgspec.DecodeError as error:
         raise CorruptHistory(f"{path}, line {number}: this is not a line of a saved history: {error}") from error
-
-
-def _line(entry: HistoryEvent) -> dict[str, Any]:
-    at = to_datetime(entry.at_us).isoformat(timespec="microseconds")
-    return {"seq": entry.seq, "turn": entry.first_seq, "at": at, "kind": entry.kind} | _fields_out(entry.event)
-
-
-def _entry(fields: dict[str, Any]) -> HistoryEvent:
-    seq, first_seq, at, kind = (fields.pop(name) for name in ("seq", "turn", "at", "kind"))
-    at_us = from_datetime(datetime.fromisoformat(at), "at")
-    return HistoryEvent(int(seq), at_us, _fields_in(_KINDS[kind], fields), int(first_seq))
-
-
-def _fields_out(value: msgspec.Struct) -> dict[str, Any]:
-    """The fields that differ from their defaults, by name; the default of `format` is another in each."""
-    written: dict[str, Any] = {}
-    for field in msgspec.structs.fields(value):
-        item = getattr(value, field.name)
-        if item != field.default or field.name == "format":
-            written[field.name] = item.hex() if field.name == "digest" else _value_out(item)
-    return written
-
-
-def _value_out(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return _payload_out(value)
-    return _fields_out(value) if isinstance(value, msgspec.Struct) else value
-
-
-def _fields_in(kind: type[msgspec.Struct], written: dict[str, Any]) -> Any:
-    """The struct whose fields `_fields_out` wrote."""
-    known = {field.name: field for field in msgspec.structs.fields(kind)}
-    unknown = sorted(written.keys() - known.keys())
-    if unknown:
-        raise ValueError(f"unknown fields {unknown!r}")
-    if kind is ev.InstanceStarted:
-        written = {"format": 1} | written  # the first format was not written down
-    values = {name: _value_in(known[name].type, name, item) for name, item in written.items()}
-    made = kind(**values)
-    # Constructors do not look at types: what is read from a file must pass where stored bytes must pass.
-    return msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=kind)
-
-
-def _value_in(annotation: Any, name: str, item: Any) -> Any:
-    kinds: tuple[Any, ...] = get_args(annotation) or (annotation,)
-    if name == "digest":
-        return bytes.fromhex(item)
-    if bytes in kinds:
-        return _payload_in(item)
-    for kind in kinds:
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            return _fields_in(kind, item)
-    return item
-
-
-_TEXT: Final = "$text"
-_BASE64: Final = "$base64"
-
-
-def _payload_out(data: bytes) -> Any:
-    """JSON where writing and reading it gives the same bytes again, else marked text or base 64."""
-    try:
-        value = msgspec.json.decode(data)
-        if msgspec.json.encode(value) == data and not _is_marked(value):
-            return value
-        return {_TEXT: data.decode()}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {_BASE64: base64.b64encode(data).decode()}
-
-
-def _payload_in(value: Any) -> bytes:
-    if _is_marked(value):
-        ((mark, text),) = value.items()
-        return text.encode() if mark == _TEXT else base64.b64decode(text, validate=True)
-    return msgspec.json.encode(value)
-
-
-def _is_marked(value: Any) -> TypeGuard[dict[str, str]]:
-    return isinstance(value, dict) and len(value) == 1 and (_TEXT in value or _BASE64 in value)  # pyright: ignore[reportUnknownArgumentType]  # whatever JSON holds
 
 
 # -- the words of a story ---------------------------------------------------------------------------------------------

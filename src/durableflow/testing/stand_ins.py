@@ -231,7 +231,7 @@ class StandIns(Registry):
         real, plan = self._real.get(name), self._plans.get(name)
         if real is not None and (plan is None or (plan.ends_in_real and not plan.takes)):
             made: AnyActivity = Activity(self._recorded(real, plan), name=name)
-            made.is_async = real.is_async
+            made.is_async, made.is_transactional = real.is_async, real.is_transactional
         else:
             assert plan is not None
             made = Activity(self._replaced(name, plan), name=name)
@@ -245,7 +245,7 @@ class StandIns(Registry):
         """The real function, run as always, with its calls recorded and failures injected."""
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
-            call = self._record(real.name, args, kwargs)
+            call = self._record(real.name, args[real.is_transactional :], kwargs)  # without the connection
             error = plan.error(call.attempt) if plan is not None else self._refusal(call)
             if error is not None:
                 raise error
@@ -277,6 +277,11 @@ class StandIns(Registry):
         if real is None:
             raise NonRetryableError(
                 f"the stand-in for {name!r} leaves this call to the real activity, which is not known"
+            )
+        if real.is_transactional:
+            raise NonRetryableError(
+                f"the stand-in for {name!r} leaves this call to the real activity, which is transactional and has no "
+                "connection here; give it returns=... or calls=..., or leave out takes="
             )
         if real.is_async:
             return await real.function(*args, **kwargs)
@@ -310,7 +315,8 @@ class StandIns(Registry):
         real = self._real.get(name)
         if real is not None:
             with suppress(TypeError, ValueError):
-                found = inspect.signature(real.function).bind(*args, **kwargs)
+                connection = (None,) if real.is_transactional else ()
+                found = inspect.signature(real.function).bind(*connection, *args, **kwargs)
                 found.apply_defaults()
                 return found.arguments
         return tuple(args), dict(kwargs)

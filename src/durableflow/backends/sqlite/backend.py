@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 from durableflow.backends.base import (
+    Arrival,
     Commit,
     DeadLetter,
     DeadLetterQuery,
@@ -23,7 +24,9 @@ from durableflow.backends.base import (
     Query,
     Rewrite,
     SendResult,
+    UserWork,
 )
+from durableflow.backends.sqlite.arrivals import take_in
 from durableflow.backends.sqlite.commit import (
     REFUSALS,
     Packed,
@@ -43,6 +46,7 @@ from durableflow.backends.sqlite.records import RECORD_COLUMNS, as_record, lenie
 from durableflow.backends.sqlite.rewriting import write_rewrites
 from durableflow.backends.sqlite.schema import MIGRATIONS, migrate, schema_version
 from durableflow.backends.sqlite.thread import ConnectionThread
+from durableflow.backends.sqlite.transact import UserTransactions
 from durableflow.backends.sqlite.watch import ChangeWatch
 from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, UsageError
 from durableflow.model.status import Status
@@ -67,6 +71,7 @@ class SqliteBackend:
     """
 
     shared = True
+    supports_transactions = True
 
     def __init__(self, path: str | Path, *, power_loss_safe: bool = True) -> None:
         if str(path) in ("", ":memory:"):
@@ -77,6 +82,7 @@ class SqliteBackend:
         self._thread: ConnectionThread | None = None
         self._reader: Reader | None = None
         self._watch: ChangeWatch | None = None
+        self._user_transactions = UserTransactions(self.path, self._configure_for_users)
         self._lock = WorkerLock(self.path)
 
     @classmethod
@@ -102,7 +108,7 @@ class SqliteBackend:
             raise StorageError(f"cannot open {self.path}: the folder {self.path.parent} does not exist")
         if self._thread is not None:
             raise UsageError(f"{self!r} is open already; make another backend to open the file twice")
-        thread = ConnectionThread(self.path, self._prepare)
+        thread = ConnectionThread(self.path, self._prepare, self._user_transactions.close)
         try:
             await thread.call(_exist)
         except BaseException:
@@ -144,6 +150,12 @@ class SqliteBackend:
         execute("pragma temp_store=memory")
         execute("pragma cache_size=-65536")
         execute("pragma wal_autocheckpoint=4000")
+
+    def _configure_for_users(self, connection: sqlite3.Connection) -> None:
+        """A connection for transactional activities: it enforces the foreign keys that they declare."""
+        self._configure(connection)
+        connection.text_factory = str
+        connection.execute("pragma foreign_keys=on")
 
     # -- the one wrapper of BEGIN and COMMIT ----------------------------------------------------------------
 
@@ -280,6 +292,17 @@ class SqliteBackend:
     def _no_answer(self, error: BaseException) -> CommitOutcomeUnknown:
         return CommitOutcomeUnknown(f"{self.path}: the commit did not answer: {error}")
 
+    async def transact(self, lease: Lease, instance_id: str, work: UserWork) -> SendResult:
+        """See `Backend.transact`."""
+
+        def run(_: sqlite3.Connection) -> SendResult | BaseException:
+            return self._user_transactions.run(lease, instance_id, work, self.hook)
+
+        outcome = await self._connection().call(run)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
     async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
         """See `Backend.load`."""
         return await self._connection().call(load, instance_ids)
@@ -391,6 +414,10 @@ class SqliteBackend:
             return [instance_id for instance_id in instance_ids if purge_one(connection, instance_id)]
 
         return await self._write(change)
+
+    async def take_in(self, arrivals: Sequence[Arrival]) -> set[str]:
+        """See `Backend.take_in`."""
+        return await self._write(partial(take_in, arrivals=arrivals))
 
     async def _read(self, sql: str, parameters: Sequence[object]) -> Sequence[Any]:
         """Rows of a question that must not hold up the writer."""

@@ -31,6 +31,12 @@ def send_one(connection: sqlite3.Connection, message: Outgoing) -> SendResult:
             return SendResult("missing")
         if record.status.is_terminal:
             return SendResult("over", record)
+    put_in(connection, message)
+    return SendResult("delivered")
+
+
+def put_in(connection: sqlite3.Connection, message: Outgoing) -> None:
+    """Write a message, unless it waits already, for an instance of which the caller knows that it can take it."""
     waits = "select 1 from inbox where instance = ? and event_id = ?"  # a conflict would use up a number
     event_id = message.event_id
     if event_id is None or connection.execute(waits, (message.instance_id, event_id)).fetchone() is None:
@@ -38,4 +44,3 @@ def send_one(connection: sqlite3.Connection, message: Outgoing) -> SendResult:
             "insert into inbox (instance, data, event_id) values (?, ?, ?)",
             (message.instance_id, message.data, event_id),
         )
-    return SendResult("delivered")

@@ -73,6 +73,24 @@ def as_record(row: Sequence[Any]) -> InstanceRecord:
     )
 
 
+def values_of(record: InstanceRecord) -> tuple[Any, ...]:
+    """The values of `RECORD_COLUMNS` of which `as_record` makes it again."""
+    return (
+        record.id,
+        record.workflow,
+        record.version,
+        record.status.value,
+        record.created_us,
+        record.finished_us,
+        record.wake_us,
+        msgspec.json.encode(record.tags).decode() if record.tags else None,
+        record.custom_status,
+        record.stall_reason,
+        record.base_seq,
+        record.parent,
+    )
+
+
 def _tags(text: str | bytes) -> dict[str, str]:
     try:
         return msgspec.json.decode(text, type=dict[str, str])

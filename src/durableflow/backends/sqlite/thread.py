@@ -32,11 +32,19 @@ _Call = tuple[
 
 
 class ConnectionThread:
-    """One SQLite connection and the only thread that touches it."""
+    """One SQLite connection and the only thread that touches it.
 
-    def __init__(self, path: Path, configure: Callable[[sqlite3.Connection], None]) -> None:
+    Args:
+        configure: makes a fresh connection ready.
+        at_end: called on the thread, when it is about to end.
+    """
+
+    def __init__(
+        self, path: Path, configure: Callable[[sqlite3.Connection], None], at_end: Callable[[], None] = lambda: None
+    ) -> None:
         self._path = path
         self._configure = configure
+        self._at_end = at_end
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name=f"durableflow {path.name}", daemon=True)
@@ -71,7 +79,7 @@ class ConnectionThread:
         if not self._stopped:
             self._stopped = True
             try:
-                await self.call(_close)
+                await self.call(_close, self._at_end)
             finally:
                 self._calls.put(None)
 
@@ -116,8 +124,9 @@ class ConnectionThread:
         return connection
 
 
-def _close(connection: sqlite3.Connection | None) -> None:
+def _close(connection: sqlite3.Connection | None, at_end: Callable[[], None]) -> None:
     """The one thing that is done without a connection when there is none."""
+    at_end()
     if connection is not None:
         connection.close()
 

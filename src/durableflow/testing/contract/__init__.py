@@ -9,19 +9,31 @@ Whoever writes a backend subclasses this in a test module, and pytest does the r
 The tests need nothing but pytest's `tmp_path`: each runs an event loop of its own.
 """
 
+from durableflow.testing.contract.arriving import ArrivingContract
 from durableflow.testing.contract.commits import CommitContract
 from durableflow.testing.contract.keeping import KeepingContract
 from durableflow.testing.contract.leases import LeaseContract
 from durableflow.testing.contract.letters import LetterContract
 from durableflow.testing.contract.loading import LoadingContract
 from durableflow.testing.contract.looking import LookingContract
+from durableflow.testing.contract.others import OthersContract
 from durableflow.testing.contract.sending import SendingContract
 from durableflow.testing.contract.store import ODD_IDS, a_change, a_row, an_instance, refused
+from durableflow.testing.contract.transacting import TransactingContract
 
 __all__ = ["ODD_IDS", "BackendContract", "a_change", "a_row", "an_instance", "refused"]
 
 
 class BackendContract(
-    LeaseContract, CommitContract, LoadingContract, SendingContract, LookingContract, KeepingContract, LetterContract
+    LeaseContract,
+    CommitContract,
+    TransactingContract,
+    LoadingContract,
+    SendingContract,
+    LookingContract,
+    KeepingContract,
+    ArrivingContract,
+    LetterContract,
+    OthersContract,
 ):
     """Subclass it and say how to make a backend; see the module's docstring."""
