@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         PayloadError,
         PayloadTooLarge,
         RequestFailed,
+        ScheduleExists,
+        ScheduleNotFound,
         StorageError,
         TaskCancelled,
         TransactionMisused,
@@ -53,25 +55,49 @@ if TYPE_CHECKING:
     from durableflow.handle import Handle
     from durableflow.looking import InstanceStatus, Page
     from durableflow.model.retry import RetryPolicy
+    from durableflow.model.schedule import Calendar, Cron, Interval, Schedule, slot_of
     from durableflow.model.status import Status
     from durableflow.outbox import Outbox
     from durableflow.runtime.bulk import BulkReport
     from durableflow.runtime.exports import ExportReport, ImportReport
     from durableflow.runtime.settings import Settings
+    from durableflow.schedules import Schedules, ScheduleView
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
     from importlib import import_module
 
     _NAMES = {
-        "authoring.activity": ("Activity", "ActivityContext", "activity", "activity_context"),
+        "authoring.activity": (
+            "Activity",
+            "ActivityContext",
+            "activity",
+            "activity_context",
+        ),
         "authoring.context": ("Context",),
         "authoring.handle": ("OtherInstance",),
-        "authoring.saga": ("Compensation", "Saga"),
+        "authoring.saga": (
+            "Compensation",
+            "Saga",
+        ),
         "authoring.transactional": ("TransactionalActivity",),
-        "authoring.workflow": ("Flow", "Workflow", "workflow"),
-        "blocking": ("BlockingClient", "BlockingEngine", "BlockingHandle"),
+        "authoring.workflow": (
+            "Flow",
+            "Workflow",
+            "workflow",
+        ),
+        "blocking": (
+            "BlockingClient",
+            "BlockingEngine",
+            "BlockingHandle",
+        ),
         "client": ("Client",),
-        "core.task": ("ChildTask", "Task"),
-        "dead_letters": ("DeadLetter", "DeadLetters"),
+        "core.task": (
+            "ChildTask",
+            "Task",
+        ),
+        "dead_letters": (
+            "DeadLetter",
+            "DeadLetters",
+        ),
         "engine": ("Engine",),
         "errors": (
             "ActivityCancelled",
@@ -88,10 +114,12 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "InstanceNotFound",
             "InstanceStalled",
             "MessageFailed",
-            "NondeterminismError",
             "NonRetryableError",
+            "NondeterminismError",
             "PayloadError",
             "PayloadTooLarge",
+            "ScheduleExists",
+            "ScheduleNotFound",
             "RequestFailed",
             "StorageError",
             "TaskCancelled",
@@ -102,13 +130,21 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "WorkflowTerminated",
         ),
         "handle": ("Handle",),
-        "looking": ("InstanceStatus", "Page"),
+        "looking": (
+            "InstanceStatus",
+            "Page",
+        ),
         "model.retry": ("RetryPolicy",),
+        "model.schedule": ("Calendar", "Cron", "Interval", "Schedule", "slot_of"),
         "model.status": ("Status",),
         "outbox": ("Outbox",),
         "runtime.bulk": ("BulkReport",),
-        "runtime.exports": ("ExportReport", "ImportReport"),
+        "runtime.exports": (
+            "ExportReport",
+            "ImportReport",
+        ),
         "runtime.settings": ("Settings",),
+        "schedules": ("ScheduleView", "Schedules"),
     }
     _HOMES = {name: f"durableflow.{home}" for home, names in _NAMES.items() for name in names}
 
@@ -132,6 +168,7 @@ __all__ = [
     "BlockingEngine",
     "BlockingHandle",
     "BulkReport",
+    "Calendar",
     "Cancelled",
     "ChildFailed",
     "ChildTask",
@@ -139,6 +176,7 @@ __all__ = [
     "Compensation",
     "CompensationFailed",
     "Context",
+    "Cron",
     "DeadLetter",
     "DeadLetters",
     "DeterminismWarning",
@@ -155,6 +193,7 @@ __all__ = [
     "InstanceNotFound",
     "InstanceStalled",
     "InstanceStatus",
+    "Interval",
     "MessageFailed",
     "NonRetryableError",
     "NondeterminismError",
@@ -166,6 +205,11 @@ __all__ = [
     "RequestFailed",
     "RetryPolicy",
     "Saga",
+    "Schedule",
+    "ScheduleExists",
+    "ScheduleNotFound",
+    "ScheduleView",
+    "Schedules",
     "Settings",
     "Status",
     "StorageError",
@@ -180,5 +224,6 @@ __all__ = [
     "WorkflowTerminated",
     "activity",
     "activity_context",
+    "slot_of",
     "workflow",
 ]

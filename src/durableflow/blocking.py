@@ -25,8 +25,10 @@ from durableflow.engine import Engine
 from durableflow.errors import EngineClosed, UsageError
 from durableflow.handle import Handle
 from durableflow.model.duration import Duration
+from durableflow.model.schedule import Schedule, Spec
 from durableflow.runtime.filters import InstanceFilter
 from durableflow.runtime.worker import WorkerStatistics
+from durableflow.schedules import Schedules, ScheduleView
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -212,6 +214,51 @@ class BlockingDeadLetters:
     discard_all = BlockingMethod(DeadLetters.discard_all)
 
 
+class BlockingSchedules:
+    """The schedules of a store, for code without an event loop. See `Schedules`.
+
+    Attributes:
+        asynchronous: what this is the twin of.
+    """
+
+    def __init__(self, loop_thread: LoopThread, asynchronous: Schedules) -> None:
+        self.loop_thread: Final = loop_thread
+        self.asynchronous: Final = asynchronous
+
+    def create(
+        self,
+        schedule_id: str,
+        schedule: Schedule | Spec,
+        workflow: Workflow[P, Any],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> ScheduleView:
+        """Make a schedule. See `Schedules.create`."""
+        return self.loop_thread.call(self.asynchronous.create, schedule_id, schedule, workflow, *args, **kwargs)
+
+    def put(
+        self,
+        schedule_id: str,
+        schedule: Schedule | Spec,
+        workflow: Workflow[P, Any],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> ScheduleView:
+        """Have a schedule be as it is said here. See `Schedules.put`."""
+        return self.loop_thread.call(self.asynchronous.put, schedule_id, schedule, workflow, *args, **kwargs)
+
+    update = BlockingMethod(Schedules.update)
+    pause = BlockingMethod(Schedules.pause)
+    resume = BlockingMethod(Schedules.resume)
+    delete = BlockingMethod(Schedules.delete)
+    trigger = BlockingMethod(Schedules.trigger)
+    backfill = BlockingMethod(Schedules.backfill)
+    get = BlockingMethod(Schedules.get)
+    list = BlockingMethod(Schedules.list)
+
+
 class BlockingClient:
     """Talks to the instances of a store from code without an event loop, and from any number of threads.
 
@@ -267,6 +314,11 @@ class BlockingClient:
     def dead_letters(self) -> BlockingDeadLetters:
         """What failed for good in this store. See `Client.dead_letters`."""
         return BlockingDeadLetters(self.loop_thread, self.asynchronous.dead_letters)
+
+    @property
+    def schedules(self) -> BlockingSchedules:
+        """Workflows that are started at moments. See `Client.schedules`."""
+        return BlockingSchedules(self.loop_thread, self.asynchronous.schedules)
 
     result = BlockingMethod(Client.result)
     status = BlockingMethod(Client.status)

@@ -23,6 +23,7 @@ from durableflow.repair import Repair
 from durableflow.runtime.clock import Clock, SystemClock
 from durableflow.runtime.starts import judge_conflict, new_event, new_start
 from durableflow.runtime.stores import open_backend
+from durableflow.schedules import Schedules
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,8 +66,16 @@ class Client(Asking, ManyInstances):
 
         return DeadLetters(self._backend, rewind, self.history, self._note_written)
 
+    @property
+    def schedules(self) -> Schedules:
+        """Workflows that are started at moments: create, change, pause, trigger, backfill, look at."""
+        return Schedules(self._backend, self._clock, self._payload_limit_bytes, self._note_written, self._learn)
+
+    def _learn(self, workflow: Workflow[..., Any]) -> None:
+        """A workflow was passed that others will start: an engine knows it from here on."""
+
     def _note_written(self) -> None:
-        """Something was put into an inbox by other ways than `_send`."""
+        """Something was put into an inbox, or a schedule written, by other ways than `_send`."""
 
     # -- starting -------------------------------------------------------------------------------------------
 

@@ -256,9 +256,13 @@ class Engine(Client):
         else:
             await self._worker.message(instance_id, event, asked)
 
+    def _learn(self, workflow: Workflow[..., Any]) -> None:
+        self.register(workflow)
+
     def _note_written(self) -> None:
         if self._worker is not None:
             self._worker.look_into_inbox()
+            self._worker.schedules.look()
 
     async def _ask(self, instance_id: str, request: ev.RequestReceived) -> ev.RequestAnswered:
         self._check_open()

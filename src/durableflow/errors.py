@@ -35,13 +35,17 @@ Branches are cut by what the caller does next::
     │   └── CompensationFailed     a saga could not undo all of it
     ├── NonRetryableError          raise it in an activity: no further attempt
     ├── ActivityCancelled          raised inside an activity that is no longer wanted
-    └── StorageError               try again, or mend the store
-        ├── LeaseLost              another worker owns the store now
-        ├── InstancesExist         ids to be made are taken
-        ├── AppendConflict         somebody else wrote this part of a history
-        ├── CommitOutcomeUnknown   read the log before anything else
-        ├── SchemaMismatch         the store was written by another version
-        └── EngineClosed
+    ├── StorageError               try again, or mend the store
+    │   ├── LeaseLost              another worker owns the store now
+    │   ├── InstancesExist         ids to be made are taken
+    │   ├── AppendConflict         somebody else wrote this part of a history
+    │   ├── CommitOutcomeUnknown   read the log before anything else
+    │   ├── SchemaMismatch         the store was written by another version
+    │   └── EngineClosed
+    └── ScheduleError              look at the schedule
+        ├── ScheduleNotFound
+        ├── ScheduleExists
+        └── CorruptSchedule        its row in the store cannot be read
 
     Cancelled (BaseException)      raised once at a cancelled workflow's wait
     DeterminismWarning (UserWarning)
@@ -514,6 +518,50 @@ class EngineClosed(StorageError):
     """The engine is not open, or closed while the call was waiting."""
 
     code = "DF6005"
+
+
+class ScheduleError(DurableflowError):
+    """Something about one schedule; `schedule_id` says which."""
+
+    code = "DF7000"
+
+    def __init__(self, schedule_id: str, message: str) -> None:
+        self.schedule_id = schedule_id
+        super().__init__(message)
+
+
+class ScheduleNotFound(ScheduleError):
+    """No schedule has this id."""
+
+    code = "DF7001"
+
+    def __init__(self, schedule_id: str) -> None:
+        super().__init__(schedule_id, f"there is no schedule {schedule_id!r} in this store")
+
+
+class ScheduleExists(ScheduleError):
+    """The id is taken by another schedule."""
+
+    code = "DF7002"
+
+    def __init__(self, schedule_id: str) -> None:
+        super().__init__(
+            schedule_id,
+            f"schedule {schedule_id!r} exists; write put(...) to make it as you want it to be, or not at all",
+        )
+
+
+class CorruptSchedule(ScheduleError):
+    """What the store keeps of the schedule cannot be read; it does not fire. `reason` says why."""
+
+    code = "DF7003"
+
+    def __init__(self, schedule_id: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            schedule_id,
+            f"schedule {schedule_id!r} cannot be read: {reason}; mend that, or delete it and create it again",
+        )
 
 
 class Cancelled(BaseException):

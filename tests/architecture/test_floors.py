@@ -10,8 +10,8 @@ HOUSE = Path(__file__).parents[2] / "src" / "durableflow"
 FLOORS = {
     "errors": 0, "model": 1, "core": 2,
     "authoring": 3, "backends": 3, "payloads": 3, "observe": 3,
-    "runtime": 4, "repair": 4.5, "dead_letters": 4.5, "many": 4.5, "looking": 4.6, "asking": 4.7,
-    "client": 5, "handle": 5, "outbox": 5,
+    "runtime": 4, "repair": 4.5, "dead_letters": 4.5, "many": 4.5, "schedules": 4.5,
+    "looking": 4.6, "asking": 4.7, "client": 5, "handle": 5, "outbox": 5,
     "engine": 5.5,  # an engine is a client that also works
     "blocking": 6,
     "__init__": 7,  # the front door: from here up, rooms may come in as guests do
@@ -27,6 +27,7 @@ BLIND = {
     "heapq", "inspect", "itertools", "json", "keyword", "linecache", "math", "msgspec", "numbers", "operator", "re",
     "reprlib", "string", "struct", "sys", "textwrap", "traceback", "types", "typing", "unicodedata", "uuid", "weakref",
     "zlib",
+    "cronsim", "zoneinfo",  # they read tables of dates, not the clock
 }  # fmt: skip
 # Names through which a blind module could see after all, and blind names in modules that see.
 SIGHTED = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today"),

@@ -28,6 +28,8 @@ from durableflow.backends.base import (
     Outgoing,
     Query,
     Rewrite,
+    ScheduleRow,
+    ScheduleWrite,
 )
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.sqlite import SqliteBackend
@@ -302,6 +304,33 @@ class TwoBackends(RuleBasedStateMachine):
         self.loops.run(self.sqlite.open())
 
     # -- asking ---------------------------------------------------------------------------------------------
+
+    @rule(
+        schedule_id=ids,
+        known=st.integers(0, 3),
+        row=st.none() | st.tuples(st.integers(1, 3), wakes, blobs),
+        messages=st.lists(told_by_instances, max_size=2),
+        fenced=st.booleans(),
+    )
+    def write_schedule(
+        self,
+        schedule_id: str,
+        known: int,
+        row: tuple[int, int | None, bytes] | None,
+        messages: list[Outgoing],
+        fenced: bool,
+    ) -> None:
+        made = None if row is None else ScheduleRow(schedule_id, *row)
+        write = ScheduleWrite(schedule_id, known, made, messages)
+        lease = self.leases[-1] if fenced and self.leases else None
+        self.both(lambda backend: backend.write_schedule(write, lease))
+        self.find_last_rows()
+
+    @rule(after=st.tuples(st.integers(-1, 5), ids), limit=st.integers(1, 3), schedule_id=ids)
+    def look_for_schedules(self, after: tuple[int, str], limit: int, schedule_id: str) -> None:
+        self.both(lambda backend: backend.due_schedules(after, limit))
+        self.both(lambda backend: backend.list_schedules(after[1], limit))
+        self.both(lambda backend: backend.schedule(schedule_id))
 
     @rule(query=letter_queries)
     def look_for_letters(self, query: DeadLetterQuery) -> None:

@@ -20,6 +20,8 @@ from durableflow.backends.base import (
     Outgoing,
     Query,
     Rewrite,
+    ScheduleRow,
+    ScheduleWrite,
     SendResult,
     UserWork,
 )
@@ -205,6 +207,40 @@ class RedeemsEverything(MemoryBackend):
                 self._instances[instance_id].letters.clear()
 
 
+class LastScheduleWins(MemoryBackend):
+    async def write_schedule(self, write: ScheduleWrite, lease: Lease | None = None) -> bool:
+        known = self._schedules.get(write.id)
+        return await super().write_schedule(write._replace(revision=known.revision if known else 0), lease)
+
+
+class FiresBeforeItLooks(MemoryBackend):
+    async def write_schedule(self, write: ScheduleWrite, lease: Lease | None = None) -> bool:
+        await self.send(write.messages)
+        return await super().write_schedule(write._replace(messages=()), lease)
+
+
+class SchedulesWithoutAFence(MemoryBackend):
+    async def write_schedule(self, write: ScheduleWrite, lease: Lease | None = None) -> bool:
+        return await super().write_schedule(write)
+
+
+class StopsAtARefusal(MemoryBackend):
+    async def write_schedule(self, write: ScheduleWrite, lease: Lease | None = None) -> bool:
+        if any(each.new and not self._may_insert(each.new) for each in write.messages):
+            write = write._replace(messages=())
+        return await super().write_schedule(write, lease)
+
+
+class PagesSchedulesByTimeAlone(MemoryBackend):
+    async def due_schedules(self, after: tuple[int, str], limit: int) -> list[ScheduleRow]:
+        return await super().due_schedules((after[0], "\U0010ffff"), limit)
+
+
+class ListsSchedulesByCase(MemoryBackend):
+    async def list_schedules(self, after: str, limit: int) -> list[ScheduleRow]:
+        return sorted(await super().list_schedules(after, limit), key=lambda row: row.id.lower())
+
+
 class SendsFirst(MemoryBackend):
     async def commit(self, lease: Lease, commit: Commit) -> None:
         for message in commit.sends:
@@ -323,6 +359,13 @@ MUTANTS = [
     (HearsNothing, "what_one_connection_writes_another_hears_of"),
     (KeepsLettersOfWhatGoesOn, "dead_letters_go_with_their_instance"),
     (RedeemsEverything, "an_instance_that_is_redeemed_keeps_the_letters_of_its_activities"),
+    (LastScheduleWins, "a_write_on_another_revision_changes_nothing"),
+    (FiresBeforeItLooks, "a_write_on_another_revision_changes_nothing"),
+    (FiresBeforeItLooks, "a_worker_without_its_lease_fires_nothing"),
+    (SchedulesWithoutAFence, "a_worker_without_its_lease_fires_nothing"),
+    (StopsAtARefusal, "what_is_sent_with_a_schedule_is_written_with_it"),
+    (PagesSchedulesByTimeAlone, "schedules_that_are_due_come_in_the_order_of_their_time"),
+    (ListsSchedulesByCase, "schedules_are_listed_by_their_ids_as_they_are"),
     (SendsFirst, "sends_come_last_and_one_after_the_other"),
     (SendsFirst, "a_commit_that_is_refused_sends_nothing"),
     (SendsInASecondTransaction, "a_commit_that_is_refused_sends_nothing"),

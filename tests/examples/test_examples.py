@@ -70,6 +70,7 @@ ENDS = {
         "to Lisbon with flight, hotel, car",
         "no trip to Venice, nothing is booked: there are no cars in Venice",
     ],
+    "schedule": ["at least 4 reports: True", "one for each moment: True", "none left out: True, True"],
     "timers": ["no answer to 'who built this?' in time", "reminder 1", "reminder 2", "the trial is over"],
     "transactional": ["Ada has no 10000 left", "Ada has 400", "Ben has 600"],
 }

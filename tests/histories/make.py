@@ -1,4 +1,4 @@
-"""Write the histories of today's code: `python tests/histories/make.py v0.1.0`, once for each version."""
+"""Write the histories of today's code: `python tests/histories/make.py v0.1.0`. What is there stays as it is."""
 
 import sys
 from collections.abc import Callable
@@ -11,7 +11,9 @@ import msgspec
 import workflows as golden
 
 from durableflow import Workflow
+from durableflow.core import rewriting
 from durableflow.core.execution import WORKER_LOST, Execution
+from durableflow.core.turn import Turn
 from durableflow.model import converter
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure, record
@@ -52,7 +54,24 @@ class Scene:
         if queue:
             for activity in turn.scheduled:
                 self.execution.note_queued(activity)
-        self.rows.append(Row(turn.first_seq, turn.at_us, [without_places(event) for event in turn.events]))
+        self.write(turn)
+        while (started := self.execution.continued) is not None:
+            over = self.execution
+            self.execution = Execution(over.instance_id, over.program)  # type: ignore[arg-type]
+            self.execution.next_seq = over.next_seq
+            turn = self.execution.advance([started, *over.left_over], now_us=self.now_us)
+            self.write(turn)
+
+    def write(self, turn: Turn) -> None:
+        for first_seq, events in [*turn.closed, (turn.first_seq, turn.events)]:
+            self.rows.append(Row(first_seq, turn.at_us, [without_places(event) for event in events]))
+
+    def replay(self, flow: Workflow[..., Any], rows: list[Row]) -> None:
+        """Go on from there."""
+        self.execution = Execution(self.execution.instance_id, flow)
+        self.execution.next_seq = rows[0].first_seq
+        for row in rows:
+            self.execution.replay(row.first_seq, row.at_us, row.events)
 
     def done(self, task: int, value: object = None, attempt: int = 1) -> None:
         self.tell(ev.ActivityCompleted(task, converter.dump(value), attempt))
@@ -67,7 +86,7 @@ class Scene:
 
 def without_places(event: ev.Event) -> ev.Event:
     """`event` without the folders of the machine that made it."""
-    if not isinstance(event, (ev.InstanceFailed, ev.SideEffectRecorded)) or event.failure is None:
+    if not isinstance(event, (ev.InstanceFailed, ev.SideEffectRecorded, ev.RequestAnswered)) or event.failure is None:
         return event
     text = event.failure.traceback_text.replace(f"{Path(__file__).resolve().parents[2]}/", "")
     return msgspec.structs.replace(event, failure=msgspec.structs.replace(event.failure, traceback_text=text))
@@ -221,17 +240,90 @@ def after_the_patches(scene: Scene) -> None:
     scene.done(4, "third lamp from shelf 7")
 
 
+def family(scene: Scene) -> None:
+    scene.start(golden.family, ["lamp", "chair", "bed"])
+    scene.tell(ev.ChildCompleted(1, b'"lamp from shelf 7"'), ev.ChildFailed(3, failure(), "FAILED"))
+    scene.tell(ev.RequestReceived("r1", "add", b'["vase"]'), ev.RequestReceived("r2", "add", b'[""]'))
+    scene.done(6, "vase from shelf 7")
+    scene.tell(ev.ChildFailed(5, Failure("Terminated", "enough"), "TERMINATED"))
+    scene.tell(ev.ChildFailed(2, Failure("InstanceExists", "taken")))
+    scene.wait(5)
+    scene.tell(ev.ChildCompleted(8, b'"y from shelf 7"'))
+    scene.tell(ev.MessageAnswered(9, "delivered"), ev.MessageAnswered(10, "missing"))
+    scene.tell(ev.RequestReceived("r3", "nobody has a handler for this", b"[]"))
+    scene.event("go", 1)
+
+
+def days(scene: Scene) -> None:
+    scene.start(golden.days, 0, [], deadline_s=3600)
+    scene.event("kept", 1, "id 1")
+    scene.tell(ev.RequestReceived("r1", "late", b"[]"))
+    scene.event("night", "first")
+    scene.tell(ev.InstanceSuspended())
+    scene.tell(ev.EventReceived("night", b'"second"', "id 2"), ev.EventReceived("night", b'"third"'))
+    scene.tell(ev.InstanceResumed())
+
+
+def stages(scene: Scene) -> None:
+    scene.start(golden.stages, 4)
+    scene.event("word", "one", "id 1")
+    scene.tell(ev.EventReceived("word", b'"two"'), ev.EventReceived("other", b"1"))
+    scene.tell(ev.InstanceSuspended())
+    scene.tell(ev.EventReceived("word", b'"three"', "id 3"), ev.EventReceived("word", b'"four"'))
+    scene.tell(ev.InstanceResumed())
+
+
+def rewound(scene: Scene) -> None:
+    scene.start(golden.fragile)
+    scene.done(1, "lamp from shelf 7")
+    scene.event("signed", "me")
+    scene.tell(ev.ActivityFailed(2, failure(), 1, 1))
+    scene.done(3, "bed from shelf 7")
+    plan = rewriting.rewind(f"golden-{scene.name}", scene.rows, None, None)
+    scene.now_us += 3600 * SECOND
+    note_seq = scene.execution.next_seq
+    last = plan.rows[-1]
+    scene.rows.append(Row(note_seq, scene.now_us, [ev.InstanceRewound(last[0] + len(last[2]), "the bank is open")]))
+    kept = [Row(first + note_seq, at_us, events) for first, at_us, events in plan.rows]
+    scene.rows += kept
+    scene.replay(golden.fragile, kept)
+    for message in plan.messages:
+        scene.tell(message)
+    scene.tell(ev.ActivityStarted(2, 2))
+    scene.done(2, "chair from shelf 7", attempt=2)
+
+
+def forked(scene: Scene) -> None:
+    scene.start(golden.fragile)
+    scene.done(1, "lamp from shelf 7")
+    scene.done(3, "bed from shelf 7")
+    origin = ev.Origin(forked_from="golden-original", forked_at=5, seed="golden-original")
+    scene.execution = Execution("golden-original", golden.fragile)
+    plan = rewriting.fork(scene.rows, 5, origin, None)
+    scene.execution = Execution(f"golden-{scene.name}", golden.fragile)
+    scene.rows = [Row(*row) for row in plan.rows]
+    scene.replay(golden.fragile, scene.rows)
+    for message in plan.messages:
+        scene.tell(message)
+    for task in (2, 3):
+        scene.tell(ev.ActivityStarted(task, 2))
+        scene.done(task, "a shelf", attempt=2)
+    scene.event("signed", "me too")
+
+
 SCENES: list[Callable[[Scene], None]] = [
     order, saga, retries, timers, events, branches, facts, pause, tidy, terminated, timed_out, quick, still_open,
-    second_thoughts, before_the_patches, between_the_patches, after_the_patches,
+    second_thoughts, before_the_patches, between_the_patches, after_the_patches, family, days, stages, rewound, forked,
 ]  # fmt: skip
 
 
 def main(version: str) -> None:
-    """Write the folder of `version`."""
+    """Write what the folder of `version` has not yet."""
     folder = Path(__file__).parent / version
-    folder.mkdir()  # never edited: one that is there stays as it is
+    folder.mkdir(exist_ok=True)
     for play in SCENES:
+        if (folder / f"{play.__name__}.jsonl").exists():
+            continue  # never edited
         scene = Scene(play.__name__)
         play(scene)
         scene.execution.put_away()

@@ -8,9 +8,11 @@ from typing import Any
 from durableflow import (
     ActivityFailed,
     Cancelled,
+    ChildFailed,
     Context,
     EventTimeout,
     Flow,
+    MessageFailed,
     RetryPolicy,
     Task,
     activity,
@@ -221,3 +223,84 @@ def lamps(ctx: Context) -> Flow[list[str]]:
     if ctx.patched("third lamp"):
         lamps.append((yield from ctx.call_activity(reserve, "third lamp")))
     return lamps
+
+
+@workflow(name="golden parcel")
+async def parcel(ctx: Context, item: str) -> str:
+    """A child of `family`."""
+    return await ctx.call_activity(reserve, item)
+
+
+@workflow(name="golden family")
+async def family(ctx: Context, items: list[str]) -> list[Any]:
+    """Children that return, fail, are retried, are given up; messages that arrive, and that do not; requests."""
+    log: list[Any] = []
+
+    def not_empty(item: str) -> None:
+        if not item:
+            raise ValueError("an item has a name")
+
+    @ctx.on_request("add", validate=not_empty)
+    async def add(item: str) -> int:
+        log.append(await ctx.call_activity(reserve, item))
+        return len(log)
+
+    parts = [ctx.call_workflow(parcel, item) for item in items]
+    given_up = ctx.call_workflow(parcel.options(instance_id="golden-given-up", parent_close="cancel"), "x")
+    again = ctx.call_workflow(
+        parcel.options(retry=RetryPolicy(max_attempts=2, initial=5, jitter=0), tags={"a": "b"}), "y"
+    )
+    for part in parts:
+        try:
+            log.append(await part)
+        except ChildFailed as error:
+            log.append(f"{error.status} {error.type_name}")
+    given_up.cancel()
+    log.append(await again)
+    first, second = (
+        ctx.raise_event("golden-neighbour", "News", {"a": 1}, event_id="1"),
+        ctx.handle("nobody").cancel("no"),
+    )
+    await first
+    try:
+        await second
+    except MessageFailed as error:
+        log.append(error.outcome)
+    ctx.call_workflow(parcel.options(parent_close="abandon"), "z")
+    log.append(await ctx.wait_for_event("go"))
+    return log
+
+
+@workflow(name="golden days")
+def days(ctx: Context, day: int, log: list[Any]) -> Flow[list[Any]]:
+    """Begins anew each day, with what nobody has taken yet."""
+    if day == 1:
+        ctx.on_request("late")(lambda: day)
+        ctx.patched("since the second day")
+    log.append(ctx.random().randint(1, 1_000_000))
+    ctx.call_activity(reserve, "never")
+    log.append((yield from ctx.wait_for_event("night")))
+    ctx.set_custom_status({"day": day})
+    return log if day == 2 else ctx.continue_as_new(day + 1, log)
+
+
+@workflow(name="golden stages")
+async def stages(ctx: Context, goal: int) -> list[Any]:
+    """Goes round and round, and each time declares that it could begin there."""
+    done, heard = ctx.restore(tuple[int, list[Any]]) or (0, [])
+    dice = ctx.random()
+    while done < goal:
+        thrown = dice.randint(1, 1_000_000)
+        word = await ctx.wait_for_event("word", str)
+        heard = [thrown, str(ctx.uuid4()), word, ctx.patched("p")]
+        done += 1
+        ctx.checkpoint((done, heard))
+    return heard
+
+
+@workflow(name="golden fragile")
+async def fragile(ctx: Context) -> list[Any]:
+    """Fails, is mended, and goes on."""
+    dice = ctx.random().random()
+    parts = await ctx.when_all([ctx.call_activity(reserve, item) for item in ("lamp", "chair", "bed")])
+    return [dice, *parts, await ctx.wait_for_event("signed")]

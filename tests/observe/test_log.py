@@ -40,6 +40,10 @@ LINES = [
     ),
     (facts.CommitRetried("disk full"), "WARNING", "a commit is tried again: disk full"),
     (facts.TurnsCommitted(2, 5), "DEBUG", "TurnsCommitted(instances=2, events=5)"),
+    (facts.ScheduleFired("s", "s/1", 5, 0), "DEBUG", "ScheduleFired(schedule_id='s', instance_id='s/1', slot_us=5"),
+    (facts.SlotsMissed("s", 3), "WARNING", "schedule s missed 3 slots: no engine was there, and they are older than"),
+    (facts.SlotsSkipped("s", 2), "INFO", "schedule s skipped 2 slots: an instance of one before is not over"),
+    (facts.ScheduleUnreadable("s", "no"), "ERROR", "schedule s cannot be read and does not fire: no"),
 ]
 
 

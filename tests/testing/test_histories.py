@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_origin
 
 import msgspec
 import pytest
@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from durableflow import (
     ActivityFailed,
+    ChildFailed,
     Context,
     EventTimeout,
+    Flow,
     NondeterminismError,
     RetryPolicy,
     Status,
@@ -29,10 +31,16 @@ from durableflow.model.failure import Failure
 from durableflow.model.retry import StoredRetry
 from durableflow.testing import History, WorkflowEnvironment, load_history, replay, replay_directory, save_history
 from durableflow.testing.histories import (
+    activity_retried,
     attempt_failed,
     attempt_started,
     cancel_requested,
+    checkpoint_taken,
+    child_called,
+    child_completed,
+    child_failed,
     completed,
+    continued_as_new,
     custom_status,
     event_awaited,
     event_received,
@@ -40,8 +48,13 @@ from durableflow.testing.histories import (
     instance_cancelled,
     instance_completed,
     instance_failed,
+    message_answered,
+    message_sent,
     queued,
+    request_answered,
+    request_received,
     resumed,
+    rewound,
     scheduled,
     side_effect,
     started,
@@ -264,15 +277,25 @@ BY_FIELD: dict[object, st.SearchStrategy[object]] = {
     bytes: PAYLOADS,
     Failure: FAILURES,
     ev.ActivityOptions: OPTIONS,
+    dict[str, str]: st.dictionaries(TEXTS, TEXTS, max_size=2),
     type(None): st.none(),
 }
 
 
+def field_of(annotation: object) -> st.SearchStrategy[object]:
+    if get_origin(annotation) is tuple:
+        return st.lists(field_of(get_args(annotation)[0]), max_size=2).map(tuple)
+    if annotation in BY_FIELD:
+        return BY_FIELD[annotation]
+    if get_args(annotation):
+        return st.one_of(*(field_of(part) for part in get_args(annotation)))
+    assert isinstance(annotation, type)
+    assert issubclass(annotation, msgspec.Struct)
+    return st.builds(annotation, **fields_of(annotation))
+
+
 def fields_of(kind: type[msgspec.Struct]) -> dict[str, st.SearchStrategy[object]]:
-    return {
-        field.name: st.one_of(*(BY_FIELD[part] for part in get_args(field.type) or (field.type,)))
-        for field in msgspec.structs.fields(kind)
-    }
+    return {field.name: field_of(field.type) for field in msgspec.structs.fields(kind)}
 
 
 EVENTS = st.one_of(*(st.builds(kind, **fields_of(kind)) for kind in get_args(ev.Event)))
@@ -397,3 +420,143 @@ def test_a_workflow_that_was_not_imported_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'unheard_of', which is not known here"):
         replay(None, tmp_path / "x.jsonl")
     assert replay(unheard_of, tmp_path / "x.jsonl").status is Status.COMPLETED
+
+
+# -- others, rounds, rewinds ------------------------------------------------------------------------------------------
+
+
+@workflow
+async def tower(ctx: Context, floor: int) -> int:
+    built = ctx.restore(int) or 0
+
+    @ctx.on_request("height")
+    def height() -> int:
+        if built > 5:
+            raise ValueError("too high")
+        return floor * 10 + built
+
+    if not built:
+        await ctx.call_workflow(story.options(instance_id="cellar", parent_close="abandon"), "deep")
+        await ctx.raise_event("neighbour", "noise", floor)
+        built = await ctx.wait_for_event("stone", int)
+        ctx.checkpoint(built)
+    await ctx.wait_for_event("night")
+    if floor == 0:
+        ctx.continue_as_new(1)
+    raise ValueError("it fell")
+
+
+def built() -> History:
+    """Two floors, the second of which falls, is mended, and falls again."""
+    history = History("t-1")
+    for floor, night in ((0, 4), (1, 8)):
+        if floor == 0:
+            history.turn(started(tower, 0), child_called(1, CELLAR, "deep"))
+        else:
+            history.next_round(child_called(5, CELLAR, "deep"))
+        history.turn(
+            child_completed(night - 3, "a story"), message_sent(night - 2, "neighbour", event_received("noise", floor))
+        )
+        history.turn(request_received(f"r{floor}", "height"), request_answered(f"r{floor}", floor * 10))
+        history.turn(message_answered(night - 2), event_awaited(night - 1, "stone"))
+        history.turn(event_received("stone", floor + 7), checkpoint_taken(floor + 7))
+        history.next_round(event_awaited(night, "night"), request_ids=[f"r{known}" for known in range(floor + 1)])
+        if floor == 0:
+            history.turn(event_received("night"), continued_as_new(tower, 1))
+    history.turn(event_received("night"), instance_failed(ValueError("it fell")))
+    failed_at = history.rows[-1].first_seq
+    begun, *_ = history.rounds[-1]
+    history.turn(rewound(failed_at, "mended"))
+    history.turn(*begun.events)
+    history.turn(event_received("night"), instance_failed(ValueError("it fell")))
+    return history
+
+
+CELLAR = story.options(instance_id="cellar", parent_close="abandon")
+
+
+def test_a_story_of_rounds_is_followed_in_its_latest_one_or_in_each() -> None:
+    history = built()
+    assert len(history.rounds) == 5
+    report = replay(tower, history)
+    assert (report.status, report.turns, report.events, report.decisions) == (Status.FAILED, 2, 4, 2)
+    report = replay(tower, history, every_prefix=True, every_round=True)
+    assert (report.status, report.turns) == (Status.FAILED, len(history.rows) - 1)
+    with pytest.raises(UsageError, match="no round begins here"):
+        history.next_round()
+
+
+def test_a_change_of_an_earlier_round_is_noticed_when_it_is_asked_for() -> None:
+    @workflow(name="tower")
+    async def changed(ctx: Context, floor: int) -> int:
+        if floor == 0:
+            await ctx.sleep(5)
+        if ctx.restore(int) is None:
+            await ctx.sleep(1)
+        await ctx.wait_for_event("night")
+        raise ValueError("it fell")
+
+    assert replay(changed, built()).turns == 2, "what an engine would need"
+    with pytest.raises(NondeterminismError, match="recorded child workflow 'story' as 'cellar'"):
+        replay(changed, built(), every_round=True)
+
+
+def test_rounds_and_rewinds_come_back_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "tower.jsonl"
+    built().save(path)
+    assert load_history(path).rows == built().rows
+    (line,) = [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if '"instance_rewound"' in line
+    ]
+    assert (line["seq"], line["seq_"], line["reason"]) == (line["turn"], line["seq"] - 2, "mended")
+    assert replay_directory(tmp_path, tower)[0].turns == 2
+
+
+def test_other_ends_of_children_and_requests_are_written_too() -> None:
+    @workflow
+    async def asks(ctx: Context) -> str:
+        def refuse() -> None:
+            raise ValueError("no")
+
+        ctx.on_request("r")(refuse)
+        try:
+            await ctx.call_workflow(story, "x")
+        except ChildFailed as error:
+            return str(error.status)
+        return "?"
+
+    history = (
+        History("a-1")
+        .turn(started(asks), child_called(1, story, "x"))
+        .turn(request_received("1", "r"), request_answered("1", error=ValueError("no")))
+        .turn(child_failed(1, OSError("gone"), status="TERMINATED"), instance_completed("TERMINATED"))
+    )
+    assert replay(asks, history, every_prefix=True).status is Status.COMPLETED
+    fetched = (
+        History("a-2")
+        .turn(started(story, "t"), scheduled(1, fetch_story, "t"))
+        .turn(activity_retried(1, 1))
+        .turn(attempt_started(1, 2))
+    )
+    assert replay(story, fetched).status is Status.RUNNING
+
+
+async def test_a_history_of_rounds_by_an_engine_replays(tmp_path: Path) -> None:
+    @workflow
+    def laps(ctx: Context, n: int) -> Flow[int]:
+        done = ctx.restore(int) or 0
+        while done < 3:
+            yield from ctx.sleep(1)
+            done += 1
+            ctx.checkpoint(done)
+        yield from ctx.sleep(1)
+        return n if n == 2 else ctx.continue_as_new(n + 1)
+
+    async with WorkflowEnvironment() as env:
+        handle = await env.start(laps, 0)
+        await env.advance(minutes=1)
+        assert await handle.result() == 2
+        assert (await handle.assert_replays()).status is Status.COMPLETED
+        recorded = await handle.saved_history()
+    assert len(recorded.rounds) == 12
+    assert replay(laps, recorded, every_prefix=True, every_round=True).turns == len(recorded.rows)

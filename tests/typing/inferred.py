@@ -6,11 +6,12 @@ import uuid
 from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, assert_type
+from typing import Any, NoReturn, assert_type
 
 from durableflow import (
     Activity,
     ActivityContext,
+    Client,
     Compensation,
     Context,
     Engine,
@@ -25,6 +26,7 @@ from durableflow import (
     activity_context,
     workflow,
 )
+from durableflow.core.task import ChildTask
 
 
 @dataclass
@@ -260,3 +262,79 @@ def attempting() -> None:
     assert_type(activity_context(), ActivityContext)
     assert_type(activity_context().attempt, int)
     assert_type(activity_context().heartbeat_details, Any)
+
+
+# -- others, rounds, requests -------------------------------------------------------------------------------------
+
+
+async def with_others(ctx: Context, order: Order) -> None:
+    child = ctx.call_workflow(generator, order)
+    assert_type(child, ChildTask[Receipt])
+    assert_type(child.child_id, str)
+    assert_type(await child, Receipt)
+    assert_type(await ctx.call_workflow(plain.options(parent_close="abandon", retry=3), 5), str)
+    assert_type(await ctx.when_all(child, ctx.call_workflow(plain, 5), ctx.sleep(1)), tuple[Receipt, str, None])
+    assert_type(await ctx.when_any([ctx.call_workflow(plain, n) for n in range(3)]), Task[str])
+    assert_type(await ctx.call_workflow_by_name("elsewhere", 1, result_type=Receipt, version=2), Receipt)
+    assert_type(await ctx.call_workflow_by_name("elsewhere", 1, "two", parent_close="cancel"), Any)
+    assert_type(await ctx.raise_event("o-1", "approved", order, event_id="1"), None)
+    other = ctx.handle("o-1")
+    assert_type(other.cancel("why"), Task[None])
+    assert_type(await other.terminate(), None)
+    assert_type(ctx.parent_instance_id, str | None)
+
+
+def with_others_too(ctx: Context, order: Order) -> Flow[Receipt]:
+    return (yield from ctx.call_workflow(generator, order))
+
+
+@workflow
+async def round_by_round(ctx: Context, cursor: int) -> int:
+    state = ctx.restore(Order)
+    assert_type(state, Order | None)
+    assert_type(ctx.restore(list[int]), list[int] | None)
+    assert_type(ctx.checkpoint(state), None)
+    if cursor > 5:
+        return cursor
+    return ctx.continue_as_new(cursor + 1)
+
+
+@workflow
+def round_by_round_too(ctx: Context, cursor: int) -> Flow[int]:
+    yield from ctx.sleep(1)
+    if cursor > 5:
+        return cursor
+    ctx.continue_as_new(round_by_round_too, cursor=cursor + 1)
+
+
+async def never_comes_back(ctx: Context) -> str:
+    assert_type(ctx.continue_as_new(1), NoReturn)
+
+
+async def answering(ctx: Context) -> None:
+    @ctx.on_request("add", validate=len)
+    async def add(item: str) -> int:
+        return len(item)
+
+    assert_type(await add("x"), int)
+
+    @ctx.on_query("items")
+    def items() -> list[str]:
+        return []
+
+    assert_type(items(), list[str])
+
+
+async def asking(engine: Engine, client: Client) -> None:
+    handle = await engine.start(plain, 5)
+    for asker in (engine, client):
+        assert_type(await asker.request("o-1", "add", "lamp", result_type=int, request_id="1", timeout=5), int)
+        assert_type(await asker.request("o-1", "add", "lamp"), Any)
+        assert_type(await asker.query("o-1", "items", result_type=list[str], workflow=plain), list[str])
+        assert_type(await asker.query("o-1", "items"), Any)
+    assert_type(await handle.request("add", "lamp", result_type=int), int)
+    assert_type(await handle.query("items", result_type=list[str]), list[str])
+    assert_type(await handle.rewind(force=True, timeout=60, reason="mended"), None)
+    assert_type(await (await handle.fork(at=5)).result(), str)
+    assert_type(await (await handle.restart()).result(), str)
+    assert_type(await engine.fork("o-1", at=5, new_id="o-2", version=2), Handle[Any])

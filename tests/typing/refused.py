@@ -125,3 +125,28 @@ def widened(task: Task[int]) -> Task[object]:
 
 def narrowed(task: Task[object]) -> Task[int]:
     return task  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+
+@workflow
+async def goes_round(ctx: Context, n: int) -> int:
+    ctx.call_workflow(plain, "5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ctx.call_workflow(plain)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    ctx.call_workflow(plain, 1, 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    ctx.call_workflow(charge, "o", 1.0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    ctx.call_workflow("plain", 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    ctx.call_workflow(plain.options(parent_close="orphan"), 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ctx.call_activity(plain, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    _: str = await ctx.call_workflow(plain, 1)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
+    ctx.restore(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ctx.checkpoint()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    ctx.raise_event("o")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    ctx.on_request("n", validate=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    return n
+
+
+async def asks(engine: Engine) -> None:
+    handle = await engine.start(plain, 1)
+    await handle.request("add", result_type="int")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await handle.rewind(5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    _: str = await handle.query("items", result_type=int)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
+    await handle.fork(5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

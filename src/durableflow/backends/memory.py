@@ -23,6 +23,8 @@ from durableflow.backends.base import (
     Outgoing,
     Query,
     Rewrite,
+    ScheduleRow,
+    ScheduleWrite,
     SendResult,
     UserWork,
 )
@@ -73,6 +75,7 @@ class MemoryBackend:
         self._wakes: list[tuple[int, str]] = []
         self._inbox: dict[int, Message] = {}
         self._last_number = 0
+        self._schedules: dict[str, ScheduleRow] = {}
         self._openers = 0
         self._watchers: list[asyncio.Future[None]] = []
 
@@ -317,6 +320,34 @@ class MemoryBackend:
         number = self._last_number = self._last_number + 1
         stored = self._inbox[number] = Message(number, instance_id, data)
         self._instances[instance_id].inbox[number] = (stored, event_id)
+
+    async def write_schedule(self, write: ScheduleWrite, lease: Lease | None = None) -> bool:
+        """See `Backend.write_schedule`."""
+        if lease is not None:
+            self._check(lease)
+        known = self._schedules.get(write.id)
+        if (0 if known is None else known.revision) != write.revision:
+            return False
+        self._schedules.pop(write.id, None)
+        if write.row is not None:
+            self._schedules[write.id] = write.row
+        for message in write.messages:
+            self._send_one(message)
+        self._notify()
+        return True
+
+    async def schedule(self, schedule_id: str) -> ScheduleRow | None:
+        """See `Backend.schedule`."""
+        return self._schedules.get(schedule_id)
+
+    async def list_schedules(self, after: str, limit: int) -> list[ScheduleRow]:
+        """See `Backend.list_schedules`."""
+        return [self._schedules[each] for each in sorted(self._schedules) if each > after][:limit]
+
+    async def due_schedules(self, after: tuple[int, str], limit: int) -> list[ScheduleRow]:
+        """See `Backend.due_schedules`."""
+        found = [(row.due_us, row.id) for row in self._schedules.values() if row.due_us is not None]
+        return [self._schedules[schedule_id] for _, schedule_id in sorted(key for key in found if key > after)[:limit]]
 
     async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
         """See `Backend.rewrite`."""

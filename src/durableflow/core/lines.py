@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Final, TypeGuard, get_args
+from typing import Any, Final, TypeGuard, get_args, get_origin
 
 import msgspec
 
@@ -16,6 +16,9 @@ from durableflow.model.duration import from_datetime, to_datetime
 
 KINDS: Final[dict[str, type[msgspec.Struct]]] = {str(kind.__struct_config__.tag): kind for kind in get_args(ev.Event)}
 """Events by their tags."""
+
+_HEADS: Final = ("seq", "turn", "at", "kind")
+"""What each line begins with; a field of an event that has such a name too is written with `_` behind it."""
 
 
 def turns_of(instance_id: str, events: Iterable[HistoryEvent]) -> list[tuple[int, int, list[ev.Event]]]:
@@ -42,7 +45,8 @@ def turns_of(instance_id: str, events: Iterable[HistoryEvent]) -> list[tuple[int
 def line_of(entry: HistoryEvent) -> dict[str, Any]:
     """An event as a line of JSON holds it."""
     at = to_datetime(entry.at_us).isoformat(timespec="microseconds")
-    return {"seq": entry.seq, "turn": entry.first_seq, "at": at, "kind": entry.kind} | fields_out(entry.event)
+    fields = {f"{name}_" if name in _HEADS else name: item for name, item in fields_out(entry.event).items()}
+    return {"seq": entry.seq, "turn": entry.first_seq, "at": at, "kind": entry.kind} | fields
 
 
 def entry_of(fields: dict[str, Any]) -> HistoryEvent:
@@ -51,7 +55,8 @@ def entry_of(fields: dict[str, Any]) -> HistoryEvent:
     Raises:
         KeyError, TypeError, ValueError, msgspec.ValidationError: it is none.
     """
-    seq, first_seq, at, kind = (fields.pop(name) for name in ("seq", "turn", "at", "kind"))
+    seq, first_seq, at, kind = (fields.pop(name) for name in _HEADS)
+    fields = {name[:-1] if name.endswith("_") and name[:-1] in _HEADS else name: item for name, item in fields.items()}
     at_us = from_datetime(datetime.fromisoformat(at), "at")
     return HistoryEvent(int(seq), at_us, fields_in(KINDS[kind], fields), int(first_seq))
 
@@ -69,6 +74,8 @@ def fields_out(value: msgspec.Struct) -> dict[str, Any]:
 def _value_out(value: Any) -> Any:
     if isinstance(value, bytes):
         return _payload_out(value)
+    if isinstance(value, tuple):
+        return [_value_out(item) for item in value]  # pyright: ignore[reportUnknownVariableType]  # of any struct
     return fields_out(value) if isinstance(value, msgspec.Struct) else value
 
 
@@ -88,6 +95,8 @@ def fields_in(kind: type[msgspec.Struct], written: dict[str, Any]) -> Any:
 
 def _value_in(annotation: Any, name: str, item: Any) -> Any:
     kinds: tuple[Any, ...] = get_args(annotation) or (annotation,)
+    if get_origin(annotation) is tuple:
+        return tuple(_value_in(kinds[0], name, each) for each in item)
     if name == "digest":
         return bytes.fromhex(item)
     if bytes in kinds:

@@ -92,6 +92,36 @@ class TurnsCommitted(msgspec.Struct, frozen=True):
     events: int
 
 
+class ScheduleFired(msgspec.Struct, frozen=True):
+    """A schedule started an instance, durably; `late_us` after its slot."""
+
+    schedule_id: str
+    instance_id: str
+    slot_us: int
+    late_us: int
+
+
+class SlotsMissed(msgspec.Struct, frozen=True):
+    """Slots of a schedule that nobody could fire are older than its catch-up window: they will not fire."""
+
+    schedule_id: str
+    slots: int
+
+
+class SlotsSkipped(msgspec.Struct, frozen=True):
+    """Slots of a schedule did not fire, by its overlap policy."""
+
+    schedule_id: str
+    slots: int
+
+
+class ScheduleUnreadable(msgspec.Struct, frozen=True):
+    """What the store keeps of a schedule cannot be read; it does not fire."""
+
+    schedule_id: str
+    reason: str
+
+
 Fact: TypeAlias = (
     WorkerLeads
     | WorkerLost
@@ -104,5 +134,9 @@ Fact: TypeAlias = (
     | TurnBlocked
     | CommitRetried
     | TurnsCommitted
+    | ScheduleFired
+    | SlotsMissed
+    | SlotsSkipped
+    | ScheduleUnreadable
 )
 Listener: TypeAlias = Callable[[Fact], None]

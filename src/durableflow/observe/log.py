@@ -68,6 +68,23 @@ def _log_retry(fact: facts.CommitRetried) -> None:
     _LOGGER.warning("a commit is tried again: %s", fact.reason)
 
 
+def _log_missed(fact: facts.SlotsMissed) -> None:
+    _LOGGER.warning(
+        "schedule %s missed %d slots: no engine was there, and they are older than its catch-up window; "
+        "backfill them if they are wanted",
+        fact.schedule_id,
+        fact.slots,
+    )
+
+
+def _log_skipped(fact: facts.SlotsSkipped) -> None:
+    _LOGGER.info("schedule %s skipped %d slots: an instance of one before is not over", fact.schedule_id, fact.slots)
+
+
+def _log_unreadable(fact: facts.ScheduleUnreadable) -> None:
+    _LOGGER.error("schedule %s cannot be read and does not fire: %s", fact.schedule_id, fact.reason)
+
+
 _WRITERS: Final[dict[type, Callable[[Any], None]]] = {
     facts.InstanceStalled: _log_stall,
     facts.AttemptEnded: _log_attempt,
@@ -76,5 +93,8 @@ _WRITERS: Final[dict[type, Callable[[Any], None]]] = {
     facts.HistoryLong: _log_long,
     facts.WorkerLost: _log_lost,
     facts.CommitRetried: _log_retry,
+    facts.SlotsMissed: _log_missed,
+    facts.SlotsSkipped: _log_skipped,
+    facts.ScheduleUnreadable: _log_unreadable,
 }
 """What is written of the facts that are more than debugging."""

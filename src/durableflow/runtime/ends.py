@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from durableflow.errors import InstanceStalled, ReplayError
@@ -28,6 +28,7 @@ class Ends:
 
     Attributes:
         replay_errors: what the replay check found, by instance; whoever asks for the end gets it.
+        on_end: called, if set, with each instance that is over, durably.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,7 @@ class Ends:
         self._watchers: dict[str, list[asyncio.Future[None]]] = {}
         self._recent: OrderedDict[str, End] = OrderedDict()
         self.replay_errors: dict[str, ReplayError] = {}
+        self.on_end: Callable[[str], object] | None = None
 
     # -- asking ---------------------------------------------------------------------------------------------
 
@@ -90,6 +92,8 @@ class Ends:
 
     def tell_end(self, instance_id: str, end: End) -> None:
         """It is over, durably."""
+        if self.on_end is not None:
+            self.on_end(instance_id)
         for future in self._waiting.pop(instance_id, ()):
             if not future.done():
                 future.set_result(end)

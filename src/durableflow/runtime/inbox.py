@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Final, cast
 
@@ -26,7 +27,11 @@ _LONGEST_WAIT_S: Final = 1.0
 
 
 class Inbox:
-    """Reads the store's inbox, and gives instances what they are told here."""
+    """Reads the store's inbox, and gives instances what they are told here.
+
+    Attributes:
+        on_round: called, if set, when another process may have written something, and now and then.
+    """
 
     def __init__(self, means: Means, instances: Instances, stalls: Stalls) -> None:
         self._means = means
@@ -35,6 +40,7 @@ class Inbox:
         self._loop = asyncio.get_running_loop()
         self._seen = 0
         self._is_reading = self._is_wanted = False
+        self.on_round: Callable[[], object] | None = None
 
     async def run(self) -> None:
         """Read what others write, for ever."""
@@ -42,6 +48,8 @@ class Inbox:
             await self._means.patiently(self._read)
             # a hint; the look is the truth
             await self._means.patiently(partial(self._means.backend.wait_for_change, _LONGEST_WAIT_S))
+            if self.on_round is not None:
+                self.on_round()
 
     def look(self) -> None:
         """This worker's own instances have written something: nobody else says so."""

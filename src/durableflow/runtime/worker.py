@@ -39,6 +39,7 @@ from durableflow.runtime.live import Ack, Live
 from durableflow.runtime.loader import Loader
 from durableflow.runtime.means import Means
 from durableflow.runtime.replay_check import ReplayCheck
+from durableflow.runtime.schedules import Schedules
 from durableflow.runtime.settings import Settings
 from durableflow.runtime.stalls import Stalls
 from durableflow.runtime.transactions import Transactions
@@ -94,6 +95,9 @@ class Worker:
         stalls.on_sent = inbox.look
         self._commits = Commits(means, agenda, instances, turns, effects, ends, stalls, wakes, inbox)
         self._loader = Loader(means, registry, instances, agenda, ends, stalls, wakes, effects, self.attempts, guard)
+        self.schedules = schedules = Schedules(means, inbox.look)
+        inbox.on_round = schedules.look
+        ends.on_end = schedules.note_end
         self.message = inbox.deliver
         self.look_into_inbox = inbox.look
         self.attempts.begin_in_store = Transactions(means, self.attempts, inbox.look).begin
@@ -107,6 +111,7 @@ class Worker:
             LeaseLost: another worker took over; all memory has been dropped.
         """
         self._guard.start()
+        self.schedules.look()
         try:
             async with asyncio.TaskGroup() as loops:
                 loops.create_task(self._loader.run(), name="durableflow loader")
@@ -124,7 +129,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Wait for running attempts for the grace time, then record what was interrupted."""
-        self.instances.stopping = True
+        self.instances.stopping = self.schedules.stopping = True
         await self.attempts.stop(self._settings.grace_s)
         while self._agenda or self._commits.is_busy or self._means.background:
             await asyncio.sleep(0)

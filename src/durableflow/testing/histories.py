@@ -6,30 +6,106 @@ with what it carries as plain JSON. Reading it gives back every byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from durableflow.authoring.registry import DEFAULT, AnyActivity, AnyWorkflow
+from durableflow.authoring.registry import DEFAULT, AnyWorkflow
 from durableflow.core.execution import Execution
 from durableflow.core.lines import entry_of, line_of, turns_of
 from durableflow.core.view import HistoryEvent, numbered
 from durableflow.errors import CorruptHistory, UsageError
-from durableflow.model import converter
 from durableflow.model import events as ev
 from durableflow.model.duration import Duration, from_datetime, to_us
-from durableflow.model.failure import record
 from durableflow.model.status import Status
+from durableflow.testing.words import (
+    Timed,
+    activity_retried,
+    attempt_failed,
+    attempt_started,
+    cancel_requested,
+    checkpoint_taken,
+    child_called,
+    child_completed,
+    child_failed,
+    completed,
+    continued_as_new,
+    custom_status,
+    event_awaited,
+    event_received,
+    failed,
+    instance_cancelled,
+    instance_completed,
+    instance_failed,
+    message_answered,
+    message_sent,
+    patch,
+    queued,
+    request_answered,
+    request_received,
+    resumed,
+    rewound,
+    scheduled,
+    side_effect,
+    started,
+    suspended,
+    task_cancelled,
+    terminated,
+    timer_created,
+    timer_fired,
+)
+
+__all__ = [
+    "FILE_FORMAT",
+    "START",
+    "History",
+    "ReplayReport",
+    "Row",
+    "Timed",
+    "activity_retried",
+    "attempt_failed",
+    "attempt_started",
+    "cancel_requested",
+    "checkpoint_taken",
+    "child_called",
+    "child_completed",
+    "child_failed",
+    "completed",
+    "continued_as_new",
+    "custom_status",
+    "event_awaited",
+    "event_received",
+    "failed",
+    "instance_cancelled",
+    "instance_completed",
+    "instance_failed",
+    "load_history",
+    "message_answered",
+    "message_sent",
+    "patch",
+    "queued",
+    "replay",
+    "replay_directory",
+    "request_answered",
+    "request_received",
+    "resumed",
+    "rewound",
+    "save_history",
+    "scheduled",
+    "side_effect",
+    "started",
+    "suspended",
+    "task_cancelled",
+    "terminated",
+    "timer_created",
+    "timer_fired",
+]
 
 FILE_FORMAT: Final = 1
 START: Final = datetime(2030, 1, 1, tzinfo=UTC)
-
-Timed: TypeAlias = Callable[[int], ev.Event]
-"""An event that needs to know the time of its turn."""
-
 
 _NO_LIMIT_BYTES: Final = 2**62
 
@@ -96,6 +172,42 @@ class History:
         self.rows.append(Row(first_seq, self._at_us, made))
         return self
 
+    def next_round(self, *events: ev.Event | Timed, **left: Any) -> Self:
+        """Add the row with which the round begins that the last row asked for, and these events of it.
+
+        Args:
+            left: fields of `Round` that tell what the round before has left, such as `kept`.
+        """
+        last, started = self.rows[-1], self.rounds[-1][0].events[0]
+        asked = next((e for e in last.events if isinstance(e, (ev.CheckpointTaken, ev.ContinuedAsNew))), None)
+        if asked is None or not isinstance(started, ev.InstanceStarted):
+            raise UsageError("no round begins here: the last turn holds neither a checkpoint nor a beginning anew")
+        state = asked.state if isinstance(asked, ev.CheckpointTaken) else None
+        number = 1 if started.round is None else started.round.number + 1
+        tasks = max((getattr(entry.event, "task", 0) for entry in self.events), default=0)
+        following = msgspec.structs.replace(
+            started,
+            version=(asked.version if isinstance(asked, ev.ContinuedAsNew) else 0) or started.version,
+            input=asked.input if isinstance(asked, ev.ContinuedAsNew) else started.input,
+            start_at_us=0,
+            round=msgspec.structs.replace(ev.Round(number, tasks, state=state), **_tuples(left)),
+        )
+        return self.turn(following, *events)
+
+    @property
+    def rounds(self) -> list[list[Row]]:
+        """Its turns, round by round; one begins with `continue_as_new`, a checkpoint, or a rewind.
+
+        Each is replayed by itself. That a rewind was made is no turn of any.
+        """
+        found: list[list[Row]] = [[]]
+        for row in self.rows:
+            if found[-1] and row.events and isinstance(row.events[0], ev.InstanceStarted):
+                found.append([])
+            if not (row.events and isinstance(row.events[0], ev.InstanceRewound)):
+                found[-1].append(row)
+        return found
+
     def until(self, turns: int) -> History:
         """Its first turns."""
         return History(self.instance_id, self.rows[:turns])
@@ -110,6 +222,8 @@ class History:
 
 class ReplayReport(msgspec.Struct, frozen=True):
     """A history that today's code followed from its first event to its last.
+
+    Of a history with several rounds it tells of those that were followed.
 
     Attributes:
         status: where the instance stands after it.
@@ -128,13 +242,22 @@ class ReplayReport(msgspec.Struct, frozen=True):
     path: Path | None = None
 
 
-def replay(workflow: AnyWorkflow | None, history: History | str | Path, *, every_prefix: bool = False) -> ReplayReport:
+def replay(
+    workflow: AnyWorkflow | None,
+    history: History | str | Path,
+    *,
+    every_prefix: bool = False,
+    every_round: bool = False,
+) -> ReplayReport:
     """Follow a history with today's code, without any store: nothing is called but the workflow itself.
+
+    Of an instance that began anew, took a checkpoint or was rewound, the latest round is followed, as an engine does.
 
     Args:
         workflow: the code; None takes what is registered under the name that the history says.
         history: itself, or the path of a file that holds it.
         every_prefix: also begin anew for each turn and end with it, as a crash after it would.
+        every_round: also follow the rounds before, which no engine needs any more, each by itself.
 
     Raises:
         NondeterminismError: the code asks for something else than is recorded; the message says where.
@@ -143,15 +266,25 @@ def replay(workflow: AnyWorkflow | None, history: History | str | Path, *, every
     """
     path = None if isinstance(history, History) else Path(history)
     story = history if isinstance(history, History) else load_history(history)
-    started = story.started
-    program = _program(workflow, started)
-    if every_prefix:
-        for turns in range(1, len(story.rows)):
-            _follow(program, story.until(turns))
-    status = _follow(program, story)
-    events = story.events
-    decisions = sum(type(entry.event) in ev.DECISIONS for entry in events)
-    return ReplayReport(story.instance_id, started.workflow, status, len(story.rows), len(events), decisions, path)
+    name = story.started.workflow
+    turns = events = decisions = 0
+    status = Status.PENDING
+    for rows in story.rounds if every_round else story.rounds[-1:]:
+        program = _program(workflow, History(story.instance_id, rows).started)
+        for until in range(1 if every_prefix else len(rows), len(rows) + 1):
+            status = _follow(program, story.instance_id, rows[:until])
+        turns += len(rows)
+        events += sum(len(row.events) for row in rows)
+        decisions += sum(type(event) in ev.DECISIONS for row in rows for event in row.events)
+    return ReplayReport(story.instance_id, name, status, turns, events, decisions, path)
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    made = dict(fields)
+    for name, item in fields.items():
+        if isinstance(item, list):
+            made[name] = tuple(item)  # pyright: ignore[reportUnknownArgumentType]  # of anything
+    return made
 
 
 def _program(workflow: AnyWorkflow | None, started: ev.InstanceStarted) -> AnyWorkflow:
@@ -185,10 +318,11 @@ def _chosen(workflows: Sequence[AnyWorkflow], started: ev.InstanceStarted) -> An
     return next((workflow for workflow in named if workflow.version == started.version), named[-1] if named else None)
 
 
-def _follow(program: AnyWorkflow, history: History) -> Status:
-    execution = Execution(history.instance_id, program, payload_limit_bytes=_NO_LIMIT_BYTES)
+def _follow(program: AnyWorkflow, instance_id: str, rows: Sequence[Row]) -> Status:
+    execution = Execution(instance_id, program, payload_limit_bytes=_NO_LIMIT_BYTES)
+    execution.next_seq = rows[0].first_seq
     try:
-        for row in history.rows:
+        for row in rows:
             execution.replay(row.first_seq, row.at_us, row.events)
         return execution.status
     finally:
@@ -213,7 +347,8 @@ def replay_directory(path: str | Path, *workflows: AnyWorkflow) -> list[ReplayRe
     for each in paths:
         try:
             history = load_history(each)
-            report = replay(_chosen(workflows, history.started), history)
+            latest = History(history.instance_id, history.rounds[-1])
+            report = replay(_chosen(workflows, latest.started), history)
         except Exception as error:
             error.add_note(f"in {each}")
             errors.append(error)
@@ -280,126 +415,3 @@ def _decode(path: str | Path, number: int, line: bytes) -> dict[str, Any]:
         return msgspec.json.decode(line, type=dict[str, Any])
     except msgspec.DecodeError as error:
         raise CorruptHistory(f"{path}, line {number}: this is not a line of a saved history: {error}") from error
-
-
-# -- the words of a story ---------------------------------------------------------------------------------------------
-
-
-def started(workflow: AnyWorkflow, *args: object, **kwargs: object) -> ev.InstanceStarted:
-    """An instance of `workflow` was started with these arguments."""
-    data = workflow.arguments.dump(args, kwargs, f"the input of workflow {workflow.name!r}")
-    return ev.InstanceStarted(workflow.name, workflow.version, data)
-
-
-def scheduled(task: int, activity: AnyActivity | str, *args: object, **kwargs: object) -> ev.ActivityScheduled:
-    """The workflow called an activity."""
-    if isinstance(activity, str):
-        name, options = activity, None
-        data = converter.dump(args, "the arguments") if args else converter.EMPTY_ARGUMENTS
-    else:
-        name, options = activity.name, activity.stored_options
-        data = activity.arguments.dump(args, kwargs, "the arguments")
-    return ev.ActivityScheduled(task, name, data, converter.digest(data), options)
-
-
-def queued(task: int) -> ev.ActivityQueued:
-    """There was no place yet for the activity."""
-    return ev.ActivityQueued(task)
-
-
-def attempt_started(task: int, attempt: int) -> ev.ActivityStarted:
-    """An attempt after the first began."""
-    return ev.ActivityStarted(task, attempt)
-
-
-def attempt_failed(task: int, error: BaseException, *, attempt: int = 1, retry_after: Duration = 1) -> Timed:
-    """An attempt failed, and another follows."""
-    delay_us = to_us(retry_after, "retry_after")
-    return lambda at_us: ev.AttemptFailed(task, attempt, record(error), at_us + delay_us)
-
-
-def completed(task: int, value: object = None, *, attempt: int = 1) -> ev.ActivityCompleted:
-    """The activity returned `value`."""
-    return ev.ActivityCompleted(task, converter.dump(value), attempt)
-
-
-def failed(task: int, error: BaseException, *, attempts: int = 1) -> ev.ActivityFailed:
-    """The last attempt of the activity failed."""
-    return ev.ActivityFailed(task, record(error), attempts, attempts)
-
-
-def timer_created(task: int, delay: Duration) -> Timed:
-    """The workflow asked to be woken."""
-    delay_us = to_us(delay, "delay")
-    return lambda at_us: ev.TimerCreated(task, at_us + delay_us)
-
-
-def timer_fired(task: int) -> ev.TimerFired:
-    """The due time of a timer, or of a wait, has passed."""
-    return ev.TimerFired(task)
-
-
-def event_awaited(task: int, name: str, *, timeout: Duration | None = None) -> Timed:
-    """The workflow waits for an external event."""
-    timeout_us = None if timeout is None else to_us(timeout, "timeout")
-    return lambda at_us: ev.EventAwaited(task, name.casefold(), 0 if timeout_us is None else at_us + timeout_us)
-
-
-def event_received(name: str, payload: object = None, *, event_id: str | None = None) -> ev.EventReceived:
-    """An external event came."""
-    return ev.EventReceived(name, converter.dump(payload), event_id)
-
-
-def side_effect(task: int, value: object) -> ev.SideEffectRecorded:
-    """A side effect gave `value`."""
-    return ev.SideEffectRecorded(task, converter.dump(value))
-
-
-def custom_status(value: object) -> ev.CustomStatusSet:
-    """The workflow showed `value` as its status."""
-    return ev.CustomStatusSet(converter.dump(value))
-
-
-def patch(name: str) -> ev.PatchRecorded:
-    """The workflow asked whether it is patched, and it was."""
-    return ev.PatchRecorded(name)
-
-
-def task_cancelled(task: int) -> ev.TaskCancelled:
-    """The workflow gave a task up."""
-    return ev.TaskCancelled(task)
-
-
-def cancel_requested(reason: str = "") -> ev.CancelRequested:
-    """Somebody asked for the instance to be cancelled."""
-    return ev.CancelRequested(reason)
-
-
-def suspended(reason: str = "") -> ev.InstanceSuspended:
-    """The instance was suspended."""
-    return ev.InstanceSuspended(reason)
-
-
-def resumed() -> ev.InstanceResumed:
-    """The instance was resumed."""
-    return ev.InstanceResumed()
-
-
-def terminated(reason: str = "") -> ev.InstanceTerminated:
-    """The instance was terminated."""
-    return ev.InstanceTerminated(reason)
-
-
-def instance_completed(value: object = None) -> ev.InstanceCompleted:
-    """The workflow returned `value`."""
-    return ev.InstanceCompleted(converter.dump(value))
-
-
-def instance_failed(error: BaseException) -> ev.InstanceFailed:
-    """The workflow raised `error`."""
-    return ev.InstanceFailed(record(error))
-
-
-def instance_cancelled(reason: str = "") -> ev.InstanceCancelled:
-    """The workflow let the cancellation through."""
-    return ev.InstanceCancelled(reason)

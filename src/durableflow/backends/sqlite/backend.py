@@ -23,6 +23,8 @@ from durableflow.backends.base import (
     Outgoing,
     Query,
     Rewrite,
+    ScheduleRow,
+    ScheduleWrite,
     SendResult,
     UserWork,
 )
@@ -44,6 +46,7 @@ from durableflow.backends.sqlite.lock import WorkerLock
 from durableflow.backends.sqlite.reader import Reader
 from durableflow.backends.sqlite.records import RECORD_COLUMNS, as_record, lenient_text, list_sql
 from durableflow.backends.sqlite.rewriting import write_rewrites
+from durableflow.backends.sqlite.schedules import SCHEDULE_COLUMNS, as_rows, write_schedule
 from durableflow.backends.sqlite.schema import MIGRATIONS, migrate, schema_version
 from durableflow.backends.sqlite.thread import ConnectionThread
 from durableflow.backends.sqlite.transact import UserTransactions
@@ -354,6 +357,28 @@ class SqliteBackend:
             return [send_one(connection, message) for message in messages]
 
         return await self._write(change)
+
+    async def write_schedule(self, write: ScheduleWrite, lease: Lease | None = None) -> bool:
+        """See `Backend.write_schedule`."""
+        return await self._write(partial(write_schedule, write=write, lease=lease))
+
+    async def schedule(self, schedule_id: str) -> ScheduleRow | None:
+        """See `Backend.schedule`."""
+        sql = f"select {SCHEDULE_COLUMNS} from schedules where id = ?"
+        return next(iter(as_rows(await self._read(sql, (schedule_id,)))), None)
+
+    async def list_schedules(self, after: str, limit: int) -> list[ScheduleRow]:
+        """See `Backend.list_schedules`."""
+        sql = f"select {SCHEDULE_COLUMNS} from schedules where id > ? order by id limit ?"
+        return as_rows(await self._read(sql, (after, limit)))
+
+    async def due_schedules(self, after: tuple[int, str], limit: int) -> list[ScheduleRow]:
+        """See `Backend.due_schedules`."""
+        sql = (
+            f"select {SCHEDULE_COLUMNS} from schedules where due_us is not null and (due_us, id) > (?, ?) "
+            "order by due_us, id limit ?"
+        )
+        return as_rows(await self._read(sql, (*after, limit)))
 
     async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
         """See `Backend.rewrite`."""

@@ -77,6 +77,15 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) without rowid;
     create index dead_letters_at on dead_letters (at_us, instance, task);
     """,
+    """
+    create table schedules (
+        id text primary key,
+        revision integer not null,
+        due_us integer,
+        data blob not null
+    ) without rowid;
+    create index schedules_due on schedules (due_us, id) where due_us is not null;
+    """,
 )
 """Schema changes in order; `pragma user_version` counts those that were made."""
 

@@ -17,6 +17,7 @@ from durableflow.testing.contract.letters import LetterContract
 from durableflow.testing.contract.loading import LoadingContract
 from durableflow.testing.contract.looking import LookingContract
 from durableflow.testing.contract.others import OthersContract
+from durableflow.testing.contract.schedules import ScheduleContract
 from durableflow.testing.contract.sending import SendingContract
 from durableflow.testing.contract.store import ODD_IDS, a_change, a_row, an_instance, refused
 from durableflow.testing.contract.transacting import TransactingContract
@@ -35,5 +36,6 @@ class BackendContract(
     ArrivingContract,
     LetterContract,
     OthersContract,
+    ScheduleContract,
 ):
     """Subclass it and say how to make a backend; see the module's docstring."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from durableflow.backends.base import Backend, Commit, HistoryRow, NewInstance, Outgoing, Query, Rewrite
 from durableflow.errors import AppendConflict, InstancesExist, LeaseLost
 from durableflow.model.status import Status
@@ -10,7 +12,7 @@ from durableflow.testing.contract.store import StoreContract, a_change, a_lease,
 _ANSWERS = {outcome: outcome.encode() for outcome in ("delivered", "exists", "missing", "over")}
 
 
-def a_birth(child_id: str, parent: str = "a", **differences: object) -> Outgoing:
+def a_birth(child_id: str, parent: str = "a", **differences: Any) -> Outgoing:
     """The start of a child, whose parent wants to know all that may become of it."""
     new = NewInstance(child_id, "child", 3, Status.PENDING, 1_500, 0, {"k": "v"}, parent=parent)
     return Outgoing(child_id, b"start of " + child_id.encode(), new, None, parent, _ANSWERS)._replace(**differences)
