@@ -118,9 +118,9 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "NondeterminismError",
             "PayloadError",
             "PayloadTooLarge",
+            "RequestFailed",
             "ScheduleExists",
             "ScheduleNotFound",
-            "RequestFailed",
             "StorageError",
             "TaskCancelled",
             "TransactionMisused",
@@ -135,7 +135,13 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "Page",
         ),
         "model.retry": ("RetryPolicy",),
-        "model.schedule": ("Calendar", "Cron", "Interval", "Schedule", "slot_of"),
+        "model.schedule": (
+            "Calendar",
+            "Cron",
+            "Interval",
+            "Schedule",
+            "slot_of",
+        ),
         "model.status": ("Status",),
         "outbox": ("Outbox",),
         "runtime.bulk": ("BulkReport",),
@@ -144,7 +150,10 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "ImportReport",
         ),
         "runtime.settings": ("Settings",),
-        "schedules": ("ScheduleView", "Schedules"),
+        "schedules": (
+            "ScheduleView",
+            "Schedules",
+        ),
     }
     _HOMES = {name: f"durableflow.{home}" for home, names in _NAMES.items() for name in names}
 
