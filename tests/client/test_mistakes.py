@@ -1,11 +1,14 @@
 """What users do wrong with children, rounds, requests, queries and repairs, and what they are told."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from durableflow import (
+    Client,
     Context,
     Engine,
     InstanceNotActive,
@@ -131,6 +134,24 @@ async def test_a_request_that_is_sent_again_when_all_is_over_gets_the_recorded_a
     assert await handle.request("double", 4, request_id="one") == 8
     with pytest.raises(InstanceNotActive, match="is COMPLETED, so it cannot take request 'double'"):
         await handle.request("double", 4, request_id="two")
+
+
+async def test_who_asks_and_gets_no_answer_before_the_end_is_told_so(engine: Engine) -> None:
+    handle = await engine.start(answers)
+    asked = asyncio.create_task(handle.request("nobody takes this"))
+    while not any(entry.kind == "request_received" for entry in await handle.history()):
+        await asyncio.sleep(0)
+    await handle.raise_event("word", "end")
+    with pytest.raises(InstanceNotActive, match="is COMPLETED, .* a request any more: it ended before it had answered"):
+        await asked
+
+
+async def test_a_query_by_the_code_of_another_workflow_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    async with Engine(url) as engine, Client(url) as client:
+        await engine.start(answers.options(instance_id="one"))
+        with pytest.raises(UsageError, match="'one' is of workflow 'answers', not of 'no_handler'"):
+            await client.query("one", "asks", workflow=no_handler)
 
 
 async def test_who_rewinds_to_an_event_that_is_not_there_is_told_which_are(engine: Engine) -> None:

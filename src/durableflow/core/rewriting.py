@@ -100,10 +100,11 @@ def fork(rows: Sequence[Row], seq: int | None, origin: ev.Origin, version: int |
         until = sum(first + len(events) - 1 <= seq for first, _, events in rows)
     if until == 0:
         first, _, events = rows[0]
-        raise UsageError(
-            f"the first turn ends with #{first + len(events) - 1}, so there is nothing to go on from at "
-            f"{'its beginning' if seq is None else f'#{seq}'}; restart it instead"
+        ends = first + len(events) - 1
+        hint = (
+            "its beginning; restart it instead" if seq is None else f"#{seq}; fork it at #{ends}, or restart it instead"
         )
+        raise UsageError(f"the first turn there ends with #{ends}, so there is nothing to go on from at {hint}")
     kept = list(rows[:until])
     first_seq, at_us, events = kept[0]
     started = events[0]
