@@ -101,10 +101,10 @@ def fork(rows: Sequence[Row], seq: int | None, origin: ev.Origin, version: int |
     if until == 0:
         first, _, events = rows[0]
         ends = first + len(events) - 1
-        hint = (
-            "its beginning; restart it instead" if seq is None else f"#{seq}; fork it at #{ends}, or restart it instead"
+        place = "its beginning" if seq is None else f"#{seq}, only at #{ends}"
+        raise UsageError(
+            f"the first turn there ends with #{ends}, so there is nothing to go on from at {place}; restart it instead"
         )
-        raise UsageError(f"the first turn there ends with #{ends}, so there is nothing to go on from at {hint}")
     kept = list(rows[:until])
     first_seq, at_us, events = kept[0]
     started = events[0]
