@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from stories import NOON, SECOND, Row, Story, done, failed, received, work
+from stories import NOON, SECOND, Row, Story, asked, done, failed, received, work
 
 from durableflow import Context
 from durableflow.core.execution import replay_rows
@@ -76,6 +76,10 @@ def test_a_history_that_does_not_begin_with_a_start_is_corrupt(story: Story, fir
         pytest.param(ev.ActivityQueued(1), id="queueing of what is over"),
         pytest.param(ev.TimerFired(2), id="a timer that is not due"),
         pytest.param(ev.TimerFired(9), id="an unknown timer"),
+        pytest.param(ev.ActivityRetried(1, 1), id="further attempts of what is over"),
+        pytest.param(ev.ChildCompleted(1, b"1"), id="a result of a child that is an activity"),
+        pytest.param(ev.ChildFailed(9, Failure("E")), id="a failure of an unknown child"),
+        pytest.param(ev.MessageAnswered(9, "over"), id="the fate of an unknown message"),
         pytest.param(ev.InstanceBegan(), id="a second beginning"),
         pytest.param(ev.InstanceStarted("flow", 1, b"[]"), id="a second start"),
         pytest.param(ev.InstanceResumed(), id="a resume without a suspend"),
@@ -94,6 +98,7 @@ def test_what_cannot_follow_is_corrupt(story: Story, event: ev.Event) -> None:
         (ev.InstanceSuspended(), ev.InstanceSuspended()),
         (ev.CancelRequested("a"), ev.CancelRequested("b")),
         (received("x", 1, "id"), received("y", 2, "id")),
+        (asked("1", "x"), asked("1", "y")),
         (ev.InstanceTerminated(), received("x")),
         (ev.InstanceTerminated(), ev.InstanceTerminated()),
     ],
@@ -118,6 +123,40 @@ def test_what_can_come_once_is_corrupt_when_it_comes_twice(live: Live, once: ev.
             rows += [(3, NOON, [once]), (4, NOON, [twice])]
         with pytest.raises(ReplayError):
             story.replayed(rows=rows)
+
+
+@pytest.mark.parametrize("how", ["continue_as_new", "checkpoint"])
+@pytest.mark.parametrize("event", [received("e"), ev.CancelRequested(), ev.InstanceTerminated()], ids=ev.tag_of)
+def test_what_follows_a_round_that_is_over_is_not_of_it(live: Live, how: str, event: ev.Event) -> None:
+    def flow(ctx: Context, n: int = 0) -> Any:
+        if ctx.restore(int) is None:
+            yield from ctx.sleep(1)
+            getattr(ctx, how)(5)
+        yield from ctx.sleep(9)
+
+    told = live(flow)
+    told.wait(1)
+    over, following = told.rounds
+    last_seq = over[-1][0] + len(over[-1][2])
+    for more in ((last_seq, told.now_us, [event]), following[0]):
+        with pytest.raises(ReplayError):
+            told.replayed(rows=[*over, more])
+
+
+def test_a_round_that_does_not_begin_where_it_must_is_corrupt(live: Live) -> None:
+    def flow(ctx: Context) -> Any:
+        if ctx.restore(int) is None:
+            yield from ctx.sleep(1)
+            ctx.checkpoint(1)
+        yield from ctx.sleep(9)
+
+    told = live(flow)
+    told.wait(1)
+    (_, (begun,)) = told.rounds
+    execution = told.fresh()
+    with pytest.raises(CorruptHistory, match="must follow"):
+        execution.replay(*begun)
+    execution.put_away()
 
 
 def test_events_after_the_end_are_corrupt(story: Story) -> None:

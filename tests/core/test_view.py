@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from stories import NOON, SECOND, Story, done, failed, other, received, work
+from stories import NOON, SECOND, Story, asked, done, ended, failed, other, received, returned, work
 
 from durableflow import Context
+from durableflow.authoring.workflow import Workflow
 from durableflow.core.describe import describe
-from durableflow.core.view import InstanceView, TaskView, fold, numbered
+from durableflow.core.view import InstanceView, RequestView, TaskView, fold, numbered
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure
 
@@ -167,4 +168,114 @@ def test_when_an_instance_is_over_nothing_of_it_goes_on(live: Live, end: ev.Obse
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_events_in_words(event: ev.Event, words: str) -> None:
+    assert describe(event) == words
+
+
+# -- others, requests, rounds ---------------------------------------------------------------------------------
+
+
+def _kid(ctx: Context, n: int) -> int:
+    raise AssertionError("the core starts no children")
+
+
+kid = Workflow(_kid, name="kid")
+
+
+def test_a_view_tells_what_became_of_children_and_messages(live: Live) -> None:
+    def flow(ctx: Context) -> Any:
+        parts = [ctx.call_workflow(kid, n) for n in range(4)]
+        sent = [ctx.raise_event(to, "n") for to in ("a", "b", "c")]
+        parts[2].cancel()
+        yield from ctx.when_any(*parts[3:], *sent[2:])
+
+    story = live(flow)
+    story.tell(returned(1, 10), ended(2, "TERMINATED", "Terminated", "enough"))
+    story.tell(ev.MessageAnswered(5, "delivered"), ev.MessageAnswered(6, "over"))
+    enough = Failure("Terminated", "enough", "at line 1")
+    assert view(story).tasks == [
+        TaskView(1, "child", "kid", "done", NOON, NOON, input=b"[0]", output=b"10"),
+        TaskView(2, "child", "kid", "failed", NOON, NOON, input=b"[1]", failure=enough),
+        TaskView(3, "child", "kid", "cancelled", NOON, NOON, input=b"[2]"),
+        TaskView(4, "child", "kid", "running", NOON, input=b"[3]"),
+        TaskView(5, "message", "a", "done", NOON, NOON),
+        TaskView(6, "message", "b", "failed", NOON, NOON),
+        TaskView(7, "message", "c", "waiting", NOON),
+    ]
+
+
+def test_a_view_tells_which_requests_wait_and_what_became_of_the_others(live: Live) -> None:
+    def flow(ctx: Context) -> Any:
+        ctx.on_request("fine")(lambda n: n + 1)
+        ctx.on_request("broken")(lambda: 1 / 0)
+        yield from ctx.sleep(60)
+
+    story = live(flow)
+    story.tell(asked("1", "fine", 4), asked("2", "broken"), asked("3", "unknown"))
+    seen = {each.request_id: each for each in view(story).requests}
+    assert seen["1"] == RequestView("1", "fine", "answered", NOON, NOON, b"[4]", b"5")
+    assert (seen["2"].state, seen["2"].failure and seen["2"].failure.type_name) == ("failed", "ZeroDivisionError")
+    assert seen["3"] == RequestView("3", "unknown", "waiting", NOON)
+
+
+def test_a_view_is_of_the_latest_round(live: Live) -> None:
+    def flow(ctx: Context, n: int) -> Any:
+        done = ctx.restore(int) or 0
+        if not done:
+            ctx.patched("p")
+            yield from ctx.call_activity(work, n)
+            ctx.checkpoint(n + 7)
+        yield from ctx.wait_for_event("night")
+        return n or ctx.continue_as_new(1)
+
+    story = live(flow, 0)
+    story.event("kept", 5)
+    story.complete(1)
+    seen = view(story)
+    assert (seen.rounds, seen.input, seen.patches, seen.events_kept) == (1, b"[0]", ["p"], ["kept"])
+    assert states(story) == [("night", "waiting")]
+    story.event("night")
+    seen = view(story)
+    assert (seen.rounds, seen.input, seen.patches, seen.events_kept) == (2, b"[1]", ["p"], ["kept"])
+    assert states(story) == [("work", "running")]
+    assert seen.started_at_us == NOON
+    (work_task,) = seen.tasks
+    story.complete(work_task.task)
+    story.event("night")
+    assert (view(story).output, view(story).rounds) == (b"1", 3)
+
+
+def test_a_view_of_what_was_rewound_is_as_if_it_had_not_failed(live: Live) -> None:
+    def flow(ctx: Context) -> Any:
+        yield from ctx.call_activity(work)
+
+    story = live(flow)
+    story.fail(1)
+    failed_view = view(story)
+    assert failed_view.failure is not None
+    rows = [*story.rows, (5, NOON, [ev.InstanceRewound(3)]), (6, NOON, story.rows[0][2])]
+    seen = fold(numbered(rows))
+    assert (seen.rewinds, seen.failure, seen.ended_at_us, seen.rounds) == (1, None, None, 0)
+    assert [(task.name, task.state) for task in seen.tasks] == [("work", "running")]
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (ev.ChildScheduled(1, "ship", 1, b"[5]", b""), "child workflow 'ship' [5]"),
+        (ev.ChildScheduled(1, "ship", 1, b"[5]", b"", "s-1"), "child workflow 'ship' as 's-1' [5]"),
+        (ev.MessageSent(1, "x", ev.dump_event(received("e"))), "message to 'x': event 'e'"),
+        (ev.MessageAnswered(1, "over"), "message of task 1 over"),
+        (asked("1", "add", 5), "request 'add' [5]"),
+        (ev.RequestAnswered("1", b"5"), "answer to request '1': 5"),
+        (ev.RequestAnswered("1", b"", Failure("E", "m")), "answer to request '1': E: m"),
+        (ev.ChildFailed(1, Failure("E", "m")), "child failed with E: m"),
+        (ev.ChildCompleted(1, b"5"), "child completed"),
+        (ev.CheckpointTaken(b"5"), "checkpoint with 5"),
+        (ev.ContinuedAsNew(b"[5]"), "beginning anew with [5]"),
+        (ev.InstanceStarted("f", 1, b"[]", round=ev.Round(4, 9)), "beginning of round 4"),
+        (ev.InstanceRewound(7), "rewound to before #7"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_events_about_others_and_rounds_in_words(event: ev.Event, words: str) -> None:
     assert describe(event) == words

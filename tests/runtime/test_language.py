@@ -243,6 +243,51 @@ async def test_two_write_to_each_other_for_long(world: World) -> None:
         assert {await a.result(timeout=10), await b.result(timeout=10)} <= {20, 21}
 
 
+@pytest.mark.parametrize("parked", [False, True])
+async def test_a_message_that_came_with_a_load_is_not_told_again_by_whoever_read_it_too(
+    world: World, parked: bool
+) -> None:
+    """The reader has it in hand while the instance takes it, leaves memory and comes back."""
+    backend = world.backend()
+    gate, is_read = asyncio.Event(), asyncio.Event()
+    gate.set()
+    real = backend.inbox
+
+    async def slow(after: int, limit: int) -> Any:
+        messages = await real(after, limit)
+        if messages:
+            is_read.set()
+            await gate.wait()
+        return messages
+
+    backend.inbox = slow
+    async with world.engine(backend) as engine, Client(world.backend(), clock=world.clock) as client:
+        await engine.start(counts.options(instance_id="c"), 10)
+        await world.settle()
+        instances = world.worker(engine).instances
+        instances.forget(instances.live["c"], None)
+        gate.clear()
+        await client.raise_event("c", "one", 1)
+        world.worker(engine).look_into_inbox()
+        await is_read.wait()
+        live = await instances.load("c")
+        await world.until(lambda: live.execution.observed == 2)
+        await world.until(lambda: live.is_idle)
+        instances.forget(live, None)
+        if parked:
+            instances.want("c")
+            gate.set()
+            await asyncio.sleep(0)
+        live = await instances.load("c")
+        gate.set()
+        await world.settle()
+        await engine.raise_event("c", "one", 9)
+        assert await engine.result("c", timeout=5) == 10
+        received = [each for each in await engine.history("c") if each.kind == "event_received"]
+        assert [each.event.payload for each in received] == [b"1", b"9"], "each once"
+    del backend.inbox
+
+
 # -- rounds ---------------------------------------------------------------------------------------------------
 
 

@@ -5,11 +5,13 @@ import threading
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from durableflow import (
     ActivityFailed,
+    ChildFailed,
     Context,
     NonRetryableError,
     RetryPolicy,
@@ -340,3 +342,69 @@ async def test_a_stand_in_with_a_delay_cannot_leave_the_call_to_a_transactional_
         env.mock(put_aside, takes=1)
         with pytest.raises(WorkflowFailed, match="is transactional"):
             await env.run(set_aside, "lamp")
+
+
+# -- workflows --------------------------------------------------------------------------------------------------------
+
+
+@activity
+async def weigh(item: str) -> int:
+    raise AssertionError("the child has a stand-in")
+
+
+@workflow
+async def packs(ctx: Context, item: str) -> int:
+    return await ctx.call_activity(weigh, item)
+
+
+@workflow
+async def ships(ctx: Context, items: list[str]) -> list[Any]:
+    found: list[Any] = []
+    for item in items:
+        try:
+            found.append(await ctx.call_workflow(packs, item))
+        except ChildFailed as error:
+            found.append(error.message)
+    return found
+
+
+async def test_a_child_has_a_stand_in_and_is_an_instance_all_the_same() -> None:
+    async with WorkflowEnvironment() as env:
+        env.mock_workflow(packs, returns=7, takes=timedelta(hours=1))
+        handle = await env.start(ships.options(instance_id="s"), ["a", "b"])
+        await env.advance(hours=2)
+        assert await handle.result() == [7, 7]
+        assert [each.workflow for each in (await env.engine.list(parent="s")).instances] == ["packs", "packs"]
+        env.assert_not_called(weigh)
+        await handle.assert_replays()
+        assert await (await env.start(packs, "c")).result() == 7, "whoever starts it"
+
+
+@pytest.mark.parametrize("raises", [LookupError("lost"), LookupError])
+async def test_a_stand_in_for_a_child_may_fail(raises: Any) -> None:
+    async with WorkflowEnvironment() as env:
+        env.mock_workflow(packs, raises=raises)
+        assert await env.run(ships, ["a", "b"]) == (["lost", "lost"] if isinstance(raises, Exception) else ["", ""])
+
+
+async def test_arguments_of_a_child_with_a_stand_in_are_read_as_its_own() -> None:
+    @workflow
+    async def by_name(ctx: Context) -> str:
+        try:
+            await ctx.call_workflow_by_name("packs", 5)
+        except ChildFailed as error:
+            return error.type_name
+        return "?"
+
+    async with WorkflowEnvironment() as env:
+        env.mock_workflow(packs, returns=7)
+        assert await env.run(by_name) == "durableflow.errors.PayloadError"
+
+
+async def test_a_stand_in_for_a_workflow_says_one_thing() -> None:
+    async with WorkflowEnvironment() as env:
+        with pytest.raises(UsageError, match="either returns a value or raises"):
+            env.mock_workflow(packs)
+        with pytest.raises(UsageError, match="either returns a value or raises"):
+            env.mock_workflow(packs, returns=5, raises=ValueError)
+        env.mock_workflow(packs, returns=None)  # type: ignore[arg-type]

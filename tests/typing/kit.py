@@ -61,6 +61,9 @@ def plain_test(df: BlockingEnvironment) -> None:
     df.mock(nothing, returns=None)
     df.mock(listed, calls=listed_otherwise)
     df.mock("elsewhere", returns=object())
+    df.mock_workflow(shown, returns="four", takes=60)
+    df.mock_workflow(shown, raises=ValueError)
+    df.mock_workflow(double, returns=4)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(df.start(shown, 4), BlockingEnvironmentHandle[str])
     assert_type(df.start(shown, 4).result(), str)
     assert_type(df.run(shown, 4), str)

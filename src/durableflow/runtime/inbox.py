@@ -39,38 +39,50 @@ class Inbox:
         self._stalls = stalls
         self._loop = asyncio.get_running_loop()
         self._seen = 0
-        self._is_reading = self._is_wanted = False
+        self._wanted = asyncio.Event()
         self.on_round: Callable[[], object] | None = None
 
     async def run(self) -> None:
-        """Read what others write, for ever."""
+        """Read what others write, for ever.
+
+        Nobody else reads: of two readers one could come with a message that its instance has taken, has been evicted
+        and loaded again since, and so knows nothing of.
+        """
         while True:
+            self._wanted.clear()
             await self._means.patiently(self._read)
-            # a hint; the look is the truth
-            await self._means.patiently(partial(self._means.backend.wait_for_change, _LONGEST_WAIT_S))
+            await self._means.patiently(self._wait)
             if self.on_round is not None:
                 self.on_round()
 
-    def look(self) -> None:
-        """This worker's own instances have written something: nobody else says so."""
-        self._is_wanted = True
-        if not self._is_reading:
-            self._is_reading = True
-            self._means.in_background(self._look())
-
-    async def _look(self) -> None:
+    async def _wait(self) -> None:
+        """Until there may be something to read; the store's hint is a hint, and the look is the truth."""
+        if not self._means.backend.shared:
+            await self._wanted.wait()
+            return
+        change = asyncio.ensure_future(self._means.backend.wait_for_change(_LONGEST_WAIT_S))
+        wanted = asyncio.ensure_future(self._wanted.wait())
         try:
-            while self._is_wanted:
-                self._is_wanted = False
-                await self._means.patiently(self._read)
+            await asyncio.wait([change, wanted], return_when=asyncio.FIRST_COMPLETED)
+            if change.done():
+                change.result()
         finally:
-            self._is_reading = False
+            change.cancel()
+            wanted.cancel()
+
+    def look(self) -> None:
+        """Have it read: this worker's own instances, or this process, have written something; nobody else says so."""
+        self._wanted.set()
 
     async def _read(self) -> None:
         while messages := await self._means.backend.inbox(self._seen, _PAGE):
             for message in messages:
-                self._seen = max(self._seen, message.number)
-                self._route(message)
+                if message.number <= self._seen:
+                    continue  # read twice at once, and routed already
+                self._seen = message.number
+                if message.number not in self._ahead:
+                    self._route(message)
+            self._ahead = {number for number in self._ahead if number > self._seen}
             await asyncio.sleep(0)
 
     def _route(self, message: Message) -> None:
@@ -78,14 +90,19 @@ class Inbox:
         if live is not None:
             self._take(live, message)
         elif message.instance_id in self._instances.loading:
-            self._instances.loading[message.instance_id].add_done_callback(partial(self._route_again, message))
+            self._instances.loading[message.instance_id].add_done_callback(partial(self._read_again, message.number))
         else:
             self._instances.want(message.instance_id)
 
-    def _route_again(self, message: Message, loading: asyncio.Future[Live]) -> None:
-        """Once the load that was under way is done; if it failed, the message stays in the inbox for the next."""
+    def _read_again(self, number: int, loading: asyncio.Future[Live]) -> None:
+        """The load that was under way is done; if it failed, the message stays in the inbox for the next.
+
+        It may have come with the load or not, and its instance may be gone and be loaded again by now: only the store
+        knows whether it is still to be taken.
+        """
         if not loading.cancelled() and loading.exception() is None:
-            self._route(message)
+            self._seen = min(self._seen, number - 1)
+            self.look()
 
     def _take(self, live: Live, message: Message) -> None:
         if message.number <= live.seen_message:
@@ -121,7 +138,7 @@ class Inbox:
                     if type(event) is ev.InstanceTerminated:
                         await self._stalls.terminate_durably(instance_id)
                     else:
-                        await self._read()  # the cause may be gone meanwhile
+                        self.look()  # the cause may be gone meanwhile
                     return
                 except InstanceNotActive as error:
                     raise InstanceNotActive(instance_id, error.status, asked) from None

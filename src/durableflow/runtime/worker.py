@@ -118,8 +118,7 @@ class Worker:
                 loops.create_task(self._means.alarms.run(), name="durableflow alarms")
                 loops.create_task(self._wakes.recover(), name="durableflow recovery")
                 loops.create_task(self._means.renew_for_ever(), name="durableflow lease")
-                if self._means.backend.shared:
-                    loops.create_task(self._inbox.run(), name="durableflow inbox")
+                loops.create_task(self._inbox.run(), name="durableflow inbox")
                 loops.create_task(self._commits.run(), name="durableflow commits")
         except* LeaseLost as group:
             raise group.exceptions[0] from None
@@ -189,6 +188,7 @@ class Worker:
             ack.set_exception(InstancesExist({new.id}))
             return ack
         self.ends.forget((new.id,))
+        program = self._registry.workflows.get((new.workflow, new.version), program)  # as whoever loads it will have it
         live = Live(self._loader.new_execution(new.id, program), self._agenda.take_note)
         live.new = new
         live.started = ack

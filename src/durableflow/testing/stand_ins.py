@@ -18,7 +18,9 @@ from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 import msgspec
 
 from durableflow.authoring.activity import Activity, activity_context
+from durableflow.authoring.context import Context
 from durableflow.authoring.registry import AnyActivity, AnyWorkflow, Registry
+from durableflow.authoring.workflow import Workflow
 from durableflow.errors import NonRetryableError, UsageError
 from durableflow.model import converter
 from durableflow.model.duration import Duration, to_us
@@ -171,6 +173,7 @@ class StandIns(Registry):
         self._real: dict[str, AnyActivity] = {}
         self._plans: dict[str, _Plan] = {}
         self._calls: list[ActivityCall] = []
+        self._replaced_workflows: set[tuple[str, int]] = set()
         self.refused: list[ActivityCall] = []
         """Calls without a stand-in, in a strict environment."""
         super().__init__(registry.workflows.values(), registry.activities.values())
@@ -185,6 +188,10 @@ class StandIns(Registry):
             self._cast(activity.name)
         elif known.function is not activity.function:
             Registry(activities=[known, activity])  # refuses it, and says where both are
+
+    def add_workflow(self, workflow: AnyWorkflow) -> bool:
+        """See `Registry.add_workflow`; one that has a stand-in is known already."""
+        return (workflow.name, workflow.version) not in self._replaced_workflows and super().add_workflow(workflow)
 
     def include(self, other: Registry, *, workflows: bool, activities: bool) -> None:
         """See `Registry.include`; an activity that has a stand-in already is known all the same."""
@@ -211,6 +218,14 @@ class StandIns(Registry):
         self._plans[check_name(name, "the name of an activity")] = plan
         self._cast(name)
         return StandIn(self, name, plan)
+
+    def replace_workflow(self, real: AnyWorkflow, function: Callable[..., Any]) -> None:
+        """Have `function` called when an instance of `real` begins from now on."""
+        made: AnyWorkflow = Workflow(function, name=real.name, version=real.version)
+        made.arguments = real.arguments
+        key = (real.name, real.version)
+        self._replaced_workflows.add(key)
+        self.workflows[key] = made
 
     def unmock(self, name: str) -> None:
         """Have the real function called again."""
@@ -410,6 +425,40 @@ class Stage:
         definition: AnyActivity = activity
         self._stand_ins.add_activity(definition)
         return self._stand_ins.mock(definition.name, plan)
+
+    def mock_workflow(
+        self,
+        workflow: Workflow[P, R],
+        /,
+        *,
+        returns: R = MISSING,
+        raises: BaseException | type[BaseException] | None = None,
+        takes: Duration = 0,
+    ) -> None:
+        """Have instances of a workflow do nothing but end as said, so that a parent can be tested without its children.
+
+        They are instances all the same, with an id, a history and an end. Say it before the first one is started.
+
+        Args:
+            returns: the result.
+            raises: what it fails with.
+            takes: how long it sleeps before that, on the virtual clock.
+
+        Raises:
+            UsageError: it says nothing, or both how it returns and how it fails.
+        """
+        if (returns is MISSING) == (raises is None):
+            raise UsageError("a stand-in for a workflow either returns a value or raises; say which")
+        to_us(takes, "takes")
+
+        async def replaced(ctx: Context, *_: Any, **__: Any) -> Any:
+            if takes:
+                await ctx.sleep(takes)
+            if raises is not None:
+                raise raises() if isinstance(raises, type) else raises.with_traceback(None)
+            return returns
+
+        self._stand_ins.replace_workflow(workflow, replaced)
 
     def calls(self, activity: AnyActivity | str | None = None) -> list[ActivityCall]:
         """The calls of an activity so far (or of all), one for each attempt, in the order in which they began."""
