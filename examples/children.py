@@ -9,14 +9,14 @@ anew.
 
 import asyncio
 
-from durableflow import ActivityFailed, ChildFailed, Context, Engine, RetryPolicy, activity, workflow
+from durableflow import ActivityFailed, ChildFailed, Context, Engine, NonRetryableError, RetryPolicy, activity, workflow
 
 
-@activity(retry=1)
+@activity
 async def pack(item: str) -> str:
     await asyncio.sleep(0.1)
     if item == "soup":
-        raise ValueError("it would leak")
+        raise NonRetryableError("it would leak")
     print(f"  packed {item}")
     return f"a box with a {item}"
 

@@ -22,6 +22,7 @@ from durableflow.model.duration import Duration, to_us
 from durableflow.model.failure import request_failed
 from durableflow.model.ids import RANDOM_BITS, check_name, fresh_id
 from durableflow.repair import latest_round, read_rows
+from durableflow.runtime.answers import UNANSWERED
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.messages import check_sent
 
@@ -133,7 +134,7 @@ class Asking(Looking):
                 if type(event) is ev.RequestAnswered and event.request_id == request_id:
                     return event
         if record.status.is_terminal:
-            raise InstanceNotActive(instance_id, record.status, "the answer to a request")
+            raise InstanceNotActive(instance_id, record.status, UNANSWERED)
         return None
 
     @overload
@@ -186,6 +187,10 @@ class Asking(Looking):
 
     async def _query(self, instance_id: str, name: str, data: bytes, workflow: Workflow[..., Any] | None) -> bytes:
         record = await self._record(instance_id)
+        if workflow is not None and workflow.name != record.workflow:
+            raise UsageError(
+                f"instance {instance_id!r} is of workflow {record.workflow!r}, not of {workflow.name!r}; pass that one"
+            )
         program = workflow or self._program_of(record)
         if program is None:
             raise UsageError(

@@ -149,7 +149,8 @@ def test_what_cannot_be_a_call_is_refused_where_it_is_made(live: Live) -> None:
     assert story.result == 6
     assert not story.sends
     assert [type(each) for each in story.decisions] == [ev.InstanceCompleted]
-    assert "decorate it with @workflow" in texts[0]
+    assert "write ctx.call_activity(...)" in texts[0]
+    assert "write ctx.call_workflow_by_name('kid', ...)" in texts[1]
 
 
 def test_a_child_knows_its_parent_and_who_has_none_none(live: Live) -> None:

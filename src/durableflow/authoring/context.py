@@ -142,7 +142,7 @@ class Context:
             PayloadError: an argument cannot be stored.
         """
         if not _is_workflow(workflow):
-            raise UsageError(f"call_workflow takes a workflow, not {workflow!r:.60}; decorate it with @workflow")
+            raise _not_a_workflow(workflow)
         execution = self._execution
         data = workflow.arguments.dump(args, kwargs, f"the input of workflow {workflow.name!r}")
         if execution.on_workflow_object is not None:
@@ -526,9 +526,23 @@ def _not_an_activity(value: object) -> UsageError:
         return UsageError(
             f"call_activity takes an activity, not its name; write ctx.call_activity_by_name({value!r}, ...)"
         )
+    if _is_workflow(value):
+        return UsageError(
+            f"call_activity takes an activity, not {value!r}; write ctx.call_workflow(...) to call a child"
+        )
     name = getattr(value, "__name__", None)
     hint = f"; decorate it: @activity def {name}(...)" if callable(value) and name else ""
     return UsageError(f"call_activity takes an activity, not {value!r:.60}{hint}")
+
+
+def _not_a_workflow(value: object) -> UsageError:
+    if isinstance(value, str):
+        hint = f"; write ctx.call_workflow_by_name({value!r}, ...)"
+    elif isinstance(value, Activity):
+        hint = "; write ctx.call_activity(...)"
+    else:
+        hint = "; decorate it with @workflow" if callable(value) else ""
+    return UsageError(f"call_workflow takes a workflow, not {value!r:.60}{hint}")
 
 
 def _parts(tasks: tuple[Any, ...]) -> list[Task[Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from durableflow.core.requests import Handler
+from durableflow.errors import UsageError
 from durableflow.model import converter
 
 
@@ -16,6 +17,8 @@ def handler_of(function: Callable[..., object], what: str, validate: Callable[..
         what: what errors call it.
         validate: called with the same arguments before; what it raises is the answer.
     """
+    if not callable(function):
+        raise UsageError(f"{what} is answered by a function, not by {function!r:.60}")
     arguments = converter.Arguments(function)
 
     def begin(data: bytes) -> object:

@@ -388,7 +388,8 @@ class Decider(Driver):
     def _used_outside(self) -> UsageError:
         return UsageError(
             f"the context of instance {self.instance_id!r} was used outside its workflow; ctx methods work "
-            "only while the workflow's own code runs, not in activities, threads, asyncio tasks or side effects"
+            "only while the workflow's own code runs, not in activities, threads, asyncio tasks, side effects or "
+            "queries"
         )
 
     def _refuse_inert(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from durableflow.core.branch import Branch, Steps, foreign
 from durableflow.core.task import WAITING, Again, Task, is_awaited, leaves_of
-from durableflow.core.turn import BeginAnew, TurnStopped
+from durableflow.core.turn import NOT_IN_A_BRANCH, BeginAnew, TurnStopped
 from durableflow.errors import Cancelled, ForeignAwaitError, NondeterminismError, UsageError
 
 _UNSEEN_MAX: Final = 100
@@ -228,7 +228,7 @@ class Driver:
             self._main_raised(error)
             return
         if isinstance(error, BeginAnew):
-            error = UsageError("continue_as_new works only in the workflow's own code, not in a branch or a handler")
+            error = UsageError(NOT_IN_A_BRANCH)
         self._drop_branch(task)
         if branch.cancelled and isinstance(error, Cancelled):
             task.settle_cancelled()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from durableflow.core.current import current_execution
 from durableflow.core.others import Correspondent
 from durableflow.core.task import Task
+from durableflow.core.turn import NOT_IN_A_BRANCH, BeginAnew
 from durableflow.errors import PayloadTooLarge, UsageError
 from durableflow.model import events as ev
 from durableflow.model.converter import NULL
@@ -80,7 +81,10 @@ class Answerer(Correspondent):
     def on_query(self, name: str, handler: Handler) -> None:
         """From here on `handler` answers queries called `name`."""
         self._check_usable()
-        self._desk().queries[name] = handler
+        queries = self._desk().queries
+        if name in queries:
+            raise UsageError(f"the workflow has a handler for query {name!r} already; give one name one handler")
+        queries[name] = handler
 
     def note_request(self, request_id: str) -> bool:
         """True the first time that this request comes."""
@@ -124,6 +128,9 @@ class Answerer(Correspondent):
                 raise PayloadTooLarge(f"the answer to request {request.name!r}", len(output), self.payload_limit_bytes)
         except Exception as error:
             answer = ev.RequestAnswered(request.request_id, NULL, record(error, skip_frames=1))
+        except BeginAnew:
+            refusal = UsageError(NOT_IN_A_BRANCH)
+            answer = ev.RequestAnswered(request.request_id, NULL, record(refusal))
         else:
             answer = ev.RequestAnswered(request.request_id, output)
         self._decide(answer)

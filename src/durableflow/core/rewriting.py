@@ -63,9 +63,14 @@ def rewind(instance_id: str, rows: Sequence[Row], seq: int | None, deadline_us: 
             f"instance {instance_id!r} failed because its timeout had passed, and would at once again; "
             "say how long it has now: rewind(..., timeout=timedelta(hours=1))"
         )
+    first_seq, last_seq = rows[0][0], rows[-1][0] + len(rows[-1][2]) - 1
     cut = _failing_row(rows) if seq is None else _row_of(rows, seq)
-    if cut is None or cut == 0:
-        first_seq = rows[0][0]
+    if cut is None:
+        raise UsageError(
+            f"instance {instance_id!r} has no event #{seq} that it could be rewound to; its latest round has "
+            f"#{first_seq} to #{last_seq}; to go further back, fork or restart it"
+        )
+    if cut == 0:
         raise UsageError(
             f"instance {instance_id!r} cannot be rewound to before #{first_seq if seq is None else seq}: "
             "that is how it begins; restart it"
@@ -95,9 +100,10 @@ def fork(rows: Sequence[Row], seq: int | None, origin: ev.Origin, version: int |
         until = sum(first + len(events) - 1 <= seq for first, _, events in rows)
     if until == 0:
         first, _, events = rows[0]
+        ends = first + len(events) - 1
+        place = "its beginning" if seq is None else f"#{seq}, only at #{ends}"
         raise UsageError(
-            f"the first turn ends with #{first + len(events) - 1}, so there is nothing to go on from at "
-            f"{'its beginning' if seq is None else f'#{seq}'}; restart it instead"
+            f"the first turn there ends with #{ends}, so there is nothing to go on from at {place}; restart it instead"
         )
     kept = list(rows[:until])
     first_seq, at_us, events = kept[0]

@@ -27,6 +27,12 @@ class TurnStopped(BaseException):
     """
 
 
+NOT_IN_A_BRANCH: Final = (
+    "continue_as_new works only in the workflow's own code, not in a branch or a handler; "
+    "let the workflow wait for it, and call continue_as_new there"
+)
+
+
 class BeginAnew(BaseException):
     """Raised by `continue_as_new`: unwinds the workflow's code, which then begins again with other input.
 

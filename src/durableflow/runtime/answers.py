@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Final
 
 from durableflow.errors import InstanceNotActive
 from durableflow.model import events as ev
 from durableflow.model.status import Status
 from durableflow.runtime.live import reject
+
+UNANSWERED: Final = "a request any more: it ended before it had answered"
 
 Answer = asyncio.Future[ev.RequestAnswered]
 
@@ -47,7 +50,7 @@ class Answers:
         """No more answers come from this instance."""
         for futures in self._waiting.pop(instance_id, {}).values():
             for future in futures:
-                reject(future, InstanceNotActive(instance_id, status, "the answer to a request"))
+                reject(future, InstanceNotActive(instance_id, status, UNANSWERED))
 
     def fail_all(self, error: Exception) -> None:
         """Whoever waits gets `error`."""

@@ -188,7 +188,10 @@ class Turns:
         try:
             self._guard.run(live.id, twin.replay, turn.first_seq, turn.at_us, turn.events)
         except Exception as error:
-            return f"beginning again at its checkpoint would not go the same way: {reason_of(error)}"
+            return (
+                "beginning again at its checkpoint would not go the same way; let the workflow begin with "
+                f"ctx.restore(...) and go on there where the checkpoint left it: {reason_of(error)}"
+            )
         finally:
             twin.put_away()
         return None
