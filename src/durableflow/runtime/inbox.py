@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, cast
 
@@ -40,6 +40,8 @@ class Inbox:
         self._stalls = stalls
         self._loop = asyncio.get_running_loop()
         self._seen = 0
+        self._ahead: set[int] = set()
+        """Came with a load, and were not read yet."""
         self._again_from = sys.maxsize
         """Behind this number messages are read again."""
         self._wanted = asyncio.Event()
@@ -86,8 +88,17 @@ class Inbox:
                 return
             for message in messages:
                 self._seen = max(self._seen, message.number)
-                self._route(message)
+                if message.number not in self._ahead:
+                    self._route(message)
+            self._ahead = {number for number in self._ahead if number > self._seen}
             await asyncio.sleep(0)
+
+    def note_loaded(self, numbers: Iterable[int]) -> None:
+        """These messages have come with a load; they must not come from here as well.
+
+        The instance may have taken them, and left memory, and come back, before what was read is routed.
+        """
+        self._ahead.update(number for number in numbers if number > self._seen)
 
     def _route(self, message: Message) -> None:
         live = self._instances.live.get(message.instance_id)

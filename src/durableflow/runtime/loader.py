@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, cast
 
 from durableflow.authoring.registry import AnyWorkflow, Registry
@@ -76,6 +76,8 @@ class Loader:
         self._guard = guard
         self._alone: set[str] = set()
         """Instances that could not be loaded together with others."""
+        self.on_messages: Callable[[Iterable[int]], None] = lambda _: None
+        """Told the numbers of messages that came with an instance."""
         self.loads = 0
         """How many instances have been brought in."""
 
@@ -192,6 +194,7 @@ class Loader:
                 self._stalls.stuck.add(instance_id)
             raise _Stalled(reason, is_known=is_known) from error
         self.loads += 1
+        self.on_messages(number for number, _ in messages)
         self._wakes.forget(instance_id)
         self._instances.live[instance_id] = live
         live.status, live.wake_us, live.custom_status = record.status, record.wake_us, record.custom_status

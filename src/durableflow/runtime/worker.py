@@ -96,6 +96,7 @@ class Worker:
         self._commits = Commits(means, agenda, instances, turns, effects, ends, stalls, wakes, inbox)
         self._loader = Loader(means, registry, instances, agenda, ends, stalls, wakes, effects, self.attempts, guard)
         self.schedules = schedules = Schedules(means, inbox.look)
+        self._loader.on_messages = inbox.note_loaded
         inbox.on_round = schedules.look
         ends.on_end = schedules.note_end
         self.message = inbox.deliver
