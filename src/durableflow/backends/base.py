@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from durableflow.backends.tasks import NewTask, TaskStore
 from durableflow.model.status import Status
 
 
@@ -30,7 +31,10 @@ class Lease(NamedTuple):
 
 
 class NewInstance(NamedTuple):
-    """An instance to be made. `replace` says that a finished one of the same id goes first."""
+    """An instance to be made. `replace` says that a finished one of the same id goes first.
+
+    `admission` is the task by which a queue lets it begin, or None.
+    """
 
     id: str
     workflow: str
@@ -42,6 +46,7 @@ class NewInstance(NamedTuple):
     custom_status: bytes | None = None
     finished_us: int | None = None
     replace: bool = False
+    admission: NewTask | None = None
 
 
 class HistoryRow(NamedTuple):
@@ -93,6 +98,9 @@ class Commit(msgspec.Struct):
     changes: list[InstanceChange] = []
     consumed: list[int] = []
     heartbeats: list[Heartbeat] = []
+    tasks: list[NewTask] = []
+    tasks_dropped: list[tuple[str, int]] = []
+    """Instance and number of what is no longer wanted; see `tasks.ALL_TASKS`."""
 
     def finished_ids(self) -> list[str]:
         """Instances that are over with this commit."""
@@ -159,7 +167,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 100
 
 
-class Backend(Protocol):
+class Backend(TaskStore, Protocol):
     """Where histories live; each method is one transaction.
 
     Methods may raise `StorageError`; those that need more say so.

@@ -21,6 +21,8 @@ from durableflow.backends.base import (
     Query,
     SendResult,
 )
+from durableflow.backends.memory_tasks import MemoryTasks
+from durableflow.backends.tasks import ALL_TASKS
 from durableflow.errors import AppendConflict, InstancesExist, LeaseLost
 from durableflow.model.status import Status
 
@@ -47,7 +49,7 @@ class _Instance:
         self.inbox: dict[int, tuple[Message, str | None]] = {}
 
 
-class MemoryBackend:
+class MemoryBackend(MemoryTasks):
     """Everything in dictionaries of one process; gone with it.
 
     The object may outlive engines: open another engine on it to see what a restart would.
@@ -65,6 +67,7 @@ class MemoryBackend:
         self._last_number = 0
         self._openers = 0
         self._watchers: list[asyncio.Future[None]] = []
+        MemoryTasks.__init__(self)
 
     def __repr__(self) -> str:
         return f"<MemoryBackend of {len(self._instances)} instances>"
@@ -129,6 +132,8 @@ class MemoryBackend:
         for beat in commit.heartbeats:
             if beat.instance_id in instances:
                 instances[beat.instance_id].beats[beat.task] = beat
+        self._write_tasks(task for task in commit.tasks if task.instance_id in instances)
+        self._drop_many(commit.tasks_dropped)
         for instance_id in commit.finished_ids():
             if instance_id in instances:
                 instances[instance_id].beats.clear()
@@ -168,6 +173,8 @@ class MemoryBackend:
         self._instances[new.id] = _Instance(new)
         if new.wake_us is not None:
             insort(self._wakes, (new.wake_us, new.id))
+        if new.admission is not None:
+            self._write_tasks([new.admission])
 
     def _change(self, change: InstanceChange) -> None:
         instance = self._instances[change.id]
@@ -199,6 +206,7 @@ class MemoryBackend:
         self._drop_wake(instance.record)
         for number in instance.inbox:
             del self._inbox[number]
+        self._drop_tasks(instance_id, ALL_TASKS)
 
     async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
         """See `Backend.load`."""
@@ -267,10 +275,18 @@ class MemoryBackend:
             return SendResult("over", known.record)
         elif message.event_id is not None and any(e == message.event_id for _, e in known.inbox.values()):
             return SendResult("delivered")
-        number = self._last_number = self._last_number + 1
-        stored = self._inbox[number] = Message(number, message.instance_id, message.data)
-        self._instances[message.instance_id].inbox[number] = (stored, message.event_id)
+        self._put(message.instance_id, message.data, message.event_id)
         return SendResult("delivered")
+
+    def _put(self, instance_id: str, data: bytes, event_id: str | None = None) -> None:
+        """Write a message for an instance that is there."""
+        number = self._last_number = self._last_number + 1
+        stored = self._inbox[number] = Message(number, instance_id, data)
+        self._instances[instance_id].inbox[number] = (stored, event_id)
+
+    def _is_active(self, instance_id: str) -> bool:
+        instance = self._instances.get(instance_id)
+        return instance is not None and not instance.record.status.is_terminal
 
     async def record(self, instance_id: str) -> InstanceRecord | None:
         """See `Backend.record`."""

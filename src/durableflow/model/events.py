@@ -34,13 +34,19 @@ FORMAT: Final = 2
 
 
 class ActivityOptions(msgspec.Struct, frozen=True, array_like=True):
-    """What an activity call was asked to obey; times in microseconds, 0 for none."""
+    """What an activity call was asked to obey; times in microseconds, 0 for none.
+
+    With a `queue`, any worker that serves it takes the attempts; `priority` and `fairness_key` say when.
+    """
 
     retry: StoredRetry | None = None
     schedule_to_start_us: int = 0
     start_to_close_us: int = 0
     schedule_to_close_us: int = 0
     heartbeat_us: int = 0
+    queue: str = ""
+    priority: int = 0
+    fairness_key: str = ""
 
 
 # -- observations ---------------------------------------------------------------------------------------------
@@ -50,7 +56,8 @@ class InstanceStarted(msgspec.Struct, frozen=True, array_like=True, tag="instanc
     """First event of every history.
 
     `start_at_us` is 0, or the moment before which the code must not begin;
-    `deadline_us` is 0, or the moment at which the instance fails.
+    `deadline_us` is 0, or the moment at which the instance fails. With a `queue`, the code
+    does not begin before that queue admits the instance.
     """
 
     workflow: str
@@ -59,10 +66,11 @@ class InstanceStarted(msgspec.Struct, frozen=True, array_like=True, tag="instanc
     format: int = FORMAT
     start_at_us: int = 0
     deadline_us: int = 0
+    queue: str = ""
 
 
 class InstanceBegan(msgspec.Struct, frozen=True, array_like=True, tag="instance_began", gc=False):
-    """The start time of a delayed instance has come."""
+    """The start time of a delayed instance has come, or its queue has admitted it."""
 
 
 class ActivityStarted(msgspec.Struct, frozen=True, array_like=True, tag="activity_started", gc=False):
@@ -85,6 +93,13 @@ class AttemptFailed(msgspec.Struct, frozen=True, array_like=True, tag="attempt_f
     retry_at_us: int
     counts: bool = True
     details: bytes | None = None
+
+
+class ActivityHandedOver(msgspec.Struct, frozen=True, array_like=True, tag="activity_handed_over", gc=False):
+    """Attempt `attempt` has left its worker: whoever holds its token says what comes of it."""
+
+    task: int
+    attempt: int
 
 
 class ActivityCompleted(msgspec.Struct, frozen=True, array_like=True, tag="activity_completed", gc=False):
@@ -232,6 +247,7 @@ Observation: TypeAlias = (
     InstanceStarted
     | InstanceBegan
     | ActivityStarted
+    | ActivityHandedOver
     | AttemptFailed
     | ActivityCompleted
     | ActivityFailed

@@ -18,7 +18,7 @@ from durableflow.model import events as ev
 from durableflow.runtime.instances import Instances
 from durableflow.runtime.live import Ack, Live, PutAway
 from durableflow.runtime.means import Means
-from durableflow.runtime.messages import FROM_OUTSIDE, check_sent, event_in, outgoing
+from durableflow.runtime.messages import FROM_OUTSIDE, check_sent, event_in, is_word, outgoing
 from durableflow.runtime.stalls import Stalls
 
 _PAGE: Final = 1_000
@@ -34,13 +34,29 @@ class Inbox:
         self._stalls = stalls
         self._loop = asyncio.get_running_loop()
         self._seen = 0
+        self._wanted = asyncio.Event()
+        self.is_behind = False
+        """Something that was written to it in this process has not been read."""
 
     async def run(self) -> None:
         """Read what others write, for ever."""
         while True:
             await self._means.patiently(self._read)
+            self.is_behind = self._wanted.is_set()
+            await self._wanted.wait()
+            self._wanted.clear()
+
+    async def watch(self) -> None:
+        """Have it read whenever another process may have written to it, for ever."""
+        while True:
             # a hint; the look is the truth
             await self._means.patiently(partial(self._means.backend.wait_for_change, _LONGEST_WAIT_S))
+            self._wanted.set()
+
+    def look(self) -> None:
+        """Read it now: something was written to it in this process."""
+        self.is_behind = True
+        self._wanted.set()
 
     async def _read(self) -> None:
         while messages := await self._means.backend.inbox(self._seen, _PAGE):
@@ -74,7 +90,7 @@ class Inbox:
             if not live.queued:
                 live.call_up()
             return
-        if type(event) in FROM_OUTSIDE:
+        if type(event) in FROM_OUTSIDE or is_word(event):
             live.tell(cast("ev.Observation", event), None, message.number)
 
     # -- what is told in this process -----------------------------------------------------------------------

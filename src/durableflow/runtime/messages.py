@@ -16,9 +16,13 @@ from durableflow.model.failure import Failure
 Answer = ev.ActivityCompleted | ev.ActivityFailed | ev.AttemptFailed
 """What an attempt has to say."""
 
+Word = Answer | ev.ActivityHandedOver
+"""The same, or that it has left its worker."""
+
 FROM_OUTSIDE: Final = frozenset(
     {
         ev.InstanceStarted,
+        ev.InstanceBegan,
         ev.EventReceived,
         ev.CancelRequested,
         ev.InstanceSuspended,
@@ -26,7 +30,7 @@ FROM_OUTSIDE: Final = frozenset(
         ev.InstanceTerminated,
     }
 )
-"""What clients send."""
+"""What clients send, and the queue that admits an instance."""
 
 _INTERRUPTED: Final = Failure("Interrupted", "the engine took this attempt away; it does not count")
 
@@ -34,6 +38,11 @@ _INTERRUPTED: Final = Failure("Interrupted", "the engine took this attempt away;
 def is_answer(event: ev.Event) -> TypeGuard[Answer]:
     """True for what an attempt has to say."""
     return isinstance(event, (ev.ActivityCompleted, ev.ActivityFailed, ev.AttemptFailed))
+
+
+def is_word(event: ev.Event) -> TypeGuard[Word]:
+    """True for what an attempt has to say, or that it has left its worker."""
+    return type(event) is ev.ActivityHandedOver or is_answer(event)
 
 
 def interrupted(activities: Iterable[PendingActivity], now_us: int) -> list[Answer]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from durableflow.backends.base import Commit, HistoryRow, InstanceChange, LoadedInstance, NewInstance
+from durableflow.backends.tasks import ALL_TASKS
 from durableflow.errors import (
     HistoryTooLong,
     InstancesExist,
@@ -27,8 +28,8 @@ from durableflow.runtime.messages import (
     FROM_OUTSIDE,
     event_in,
     interrupted,
-    is_answer,
     is_termination,
+    is_word,
     outgoing,
     seq_after,
 )
@@ -100,7 +101,7 @@ class Stalls:
         messages = [
             outgoing(instance_id, event, new if isinstance(event, ev.InstanceStarted) else None)
             for event, _, number in told
-            if not number and (type(event) in FROM_OUTSIDE or is_answer(event))
+            if not number and (type(event) in FROM_OUTSIDE or is_word(event))
         ]
         if not messages:
             return True
@@ -130,7 +131,9 @@ class Stalls:
         row = HistoryRow(record.id, seq_after(rows), at_us, ev.dump_events([*begun, event]))
         change = InstanceChange(record.id, Status.TERMINATED, None, at_us, record.custom_status)
         consumed = [message.number for message in messages]
-        await self._means.commit(Commit(rows=[row], changes=[change], consumed=consumed))
+        dropped = [(record.id, ALL_TASKS)]
+        commit = Commit(rows=[row], changes=[change], consumed=consumed, tasks_dropped=dropped)
+        await self._means.commit(commit)
         self.stuck.discard(record.id)
         self._means.tell(facts.InstanceEnded(record.id, record.workflow, Status.TERMINATED))
         self._ends.tell_end(record.id, End(Status.TERMINATED, event))

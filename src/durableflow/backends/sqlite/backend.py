@@ -37,6 +37,7 @@ from durableflow.backends.sqlite.lock import WorkerLock
 from durableflow.backends.sqlite.reader import Reader
 from durableflow.backends.sqlite.records import RECORD_COLUMNS, as_record, lenient_text, list_sql
 from durableflow.backends.sqlite.schema import MIGRATIONS, migrate, schema_version
+from durableflow.backends.sqlite.serving import TaskTables
 from durableflow.backends.sqlite.thread import ConnectionThread
 from durableflow.backends.sqlite.watch import ChangeWatch
 from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, UsageError
@@ -48,7 +49,7 @@ _LARGE_COMMIT_ROWS: Final = 32
 """Whoever makes such a commit has much to do meanwhile, and must not keep the thread from beginning with it."""
 
 
-class SqliteBackend:
+class SqliteBackend(TaskTables):
     """Histories in one SQLite file.
 
     Args:
@@ -73,6 +74,7 @@ class SqliteBackend:
         self._reader: Reader | None = None
         self._watch: ChangeWatch | None = None
         self._lock = WorkerLock(self.path)
+        TaskTables.__init__(self, self.path)
 
     @classmethod
     def from_url(cls, rest: str) -> SqliteBackend:
@@ -121,6 +123,7 @@ class SqliteBackend:
                     await thread.stop()
             finally:
                 self._lock.release()
+                self._release_servers()
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make a connection ready for writing: the first one, and one that takes the place of one beyond use."""
