@@ -222,6 +222,14 @@ class BlockingClient:
     purge_many = BlockingMethod(Client.purge_many)
     purge_finished = BlockingMethod(Client.purge_finished)
     list = BlockingMethod(Client.list)
+    complete = BlockingMethod(Client.complete)
+    fail = BlockingMethod(Client.fail)
+    heartbeat = BlockingMethod(Client.heartbeat)
+    queues = BlockingMethod(Client.queues)
+    queue = BlockingMethod(Client.queue)
+    set_queue = BlockingMethod(Client.set_queue)
+    pause_queue = BlockingMethod(Client.pause_queue)
+    resume_queue = BlockingMethod(Client.resume_queue)
 
 
 class BlockingEngine(BlockingClient):

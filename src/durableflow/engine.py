@@ -255,6 +255,12 @@ class Engine(Client):
         if worker is None:
             return await super()._send_start(workflow, new, started)
         worker.learn(workflow)
+        if new.admission is not None:
+            existing = await super()._send_start(workflow, new, started)
+            if existing is None:
+                worker.ends.forget((new.id,))
+                self._note_written()
+            return existing
         while True:
             try:
                 await worker.start(workflow, new, started)
@@ -310,6 +316,12 @@ class Engine(Client):
                 return end
             await self._backend.wait_for_change(_STANDBY_S)
         return await self._wait_for_end(instance_id)
+
+    def _note_written(self) -> None:
+        if self._server is not None:
+            self._server.look()
+        if self._worker is not None:
+            self._worker.look_into_inbox()
 
     def _status_change(self, instance_id: str) -> asyncio.Future[Any]:
         if self._worker is None:

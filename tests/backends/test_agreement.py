@@ -30,7 +30,7 @@ from durableflow.errors import AppendConflict, InstancesExist, StorageError
 from durableflow.model.status import Status
 
 IDS = ["a", "A", "b", "ü", "a%"]
-TABLES = ("history", "inbox", "heartbeats", "tags")
+TABLES = ("history", "inbox", "heartbeats", "tags", "tasks")
 
 ids = st.sampled_from(IDS)
 statuses = st.sampled_from(Status)
@@ -50,6 +50,7 @@ news = st.builds(
     st.none() | blobs,
     st.none() | small,
     st.booleans(),
+    st.none(),
 )
 changes = st.builds(
     InstanceChange, ids, statuses, wakes, st.none() | small, st.none() | blobs, st.none() | st.just("why")

@@ -27,6 +27,7 @@ from durableflow.errors import RegistrationError
 from durableflow.model import converter
 from durableflow.model.duration import Duration, from_datetime, to_us
 from durableflow.model.ids import check_name
+from durableflow.model.queues import check_priority
 
 if TYPE_CHECKING:
     from durableflow.core.execution import Execution
@@ -50,6 +51,9 @@ class StartOptions(msgspec.Struct, frozen=True):
     start_delay_us: int = 0
     timeout_us: int = 0
     on_conflict: OnConflict = "return"
+    queue: str = ""
+    priority: int = 0
+    fairness_key: str = ""
 
 
 VERSION_MAX: Final = 2**31 - 1
@@ -115,6 +119,9 @@ class Workflow(Generic[P, R]):
         start_delay: Duration | None = None,
         timeout: Duration | None = None,
         on_conflict: OnConflict | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        fairness_key: str | None = None,
     ) -> Workflow[P, R]:
         """This workflow with other options for the instances started from it.
 
@@ -126,9 +133,14 @@ class Workflow(Generic[P, R]):
             timeout: the instance fails when it is not over so long after its start.
             on_conflict: when the id is taken: `"return"` the instance that is there (the
                 default), `"fail"`, or `"replace"` it if it is over.
+            queue: the instance is PENDING until this queue admits it, and has a place in it until it is over;
+                see `Client.set_queue`.
+            priority: among those that wait in the queue, those of the highest are admitted first; from -1,000
+                to 1,000.
+            fairness_key: instances of different keys take turns.
 
         Raises:
-            UsageError: an id or tag that not every store can hold.
+            UsageError: an id, tag, queue or key that not every store can hold.
             ValueError: a time out of range or without a time zone.
         """
         if on_conflict not in (None, "return", "fail", "replace"):
@@ -146,6 +158,9 @@ class Workflow(Generic[P, R]):
             old.start_delay_us if start_delay is None else to_us(start_delay, "start_delay"),
             old.timeout_us if timeout is None else to_us(timeout, "timeout"),
             on_conflict or old.on_conflict,
+            old.queue if queue is None else check_name(queue, "the name of a queue"),
+            old.priority if priority is None else check_priority(priority),
+            old.fairness_key if fairness_key is None else check_name(fairness_key, "the fairness key"),
         )
         return twin
 

@@ -126,7 +126,7 @@ class QueueServer:
         """Wait for running attempts for the grace time, give back what has not begun, write what became of all."""
         self._is_stopping = True
         await self._attempts.stop(self._settings.grace_s)
-        while self._ends or self._is_writing or self._is_busy:
+        while self._ends or self._is_writing or self._is_busy:  # noqa: ASYNC110  # the loops set no event for this
             await asyncio.sleep(0.001)
         if self._server_id:
             with suppress(StorageError):

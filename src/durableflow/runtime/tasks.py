@@ -6,7 +6,8 @@ from typing import Final
 
 import msgspec
 
-from durableflow.backends.tasks import DELAYED, HANDED_OVER, NewTask, NextAttempt, StoredTask, TaskEnd
+from durableflow.authoring.workflow import StartOptions
+from durableflow.backends.tasks import DELAYED, HANDED_OVER, START, NewTask, NextAttempt, StoredTask, TaskEnd
 from durableflow.core.execution import WORKER_LOST
 from durableflow.core.turn import PendingActivity
 from durableflow.model import events as ev
@@ -42,6 +43,24 @@ def new_task(instance_id: str, activity: PendingActivity, options: ev.ActivityOp
         0,
         _waits_until_us(options, activity.scheduled_at_us, activity.scheduled_at_us),
         activity.scheduled_at_us,
+    )
+
+
+def new_start(instance_id: str, workflow: str, options: StartOptions, start_at_us: int, now_us: int) -> NewTask:
+    """An instance on its way into the queue that is to admit it."""
+    not_before_us = start_at_us if start_at_us > now_us else 0
+    return NewTask(
+        instance_id,
+        START,
+        options.queue,
+        workflow,
+        b"",
+        b"",
+        options.priority,
+        options.fairness_key,
+        not_before_us,
+        None,
+        now_us,
     )
 
 

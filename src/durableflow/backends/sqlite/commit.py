@@ -129,7 +129,13 @@ _WRITES: Final = {
 }  # fmt: skip
 """How each list of a commit is written, in this order. A list that is NULL is an empty one."""
 
-_SHAPES: Final = (("new", "rows"), ("rows", "changes", "finished"), tuple(_WRITES))
+_OF_TASKS: Final = ("tasks", "tasks_dropped")
+_SHAPES: Final = (
+    ("new", "rows"),
+    ("rows", "changes", "finished"),
+    tuple(name for name in _WRITES if name not in _OF_TASKS),
+    tuple(_WRITES),
+)
 """Which lists a commit can have; each shape has a trigger, and the first that fits is taken.
 
 A lone start, or a lone turn after it, costs half of what it would with the trigger for all lists, which opens eight of
