@@ -76,6 +76,9 @@ class Context:
         schedule_to_start: Duration | None = None,
         schedule_to_close: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        fairness_key: str | None = None,
     ) -> Task[T]: ...
     @overload
     def call_activity_by_name(
@@ -89,6 +92,9 @@ class Context:
         schedule_to_start: Duration | None = None,
         schedule_to_close: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        fairness_key: str | None = None,
     ) -> Task[Any]: ...
     def call_activity_by_name(
         self,
@@ -101,16 +107,22 @@ class Context:
         schedule_to_start: Duration | None = None,
         schedule_to_close: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        fairness_key: str | None = None,
     ) -> Task[Any]:
         """Have the activity registered as `name` run; its function need not be imported here.
 
         Args:
             result_type: what the result is read back as; plain JSON values when left out.
-            retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout: as for `@activity`.
+            retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout, queue, priority, fairness_key:
+                as for `@activity`.
         """
         check_name(name, "the name of an activity")
         data = converter.dump(args, f"the arguments of activity {name!r}") if args else converter.EMPTY_ARGUMENTS
-        options = store_options(retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout)
+        options = store_options(
+            retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout, queue, priority, fairness_key
+        )
         return self._execution.schedule_activity(name, data, options, converter.loader(result_type or Any))
 
     def sleep(self, duration: Duration) -> Task[None]:

@@ -79,8 +79,13 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         vtime integer not null,
         primary key (queue, priority)
     ) without rowid;
+    create table task_numbers (
+        id integer primary key,
+        last integer not null
+    );
+    insert into task_numbers values (1, 0);
     create table tasks (
-        number integer primary key autoincrement,
+        number integer primary key,
         instance text not null,
         task integer not null,
         attempt integer not null default 1,

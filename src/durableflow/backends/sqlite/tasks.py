@@ -43,11 +43,14 @@ _LIMITS: Final = "concurrency, rate_count, rate_period_us, rate_burst, is_paused
 
 TASK_VIEWS: Final = (
     f"create temp view new_tasks as select {', '.join(f'0 as {name}' for name in _NEW.split(', '))}",
-    # One row after the other: a task finds its place behind the one before it.
+    # One row after the other: a task finds its place behind the one before it. Its number is never used again; with
+    # AUTOINCREMENT, every commit would keep books of it, whether it writes tasks or not.
     f"""
     create temp trigger write_task instead of insert on new_tasks begin
         insert or ignore into queues (name) values (new.queue);
-        insert into tasks ({_NEW}, state, vtime) values (
+        update task_numbers set last = last + 1;
+        insert into tasks (number, {_NEW}, state, vtime) values (
+            (select last from task_numbers),
             {", ".join(f"new.{name}" for name in _NEW.split(", "))},
             case when new.not_before_us > 0 then {DELAYED} else {WAITING} end,
             max(
@@ -294,9 +297,11 @@ def beat(connection: sqlite3.Connection, beats: Sequence[TaskBeat]) -> list[bool
 def offer(connection: sqlite3.Connection, offered: Offer) -> None:
     """See `TaskStore.offer_task`; its instance is there and not over."""
     connection.execute("delete from tasks where instance = ? and task = ?", (offered.instance_id, offered.task))
+    connection.execute("update task_numbers set last = last + 1")
     connection.execute(
-        "insert into tasks (instance, task, attempt, queue, name, input, options, state, expires_us, started_us, "
-        "token_digest, scheduled_at_us, uncounted) values (?, ?, ?, '', ?, x'', ?, ?, ?, ?, ?, ?, ?)",
+        "insert into tasks (number, instance, task, attempt, queue, name, input, options, state, expires_us, "
+        "started_us, token_digest, scheduled_at_us, uncounted) "
+        "values ((select last from task_numbers), ?, ?, ?, '', ?, x'', ?, ?, ?, ?, ?, ?, ?)",
         (
             offered.instance_id, offered.task, offered.attempt, offered.name, offered.options, HANDED_OVER,
             offered.expires_us, offered.started_us, offered.token_digest, offered.scheduled_at_us, offered.uncounted,
