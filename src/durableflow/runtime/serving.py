@@ -17,7 +17,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Final, cast
 
 from durableflow.authoring.registry import Registry
 from durableflow.backends.base import Backend, Commit
@@ -259,7 +259,7 @@ class QueueServer:
             await self._backend.renew_server(self._server_id, self._ttl_us, self._clock.now_us())
         now_us = self._clock.now_us()
         while tasks := await self._backend.overdue_tasks(self._server_id, now_us, _OVERDUE_BATCH):
-            ends = []
+            ends: list[TaskEnd] = []
             for task in tasks:
                 event = overdue_answer(task, self._clock)
                 ends.append(end_of(task, event, now_us))
@@ -405,8 +405,10 @@ def _do_nothing() -> None:
 
 def read_queues(queues: Collection[str] | Mapping[str, int] | None, default: int) -> Mapping[str, int] | None:
     """How many tasks of each queue are taken at once; None for all queues."""
-    if queues is None or isinstance(queues, Mapping):
-        return queues
+    if queues is None:
+        return None
+    if isinstance(queues, Mapping):
+        return cast("Mapping[str, int]", queues)
     return dict.fromkeys(queues, default)
 
 

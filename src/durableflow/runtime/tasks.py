@@ -82,7 +82,7 @@ def activity_of(task: StoredTask) -> PendingActivity:
 
 def _waits_until_us(options: ev.ActivityOptions, scheduled_at_us: int, wanted_at_us: int) -> int | None:
     """When a task that waits is overdue."""
-    limits = []
+    limits: list[int] = []
     if options.schedule_to_start_us:
         limits.append(wanted_at_us + options.schedule_to_start_us)
     if options.schedule_to_close_us:
@@ -96,7 +96,7 @@ def answered_until_us(
     """When an attempt that was handed over is overdue, with its last heartbeat at `now_us`."""
     if options is None:
         return None
-    limits = []
+    limits: list[int] = []
     if options.start_to_close_us:
         limits.append(started_us + options.start_to_close_us)
     if options.schedule_to_close_us:
