@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         DurableflowError,
         EngineClosed,
         EventTimeout,
+        HandedOver,
         InstanceExists,
         InstanceNotActive,
         InstanceNotFound,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         ScheduleNotFound,
         StorageError,
         TaskCancelled,
+        TokenRefused,
         TransactionMisused,
         UsageError,
         WorkflowCancelled,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     )
     from durableflow.handle import Handle
     from durableflow.looking import InstanceStatus, Page
+    from durableflow.model.queues import QueueStatus
     from durableflow.model.retry import RetryPolicy
     from durableflow.model.schedule import Calendar, Cron, Interval, Schedule, slot_of
     from durableflow.model.status import Status
@@ -109,6 +112,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "DurableflowError",
             "EngineClosed",
             "EventTimeout",
+            "HandedOver",
             "InstanceExists",
             "InstanceNotActive",
             "InstanceNotFound",
@@ -123,6 +127,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "ScheduleNotFound",
             "StorageError",
             "TaskCancelled",
+            "TokenRefused",
             "TransactionMisused",
             "UsageError",
             "WorkflowCancelled",
@@ -134,6 +139,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "InstanceStatus",
             "Page",
         ),
+        "model.queues": ("QueueStatus",),
         "model.retry": ("RetryPolicy",),
         "model.schedule": (
             "Calendar",
@@ -195,6 +201,7 @@ __all__ = [
     "EventTimeout",
     "ExportReport",
     "Flow",
+    "HandedOver",
     "Handle",
     "ImportReport",
     "InstanceExists",
@@ -211,6 +218,7 @@ __all__ = [
     "Page",
     "PayloadError",
     "PayloadTooLarge",
+    "QueueStatus",
     "RequestFailed",
     "RetryPolicy",
     "Saga",
@@ -224,6 +232,7 @@ __all__ = [
     "StorageError",
     "Task",
     "TaskCancelled",
+    "TokenRefused",
     "TransactionMisused",
     "TransactionalActivity",
     "UsageError",

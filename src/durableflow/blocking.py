@@ -349,6 +349,14 @@ class BlockingClient:
             yield line
 
     list = BlockingMethod(Client.list)
+    complete = BlockingMethod(Client.complete)
+    fail = BlockingMethod(Client.fail)
+    heartbeat = BlockingMethod(Client.heartbeat)
+    queues = BlockingMethod(Client.queues)
+    queue = BlockingMethod(Client.queue)
+    set_queue = BlockingMethod(Client.set_queue)
+    pause_queue = BlockingMethod(Client.pause_queue)
+    resume_queue = BlockingMethod(Client.resume_queue)
 
 
 async def _next_of(lines: AsyncGenerator[str]) -> str | None:

@@ -24,12 +24,13 @@ from durableflow.runtime.clock import Clock, SystemClock
 from durableflow.runtime.starts import judge_conflict, new_event, new_start
 from durableflow.runtime.stores import open_backend
 from durableflow.schedules import Schedules
+from durableflow.work import Work
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Client(Asking, ManyInstances):
+class Client(Asking, ManyInstances, Work):
     """Talks to the instances of a store, whichever process runs them.
 
     Use it as `async with Client("sqlite:///orders.db") as client: ...`.

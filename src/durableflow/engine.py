@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
@@ -30,6 +30,7 @@ from durableflow.observe import facts
 from durableflow.observe.log import log_fact
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.ends import End
+from durableflow.runtime.serving import QueueServer, read_queues
 from durableflow.runtime.settings import Settings
 from durableflow.runtime.worker import Worker, WorkerStatistics
 
@@ -54,6 +55,8 @@ class Engine(Client):
         workflows: what this engine runs; by default all that is defined at the top of modules
             that were imported before the engine is opened.
         activities: likewise.
+        queues: which queues this engine takes tasks from, or how many of each at once: `{"mail": 10}`. By default
+            all, as far as it knows their activities; `[]` for none.
         name: of the worker, for people.
         settings: bounds and times; see `Settings`.
         clock: where time comes from; tests pass a virtual one.
@@ -66,6 +69,7 @@ class Engine(Client):
         *,
         workflows: Iterable[AnyWorkflow] | None = None,
         activities: Iterable[AnyActivity] | None = None,
+        queues: Collection[str] | Mapping[str, int] | None = None,
         name: str | None = None,
         settings: Settings | None = None,
         clock: Clock | None = None,
@@ -81,6 +85,9 @@ class Engine(Client):
         self._registry = Registry(workflows or (), activities or ())
         self._takes_all = (workflows is None, activities is None)
         self._listeners = (log_fact, *listeners)
+        self._queues = read_queues(queues, self.settings.queue_concurrency)
+        self._server: QueueServer | None = None
+        self._serving: asyncio.Task[None] | None = None
         self._worker: Worker | None = None
         self._task: asyncio.Task[None] | None = None
         self._led = asyncio.Event()
@@ -98,20 +105,28 @@ class Engine(Client):
         await self._backend.open()
         self._closing = False
         self._led = asyncio.Event()
+        self._server = QueueServer(
+            self._backend, self._clock, self._registry, self.settings, self._tell, self.name, self._queues
+        )
         try:
             worker = await self._try_to_lead()
         except BaseException:
             await self._backend.close()
             raise
         self._task = asyncio.create_task(self._work(worker), name="durableflow engine")
+        self._serving = asyncio.create_task(self._server.run(), name="durableflow server")
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Give running attempts the grace time, record what was interrupted, let the store go."""
         self._closing = True
         task, self._task = self._task, None
-        worker = self._worker
+        serving, self._serving = self._serving, None
+        worker, server = self._worker, self._server
         try:
+            if server is not None and serving is not None and not serving.done():
+                await server.stop()
+            await _end(serving)
             if worker is not None and task is not None and not task.done():
                 await worker.stop()
         finally:
@@ -130,7 +145,12 @@ class Engine(Client):
         if lease is None:
             return None
         worker = Worker(self._backend, self._clock, self._registry, self.settings, self._tell, lease)
+        server = self._server
+        assert server is not None
         self._worker = worker
+        worker.on_tasks(server.note_commit)
+        server.on_written, server.admits = worker.look_into_inbox, True
+        server.look()
         self._led.set()
         self._tell(facts.WorkerLeads(self.name))
         return worker
@@ -146,6 +166,8 @@ class Engine(Client):
                 finally:
                     self._worker = None
                     self._led.clear()
+                    if self._server is not None:
+                        self._server.admits = False
             worker = None
             await asyncio.sleep(_STANDBY_S)
             with suppress(StorageError):
@@ -182,6 +204,8 @@ class Engine(Client):
                 self._registry.add_activity(definition)
                 if self._worker is not None:
                     self._worker.retry_stalled()
+                if self._server is not None:
+                    self._server.look()
 
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
@@ -233,6 +257,12 @@ class Engine(Client):
         if worker is None or workflow is None:
             return await super()._send_start(workflow, new, started)
         worker.learn(workflow)
+        if new.admission is not None:
+            existing = await super()._send_start(workflow, new, started)
+            if existing is None:
+                worker.ends.forget((new.id,))
+                self._note_written()
+            return existing
         while True:
             try:
                 await worker.start(workflow, new, started)
@@ -260,6 +290,8 @@ class Engine(Client):
         self.register(workflow)
 
     def _note_written(self) -> None:
+        if self._server is not None:
+            self._server.look()
         if self._worker is not None:
             self._worker.look_into_inbox()
             self._worker.schedules.look()

@@ -35,6 +35,7 @@ Branches are cut by what the caller does next::
     │   └── CompensationFailed     a saga could not undo all of it
     ├── NonRetryableError          raise it in an activity: no further attempt
     ├── ActivityCancelled          raised inside an activity that is no longer wanted
+    ├── TokenRefused               the token of an activity that was handed over is none, or none any more
     ├── StorageError               try again, or mend the store
     │   ├── LeaseLost              another worker owns the store now
     │   ├── InstancesExist         ids to be made are taken
@@ -48,6 +49,7 @@ Branches are cut by what the caller does next::
         └── CorruptSchedule        its row in the store cannot be read
 
     Cancelled (BaseException)      raised once at a cancelled workflow's wait
+    HandedOver (BaseException)     raise it in an activity that has given its token away
     DeterminismWarning (UserWarning)
 
 `Cancelled` is a `BaseException`, as `asyncio.CancelledError` is, so that an
@@ -462,6 +464,22 @@ class ActivityCancelled(DurableflowError):
     code = "DF5002"
 
 
+class TokenRefused(DurableflowError):
+    """A token does not finish an activity (any more); nothing was written.
+
+    Attributes:
+        reason: `"malformed"` (no token at all), `"wrong"` (not the one that was given out), `"stale"` (of an
+            attempt that is over), `"expired"` (its time is over) or `"over"` (it was used, the activity was
+            cancelled, or its instance is over).
+    """
+
+    code = "DF5003"
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
 class StorageError(DurableflowError):
     """The store refused or could not answer; nothing was written unless the subclass says so."""
 
@@ -573,6 +591,10 @@ class Cancelled(BaseException):
     def __init__(self, reason: str = "") -> None:
         self.reason = reason
         super().__init__(reason or "the instance was cancelled")
+
+
+class HandedOver(BaseException):
+    """Raise it in an activity after `hand_over()`: whoever holds the token says what comes of this attempt."""
 
 
 class DeterminismWarning(UserWarning):

@@ -37,7 +37,7 @@ from durableflow.errors import AppendConflict, InstancesExist, StorageError
 from durableflow.model.status import Status
 
 IDS = ["a", "A", "b", "ü", "a%"]
-TABLES = ("history", "inbox", "heartbeats", "tags", "dead_letters")
+TABLES = ("history", "inbox", "heartbeats", "tags", "dead_letters", "tasks")
 
 ids = st.sampled_from(IDS)
 statuses = st.sampled_from(Status)
@@ -59,6 +59,7 @@ news = st.builds(
     st.booleans(),
     st.none() | ids,
     st.integers(1, 3),
+    st.none(),
 )
 letters = st.builds(
     DeadLetter,
@@ -99,6 +100,7 @@ told_by_instances = st.builds(
         base_seq=st.just(1),
         replace=st.booleans(),
         parent=st.none() | ids,
+        admission=st.none(),
     ),
     blobs,
     ids,

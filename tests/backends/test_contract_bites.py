@@ -267,7 +267,7 @@ class AnswersTheDead(MemoryBackend):
         outcome = self._send_one(message).outcome
         answer = message.answers.get("delivered" if outcome == "over" else outcome)
         if answer is not None and message.sender in self._instances:
-            self._put_into_inbox(message.sender, answer, None)
+            self._put(message.sender, answer, None)
 
 
 class ForgetsParents(MemoryBackend):

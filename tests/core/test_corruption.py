@@ -198,6 +198,7 @@ def test_every_event_has_a_tag_of_its_own_and_comes_back_from_its_bytes() -> Non
     options = ev.ActivityOptions(None, 1, 2, 3, 4)
     examples: list[ev.Event] = [
         ev.InstanceStarted("w", 2, b"[1]", 1, 5, 6), ev.InstanceBegan(), ev.ActivityStarted(1, 2),
+        ev.ActivityHandedOver(1, 2),
         ev.AttemptFailed(1, 2, failure, 3, counts=False, details=b"d"), ev.ActivityCompleted(1, b"o", 2),
         ev.ActivityFailed(1, failure, 2, 3), ev.TimerFired(1), ev.EventReceived("n", b"p", "id"),
         ev.CancelRequested("r"), ev.InstanceSuspended("r"), ev.InstanceResumed(), ev.InstanceTerminated("r"),
@@ -215,7 +216,7 @@ def test_every_event_has_a_tag_of_its_own_and_comes_back_from_its_bytes() -> Non
     assert ev.load_events(ev.dump_events(examples)) == examples
     assert [ev.load_event(ev.dump_event(example)) for example in examples] == examples
     tags = [ev.tag_of(example) for example in examples]
-    assert len(set(tags)) == len(tags) == 35
+    assert len(set(tags)) == len(tags) == 36
 
 
 def test_the_bytes_of_a_row_are_pinned() -> None:
@@ -225,7 +226,7 @@ def test_the_bytes_of_a_row_are_pinned() -> None:
         ev.ActivityScheduled(1, "a", b"[1]", b"12345678"),
     ]
     assert ev.dump_events(row) == (
-        b"\x92\x99\xb0instance_started\xa1w\x01\xc4\x02[]\x02\x00\x00\xc0\xc0"
+        b"\x92\x9a\xb0instance_started\xa1w\x01\xc4\x02[]\x02\x00\x00\xc0\xc0\xa0"
         b"\x96\xb2activity_scheduled\x01\xa1a\xc4\x03[1]\xc4\x0812345678\xc0"
     )
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow  # each starts interpreters
 
 FOLDER = Path(__file__).parents[2] / "examples"
 ENDS = {
+    "approval_token": ["a lamp: approved by Ada"],
     "changed_code": [
         "order-1: a lamp in a box, with a card",
         "order-2: a chair from shelf 7 in a box, with a card",
@@ -54,6 +55,7 @@ ENDS = {
         "order-1: parcel to Harbour Street 4",
         "order-2: refunded and put back, because it could not be sent",
     ],
+    "mail_queue": ["90 letters sent, one not: no such address (3 attempts)"],
     "outbox": [
         "order-1: a lamp in a box, 950 paid",
         "order-2: a chair in a box, 1900 paid",

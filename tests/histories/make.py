@@ -218,6 +218,14 @@ def second_thoughts(scene: Scene) -> None:
     scene.done(2, "lamp from shelf 7")
 
 
+def handed_over(scene: Scene) -> None:
+    scene.start(golden.handed_over)
+    scene.tell(ev.ActivityHandedOver(1, 1))
+    scene.tell(ev.AttemptFailed(2, 1, Failure("E", "busy"), scene.now_us + SECOND))
+    scene.done(2, "chair from shelf 7", attempt=2)
+    scene.done(1, "lamp from shelf 7")
+
+
 def before_the_patches(scene: Scene) -> None:
     scene.start(Workflow(golden.lamps_as_they_were, name=golden.lamps.name))
     scene.done(1, "lamp from shelf 7")
@@ -313,7 +321,8 @@ def forked(scene: Scene) -> None:
 
 SCENES: list[Callable[[Scene], None]] = [
     order, saga, retries, timers, events, branches, facts, pause, tidy, terminated, timed_out, quick, still_open,
-    second_thoughts, before_the_patches, between_the_patches, after_the_patches, family, days, stages, rewound, forked,
+    second_thoughts, handed_over, before_the_patches, between_the_patches, after_the_patches, family, days, stages,
+    rewound, forked,
 ]  # fmt: skip
 
 

@@ -206,6 +206,14 @@ def second_thoughts(ctx: Context) -> Flow[str]:
         return "after all: " + (yield from ctx.wait_for_event("approved", str))
 
 
+@workflow(name="golden handed over")
+def handed_over(ctx: Context) -> Flow[list[str]]:
+    """One activity is finished by whoever holds its token, another goes through a queue."""
+    lamp = ctx.call_activity(reserve, "lamp")
+    chair = ctx.call_activity(reserve.options(queue="shelves", priority=1, fairness_key="o-1"), "chair")
+    return list((yield from ctx.when_all([lamp, chair])))
+
+
 def lamps_as_they_were(ctx: Context) -> Flow[list[str]]:
     """What `lamps` was before it was changed."""
     lamps = [(yield from ctx.call_activity(reserve, "lamp"))]

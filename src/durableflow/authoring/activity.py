@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -15,6 +16,7 @@ from durableflow.model import converter
 from durableflow.model.duration import Duration, to_us
 from durableflow.model.events import ActivityOptions
 from durableflow.model.ids import check_name
+from durableflow.model.queues import check_priority
 from durableflow.model.retry import RetryPolicy, store_retry
 
 if TYPE_CHECKING:
@@ -31,11 +33,15 @@ def store_options(
     schedule_to_start: Duration | None,
     schedule_to_close: Duration | None,
     heartbeat_timeout: Duration | None,
+    queue: str | None = None,
+    priority: int | None = None,
+    fairness_key: str | None = None,
 ) -> ActivityOptions | None:
     """The options as histories hold them; None when all are defaults.
 
     Raises:
-        ValueError: a time is negative or not a time; the message names the option.
+        ValueError: a time is negative or not a time, a priority is out of range; the message names the option.
+        UsageError: the name of a queue or a key that not every store can hold.
     """
 
     def microseconds(value: Duration | None, what: str) -> int:
@@ -47,6 +53,9 @@ def store_options(
         microseconds(timeout, "timeout"),
         microseconds(schedule_to_close, "schedule_to_close"),
         microseconds(heartbeat_timeout, "heartbeat_timeout"),
+        "" if queue is None else check_name(queue, "the name of a queue"),
+        0 if priority is None else check_priority(priority),
+        "" if fairness_key is None else check_name(fairness_key, "the fairness key"),
     )
     return None if made == ActivityOptions() else made
 
@@ -131,11 +140,24 @@ class Activity(Generic[P, R_co]):
         schedule_to_start: Duration | None = None,
         schedule_to_close: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        fairness_key: str | None = None,
     ) -> Self:
         """This activity with other options for one call; those left out stay as they are."""
-        changed = store_options(retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout)
-        if changed is None:
+        changed = store_options(
+            retry,
+            timeout,
+            schedule_to_start,
+            schedule_to_close,
+            heartbeat_timeout,
+            queue,
+            priority,
+            fairness_key,
+        )
+        if changed is None and (priority is None or self.stored_options is None):
             return self
+        changed = changed or ActivityOptions()
         old = self.stored_options or ActivityOptions()
         merged = ActivityOptions(
             changed.retry or old.retry,
@@ -143,6 +165,9 @@ class Activity(Generic[P, R_co]):
             changed.start_to_close_us or old.start_to_close_us,
             changed.schedule_to_close_us or old.schedule_to_close_us,
             changed.heartbeat_us or old.heartbeat_us,
+            changed.queue or old.queue,
+            old.priority if priority is None else priority,
+            changed.fairness_key or old.fairness_key,
         )
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
@@ -183,6 +208,9 @@ def activity(
     schedule_to_close: Duration | None = None,
     heartbeat_timeout: Duration | None = None,
     max_concurrency: int | None = None,
+    queue: str | None = None,
+    priority: int | None = None,
+    fairness_key: str | None = None,
     transactional: Literal[False] = False,
 ) -> ActivityDecorator: ...
 @overload
@@ -208,6 +236,9 @@ def activity(
     schedule_to_close: Duration | None = None,
     heartbeat_timeout: Duration | None = None,
     max_concurrency: int | None = None,
+    queue: str | None = None,
+    priority: int | None = None,
+    fairness_key: str | None = None,
     transactional: bool = False,
 ) -> Any:
     """Make a function an activity: it runs at least once, and its recorded result is used for ever.
@@ -224,6 +255,10 @@ def activity(
         schedule_to_close: limit of everything, all attempts and waits included.
         heartbeat_timeout: an attempt that does not call `heartbeat` for so long has failed.
         max_concurrency: how many attempts of it run at once in one worker.
+        queue: its attempts are made by whichever process serves this queue; by default by the one that owns
+            the instance.
+        priority: among the tasks of the queue that wait, those of the highest go first; from -1,000 to 1,000.
+        fairness_key: tasks of different keys take turns, however many of one there are: a customer's name, say.
         transactional: it is given a connection of the store as its first argument, and what it writes there is
             committed together with its result, or not at all. A plain `def`, and short: nobody else writes meanwhile.
 
@@ -231,8 +266,12 @@ def activity(
         RegistrationError: another function of this name is registered; pass `name=`.
         ValueError: an option is out of its range.
     """
-    stored = store_options(retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout)
+    stored = store_options(
+        retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout, queue, priority, fairness_key
+    )
     if transactional:
+        if queue is not None:
+            raise ValueError(f"a transactional activity runs where its store is written, not in a queue: {queue!r}")
         from durableflow.authoring.transactional import TransactionalDecorator  # which knows activities
 
         made = TransactionalDecorator(name, stored, max_concurrency)
@@ -284,6 +323,8 @@ class ActivityContext:
         attempt: int,
         details: bytes | None,
         beat: Callable[[bytes], None],
+        offer: Callable[[], Coroutine[Any, Any, str]] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.instance_id = instance_id
         self.activity = activity_name
@@ -291,9 +332,11 @@ class ActivityContext:
         self.idempotency_key = f"{instance_id}/{task}"
         self._details = details
         self._beat = beat
+        self._offer = offer
         self._is_cancelled = False
         self._cancelled: threading.Event | None = None
         self.cancel_reason = ""
+        self._loop = loop
         self.is_transactional = False
 
     @property
@@ -324,6 +367,29 @@ class ActivityContext:
         if self._is_cancelled:
             raise ActivityCancelled(f"activity {self.activity!r} is no longer wanted: {self.cancel_reason}")
         self._beat(converter.dump(details, "the heartbeat details"))
+
+    async def hand_over(self) -> str:
+        """A token with which any process may finish this activity: `client.complete(token, value)`.
+
+        It is good from the moment at which this returns. Give it away, then `raise HandedOver`: the attempt has
+        left this worker, survives restarts, and is bounded by the activity's `timeout`, `heartbeat_timeout` and
+        `schedule_to_close` alone. If the activity ends in any other way, or its process dies before, the token
+        is worth nothing; the next attempt asks for its own.
+
+        Raises:
+            ActivityCancelled: the result is no longer wanted.
+        """
+        if self._offer is None:
+            raise UsageError("hand_over() works only inside an activity that an engine runs")
+        if self._is_cancelled:
+            raise ActivityCancelled(f"activity {self.activity!r} is no longer wanted: {self.cancel_reason}")
+        return await self._offer()
+
+    def hand_over_blocking(self) -> str:
+        """`hand_over` for activities that are plain functions, and so run in a thread."""
+        if self._loop is None:
+            raise UsageError("hand_over_blocking() is for activities that run in a thread; write await hand_over()")
+        return asyncio.run_coroutine_threadsafe(self.hand_over(), self._loop).result()
 
     def mark_cancelled(self, reason: str) -> None:
         """For the engine: tell the attempt to stop."""

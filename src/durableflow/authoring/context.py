@@ -88,6 +88,9 @@ class Context:
         schedule_to_start: Duration | None = None,
         schedule_to_close: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        fairness_key: str | None = None,
     ) -> Task[T]: ...
     @overload
     def call_activity_by_name(
@@ -101,6 +104,9 @@ class Context:
         schedule_to_start: Duration | None = None,
         schedule_to_close: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        fairness_key: str | None = None,
     ) -> Task[Any]: ...
     def call_activity_by_name(
         self,
@@ -113,16 +119,22 @@ class Context:
         schedule_to_start: Duration | None = None,
         schedule_to_close: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        fairness_key: str | None = None,
     ) -> Task[Any]:
         """Have the activity registered as `name` run; its function need not be imported here.
 
         Args:
             result_type: what the result is read back as; plain JSON values when left out.
-            retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout: as for `@activity`.
+            retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout, queue, priority, fairness_key:
+                as for `@activity`.
         """
         check_name(name, "the name of an activity")
         data = converter.dump(args, f"the arguments of activity {name!r}") if args else converter.EMPTY_ARGUMENTS
-        options = store_options(retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout)
+        options = store_options(
+            retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout, queue, priority, fairness_key
+        )
         return self._execution.schedule_activity(name, data, options, converter.loader(result_type or Any))
 
     # -- others ---------------------------------------------------------------------------------------------
@@ -148,6 +160,11 @@ class Context:
         if execution.on_workflow_object is not None:
             execution.on_workflow_object(workflow)
         options = workflow.start_options
+        if options.queue:
+            raise UsageError(
+                f"child {workflow.name!r} cannot be started through a queue ({options.queue!r}); give its activities "
+                "that queue, or start it by a client"
+            )
         start_delay_us = options.start_delay_us
         if options.start_at_us:
             start_delay_us = max(start_delay_us, options.start_at_us - execution.now_us)

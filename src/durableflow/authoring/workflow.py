@@ -27,6 +27,7 @@ from durableflow.errors import RegistrationError
 from durableflow.model import converter
 from durableflow.model.duration import Duration, from_datetime, to_us
 from durableflow.model.ids import check_name
+from durableflow.model.queues import check_priority
 from durableflow.model.retry import RetryPolicy, StoredRetry, store_retry
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ class StartOptions(msgspec.Struct, frozen=True):
     on_conflict: OnConflict = "return"
     parent_close: ParentClose = "terminate"
     retry: StoredRetry | None = None
+    queue: str = ""
+    priority: int = 0
+    fairness_key: str = ""
 
 
 VERSION_MAX: Final = 2**31 - 1
@@ -123,6 +127,9 @@ class Workflow(Generic[P, R]):
         on_conflict: OnConflict | None = None,
         parent_close: ParentClose | None = None,
         retry: RetryPolicy | int | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        fairness_key: str | None = None,
     ) -> Workflow[P, R]:
         """This workflow with other options for the instances started from it.
 
@@ -138,9 +145,14 @@ class Workflow(Generic[P, R]):
             parent_close: of a child: when its parent is over, it is terminated (the default), cancelled, or left alone.
             retry: of a child: another one is started when it fails; by default none is. A number alone means that many
                 children.
+            queue: the instance is PENDING until this queue admits it, and has a place in it until it is over;
+                see `Client.set_queue`.
+            priority: among those that wait in the queue, those of the highest are admitted first; from -1,000
+                to 1,000.
+            fairness_key: instances of different keys take turns.
 
         Raises:
-            UsageError: an id or tag that not every store can hold.
+            UsageError: an id, tag, queue or key that not every store can hold.
             ValueError: a time out of range or without a time zone.
         """
         if on_conflict not in (None, "return", "fail", "replace"):
@@ -162,6 +174,9 @@ class Workflow(Generic[P, R]):
             on_conflict or old.on_conflict,
             parent_close or old.parent_close,
             old.retry if retry is None else store_retry(retry),
+            old.queue if queue is None else check_name(queue, "the name of a queue"),
+            old.priority if priority is None else check_priority(priority),
+            old.fairness_key if fairness_key is None else check_name(fairness_key, "the fairness key"),
         )
         return twin
 

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
+from durableflow.backends.tasks import NewTask, TaskStore
 from durableflow.model.status import Status
 
 
@@ -34,6 +35,7 @@ class NewInstance(NamedTuple):
     """An instance to be made. `replace` says that a finished one of the same id goes first.
 
     `parent` is the id of the instance whose child it is; `base_seq` is the number of the first event that replay needs.
+    `admission` is the task by which a queue lets it begin, or None.
     """
 
     id: str
@@ -48,6 +50,7 @@ class NewInstance(NamedTuple):
     replace: bool = False
     parent: str | None = None
     base_seq: int = 1
+    admission: NewTask | None = None
 
 
 class HistoryRow(NamedTuple):
@@ -155,6 +158,9 @@ class Commit(msgspec.Struct):
     sends: list[Outgoing] = []
     dead_letters: list[DeadLetter] = []
     redeemed: list[str] = []
+    tasks: list[NewTask] = []
+    tasks_dropped: list[tuple[str, int]] = []
+    """Instance and number of what is no longer wanted; see `tasks.ALL_TASKS`."""
 
     def finished_ids(self) -> list[str]:
         """Instances that are over with this commit."""
@@ -274,7 +280,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 100
 
 
-class Backend(Protocol):
+class Backend(TaskStore, Protocol):
     """Where histories live; each method is one transaction.
 
     Methods may raise `StorageError`; those that need more say so.

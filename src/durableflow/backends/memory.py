@@ -28,6 +28,8 @@ from durableflow.backends.base import (
     SendResult,
     UserWork,
 )
+from durableflow.backends.memory_tasks import MemoryTasks
+from durableflow.backends.tasks import ALL_TASKS
 from durableflow.errors import AppendConflict, InstancesExist, LeaseLost, TransactionMisused
 from durableflow.model.status import Status
 
@@ -58,7 +60,7 @@ class _Instance:
         self.inbox: dict[int, tuple[Message, str | None]] = {}
 
 
-class MemoryBackend:
+class MemoryBackend(MemoryTasks):
     """Everything in dictionaries of one process; gone with it.
 
     The object may outlive engines: open another engine on it to see what a restart would.
@@ -78,6 +80,7 @@ class MemoryBackend:
         self._schedules: dict[str, ScheduleRow] = {}
         self._openers = 0
         self._watchers: list[asyncio.Future[None]] = []
+        MemoryTasks.__init__(self)
 
     def __repr__(self) -> str:
         return f"<MemoryBackend of {len(self._instances)} instances>"
@@ -147,6 +150,8 @@ class MemoryBackend:
         for beat in commit.heartbeats:
             if beat.instance_id in instances:
                 instances[beat.instance_id].beats[beat.task] = beat
+        self._write_tasks(task for task in commit.tasks if task.instance_id in instances)
+        self._drop_many(commit.tasks_dropped)
         for instance_id in commit.finished_ids():
             if instance_id in instances:
                 instances[instance_id].beats.clear()
@@ -196,6 +201,8 @@ class MemoryBackend:
         self._instances[new.id] = _Instance(new)
         if new.wake_us is not None:
             insort(self._wakes, (new.wake_us, new.id))
+        if new.admission is not None:
+            self._write_tasks([new.admission])
 
     def _change(self, change: InstanceChange) -> None:
         instance = self._instances[change.id]
@@ -229,6 +236,7 @@ class MemoryBackend:
         self._drop_wake(instance.record)
         for number in instance.inbox:
             del self._inbox[number]
+        self._drop_tasks(instance_id, ALL_TASKS)
 
     async def transact(self, lease: Lease, instance_id: str, work: UserWork) -> SendResult:  # noqa: ARG002  # see there
         """See `Backend.transact`; here there is no database to share."""
@@ -296,7 +304,7 @@ class MemoryBackend:
         """Write what an instance sends, and for it what became of that."""
         answer = message.answers.get(self._send_one(message).outcome)
         if answer is not None and message.sender in self._instances:
-            self._put_into_inbox(message.sender, answer, None)
+            self._put(message.sender, answer)
 
     def _send_one(self, message: Outgoing) -> SendResult:
         known = self._instances.get(message.instance_id)
@@ -314,12 +322,17 @@ class MemoryBackend:
     def _put_in(self, message: Outgoing) -> None:
         inbox = self._instances[message.instance_id].inbox
         if message.event_id is None or all(event_id != message.event_id for _, event_id in inbox.values()):
-            self._put_into_inbox(message.instance_id, message.data, message.event_id)
+            self._put(message.instance_id, message.data, message.event_id)
 
-    def _put_into_inbox(self, instance_id: str, data: bytes, event_id: str | None) -> None:
+    def _put(self, instance_id: str, data: bytes, event_id: str | None = None) -> None:
+        """Write a message for an instance that is there."""
         number = self._last_number = self._last_number + 1
         stored = self._inbox[number] = Message(number, instance_id, data)
         self._instances[instance_id].inbox[number] = (stored, event_id)
+
+    def _is_active(self, instance_id: str) -> bool:
+        instance = self._instances.get(instance_id)
+        return instance is not None and not instance.record.status.is_terminal
 
     async def write_schedule(self, write: ScheduleWrite, lease: Lease | None = None) -> bool:
         """See `Backend.write_schedule`."""

@@ -70,6 +70,7 @@ class Decider(Driver):
         "_uuid_random",
         "activities",
         "custom_status",
+        "elsewhere",
         "instance_id",
         "mailbox",
         "next_seq",
@@ -98,6 +99,9 @@ class Decider(Driver):
         """What was scheduled and has no recorded result, by task number."""
         self.unstarted: dict[int, PendingActivity] = {}
         """Those of `activities` whose current attempt may not run yet: queued, or between attempts."""
+        self.elsewhere: dict[int, PendingActivity] | None = None
+        """Those of `activities` whose attempts are none of the owning worker's: queued, or handed over. None until
+        there was one, or the instance itself came through a queue."""
         self._last_number = 0
         self._turn = NO_TURN
         self._decisions = _NO_DECISIONS
@@ -126,11 +130,13 @@ class Decider(Driver):
         number = task.number
         if self.replaying:
             options = self._expect_activity(number, name, data).options
-            self.activities[number] = PendingActivity(number, name, data, options, self.now_us)
+            activity = self.activities[number] = PendingActivity(number, name, data, options, self.now_us)
         else:
             self._decisions.append(ev.ActivityScheduled(number, name, data, digest(data), options))
             activity = self.activities[number] = PendingActivity(number, name, data, options, self.now_us)
             self._turn.schedule(activity)
+        if options is not None and options.queue:
+            self.set_elsewhere(activity)
         return task
 
     def create_timer(self, delay_us: int) -> Task[None]:
@@ -273,8 +279,16 @@ class Decider(Driver):
         activity.started = False
         self.unstarted[activity.task] = activity
 
+    def set_elsewhere(self, activity: PendingActivity) -> None:
+        """Its current attempt is none of the owning worker's."""
+        if self.elsewhere is None:
+            self.elsewhere = {}
+        self.elsewhere[activity.task] = activity
+
     def drop_activity(self, number: int) -> bool:
         """Its result is known, or not wanted; False when it was not pending."""
+        if self.elsewhere:
+            self.elsewhere.pop(number, None)
         if self.unstarted:
             self.unstarted.pop(number, None)
         return self.activities.pop(number, None) is not None

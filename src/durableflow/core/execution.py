@@ -218,9 +218,17 @@ class Execution(Rounds):
         """When it must be looked at: 0 while attempts run, else the earliest due time; None: only when told."""
         if self.ended is not None:
             return None
-        if len(self.activities) > len(self.unstarted):
+        if self.runs_attempts:
             return 0
         return self.next_due_us(-1)
+
+    @property
+    def runs_attempts(self) -> bool:
+        """Whether the history allows attempts to run in the worker that owns the instance."""
+        waiting = len(self.unstarted)
+        if self.elsewhere:
+            waiting += len(self.elsewhere)
+        return len(self.activities) > waiting
 
     @property
     def may_be_due(self) -> bool:
@@ -238,7 +246,7 @@ class Execution(Rounds):
         if self.timers is not None and (due_us := self.timers.next_due_us()) is not None:
             moments.append(due_us)
         if self.started is not None:
-            if not self.begin_noted:
+            if not (self.begin_noted or self.started.queue):
                 moments.append(self.started.start_at_us)
             if self.started.deadline_us:
                 moments.append(self.started.deadline_us)
@@ -252,7 +260,7 @@ class Execution(Rounds):
         found: list[ev.Observation] = []
         if self.ended is not None or self.started is None:
             return found
-        if not self.begin_noted and self.started.start_at_us <= now_us:
+        if not (self.begin_noted or self.started.queue) and self.started.start_at_us <= now_us:
             found.append(ev.InstanceBegan())
         if self.timers is not None:
             found += [ev.TimerFired(number) for number in self.timers.pop_due(now_us)]
@@ -449,6 +457,8 @@ class Execution(Rounds):
                 self._turn.unseen_failures = self._unseen_failures()
         self.activities.clear()
         self.unstarted.clear()
+        if self.elsewhere:
+            self.elsewhere.clear()
         self.tasks.clear()
         self.children = self.timers = self._held = self._stood_back = self._branch_failures = None
         self.put_away()

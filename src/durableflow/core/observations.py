@@ -33,11 +33,13 @@ def _note_instance_started(execution: Execution, event: ev.InstanceStarted) -> b
             f"but this version of durableflow reads up to {ev.FORMAT}; upgrade it"
         )
     execution.begin_round(event)
+    if event.queue:
+        execution.elsewhere = {}
     return True
 
 
 def _deliver_instance_started(execution: Execution, event: ev.InstanceStarted) -> None:
-    if event.start_at_us <= execution.now_us:
+    if event.start_at_us <= execution.now_us and not event.queue:
         execution.begin_noted = True
         execution.begin()
 
@@ -70,11 +72,23 @@ def _note_attempt_failed(execution: Execution, event: ev.AttemptFailed) -> bool:
         return False
     activity.attempt += 1
     activity.uncounted += not event.counts
-    execution.set_unstarted(activity)
+    if not execution.elsewhere or event.task not in execution.elsewhere:
+        execution.set_unstarted(activity)
+    elif activity.options is None or not activity.options.queue:  # handed over: the next attempt is made here again
+        del execution.elsewhere[event.task]
+        execution.set_unstarted(activity)
     activity.retry_at_us = event.retry_at_us
     activity.losses = activity.losses + 1 if event.failure.type_name == WORKER_LOST else 0
     if event.details is not None:
         activity.details = event.details
+    return True
+
+
+def _note_activity_handed_over(execution: Execution, event: ev.ActivityHandedOver) -> bool:
+    activity = execution.activities.get(event.task)
+    if activity is None or event.attempt != activity.attempt or not activity.started:
+        return False
+    execution.set_elsewhere(activity)
     return True
 
 
@@ -228,6 +242,7 @@ HANDLERS: Final[dict[type, tuple[Note, Deliver | None]]] = {
     ev.InstanceStarted: (_note_instance_started, _deliver_instance_started),
     ev.InstanceBegan: (_note_instance_began, _deliver_instance_began),
     ev.ActivityStarted: (_note_activity_started, None),
+    ev.ActivityHandedOver: (_note_activity_handed_over, None),
     ev.AttemptFailed: (_note_attempt_failed, None),
     ev.ActivityCompleted: (_note_activity_result, _deliver_activity_completed),
     ev.ActivityFailed: (_note_activity_result, _deliver_activity_failed),

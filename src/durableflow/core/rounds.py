@@ -109,6 +109,7 @@ class Rounds(Answerer):
             patches=tuple(name for name, is_patched in known.items() if is_patched),
             unpatched=tuple(name for name, is_patched in known.items() if not is_patched),
             custom_status=self.custom_status,
+            in_queue=self.elsewhere is not None,
             cancel_requested=state is not None and self.cancel_requested,
         )
         return ev.InstanceStarted(
@@ -165,6 +166,8 @@ class Rounds(Answerer):
     def _carry_in(self, following: ev.Round) -> None:
         """Take over what an earlier round has left."""
         self.custom_status, self.cancel_requested = following.custom_status, following.cancel_requested
+        if following.in_queue:
+            self.elsewhere = {}
         if following.kept or following.event_ids:
             self.mailbox_made().carry_in(following.kept, following.event_ids)
         if following.requests or following.request_ids:

@@ -150,14 +150,18 @@ class _Folding:
             case ev.ActivityScheduled(task=task, name=name, input=data, options=options):
                 role = options.role if options is not None else ""
                 tasks[task] = TaskView(task, "activity", name, "running", at_us, attempts=1, input=data, role=role)
-            case ev.ActivityStarted(task=task, attempt=attempt) if task in tasks:
+            case ev.ActivityStarted(task=task, attempt=attempt) | ev.ActivityHandedOver(task=task, attempt=attempt) if (
+                task in tasks
+            ):
                 tasks[task].attempts, tasks[task].state = attempt, "running"
             case ev.ActivityQueued(task=task) if task in tasks:
                 tasks[task].attempts, tasks[task].state = 0, "waiting"
             case ev.AttemptFailed(task=task, failure=failure) if task in tasks:
                 tasks[task].state, tasks[task].failure = "waiting", failure
-            case ev.ActivityCompleted(task=task, output=output):
+            case ev.ActivityCompleted(task=task, output=output, attempt=attempt):
                 self._end(task, "done", at_us, output)
+                if task in tasks:
+                    tasks[task].attempts = attempt
             case ev.ActivityFailed(task=task, failure=failure):
                 self._end(task, "failed", at_us, failure=failure)
             case ev.TimerCreated(task=task):

@@ -40,6 +40,7 @@ COMPENSATION: Final = "compensation"
 class ActivityOptions(msgspec.Struct, frozen=True, array_like=True):
     """What an activity call was asked to obey; times in microseconds, 0 for none.
 
+    With a `queue`, any worker that serves it takes the attempts; `priority` and `fairness_key` say when.
     `role` is for those who look: what the call is for, when that is something particular.
     """
 
@@ -48,6 +49,9 @@ class ActivityOptions(msgspec.Struct, frozen=True, array_like=True):
     start_to_close_us: int = 0
     schedule_to_close_us: int = 0
     heartbeat_us: int = 0
+    queue: str = ""
+    priority: int = 0
+    fairness_key: str = ""
     role: str = ""
 
 
@@ -96,6 +100,7 @@ class Round(msgspec.Struct, frozen=True, array_like=True):
         patches: after a checkpoint, the patches that this instance takes the new way at.
         unpatched: after a checkpoint, those that it had passed before they were made.
         custom_status: what the workflow last said of itself.
+        in_queue: whether it may have a place in a queue, or activities in one.
         cancel_requested: after a checkpoint, whether its code had been told of a cancellation.
     """
 
@@ -110,6 +115,7 @@ class Round(msgspec.Struct, frozen=True, array_like=True):
     unpatched: tuple[str, ...] = ()
     custom_status: bytes | None = None
     cancel_requested: bool = False
+    in_queue: bool = False
 
 
 class ChildOptions(msgspec.Struct, frozen=True, array_like=True):
@@ -134,7 +140,8 @@ class InstanceStarted(msgspec.Struct, frozen=True, array_like=True, tag="instanc
     """First event of every history, and of each later round of it.
 
     `start_at_us` is 0, or the moment before which the code must not begin;
-    `deadline_us` is 0, or the moment at which the instance fails.
+    `deadline_us` is 0, or the moment at which the instance fails. With a `queue`, the code
+    does not begin before that queue admits the instance.
     """
 
     workflow: str
@@ -145,10 +152,11 @@ class InstanceStarted(msgspec.Struct, frozen=True, array_like=True, tag="instanc
     deadline_us: int = 0
     origin: Origin | None = None
     round: Round | None = None
+    queue: str = ""
 
 
 class InstanceBegan(msgspec.Struct, frozen=True, array_like=True, tag="instance_began", gc=False):
-    """The start time of a delayed instance has come."""
+    """The start time of a delayed instance has come, or its queue has admitted it."""
 
 
 class ActivityStarted(msgspec.Struct, frozen=True, array_like=True, tag="activity_started", gc=False):
@@ -171,6 +179,13 @@ class AttemptFailed(msgspec.Struct, frozen=True, array_like=True, tag="attempt_f
     retry_at_us: int
     counts: bool = True
     details: bytes | None = None
+
+
+class ActivityHandedOver(msgspec.Struct, frozen=True, array_like=True, tag="activity_handed_over", gc=False):
+    """Attempt `attempt` has left its worker: whoever holds its token says what comes of it."""
+
+    task: int
+    attempt: int
 
 
 class ActivityCompleted(msgspec.Struct, frozen=True, array_like=True, tag="activity_completed", gc=False):
@@ -403,6 +418,7 @@ Observation: TypeAlias = (
     InstanceStarted
     | InstanceBegan
     | ActivityStarted
+    | ActivityHandedOver
     | AttemptFailed
     | ActivityCompleted
     | ActivityFailed

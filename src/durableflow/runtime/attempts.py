@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 from durableflow.authoring.activity import Activity, ActivityContext, current_activity
 from durableflow.core.execution import WORKER_LOST
 from durableflow.core.turn import PendingActivity
-from durableflow.errors import ActivityCancelled, PayloadTooLarge, qualified_name
+from durableflow.errors import ActivityCancelled, HandedOver, PayloadTooLarge, UsageError, qualified_name
 from durableflow.model import converter
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure, record
@@ -58,7 +58,19 @@ class Owner(Protocol):
 class Attempt:
     """One attempt of one activity."""
 
-    __slots__ = ("activity", "alarms", "beat_us", "context", "definition", "number", "over", "owner", "seal", "task")
+    __slots__ = (
+        "activity",
+        "alarms",
+        "beat_us",
+        "context",
+        "definition",
+        "is_offered",
+        "number",
+        "over",
+        "owner",
+        "seal",
+        "task",
+    )
 
     def __init__(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
         self.owner = owner
@@ -69,6 +81,8 @@ class Attempt:
         self.task: asyncio.Task[None] | None = None
         self.alarms: list[Alarm] = []
         self.beat_us = 0
+        self.is_offered = False
+        """There is a token that can finish it."""
         self.context: ActivityContext | None = None
         self.seal = Lock() if definition.is_transactional else None
         """Of a transactional one: taken once, by the store that is about to commit it or by who gives it up."""
@@ -115,6 +129,7 @@ class Attempts:
     Args:
         beat: told `(owner, task, attempt, details)` of each heartbeat that is to be recorded.
         ended: told of each failed attempt, for the observers.
+        offer: makes a token durable that can finish an attempt, and gives it.
     """
 
     def __init__(
@@ -124,12 +139,14 @@ class Attempts:
         alarms: Alarms,
         beat: Callable[[Owner, int, int, bytes], None],
         ended: EndListener,
+        offer: Callable[[Attempt], Coroutine[Any, Any, str]],
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._alarms = alarms
         self._record_beat = beat
         self._told_ended = ended
+        self._offer = offer
         self._threads = DaemonThreads(settings.activity_threads)
         self._free_places = {
             "loop": settings.activity_concurrency,
@@ -157,7 +174,7 @@ class Attempts:
             return False
         if self._free_places[definition.place] <= 0 or self._stopping:
             return False
-        if activity.losses and _is_suspect(activity):
+        if activity.losses and is_suspect(activity):
             if self._isolated is not None:
                 return False
             self._isolated = (owner.id, activity.task)
@@ -181,7 +198,7 @@ class Attempts:
         if activity.task in owner.requests:
             return
         request = owner.requests[activity.task] = Request(owner, activity, definition, next(self._orders))
-        line = (definition.name, bool(activity.losses) and _is_suspect(activity))
+        line = (definition.name, bool(activity.losses) and is_suspect(activity))
         if line not in self._queues and self.reserve(owner, activity, definition):
             self._grant(request, activity.attempt)
         else:
@@ -236,7 +253,7 @@ class Attempts:
             not self._stopping
             and self._free_places[definition.place] > 0
             and (limit is None or self._by_name[definition.name] < limit)
-            and not (self._isolated is not None and request.activity.losses and _is_suspect(request.activity))
+            and not (self._isolated is not None and request.activity.losses and is_suspect(request.activity))
         )
 
     def _watch_schedule(self, request: Request) -> None:
@@ -280,6 +297,8 @@ class Attempts:
             attempt.number,
             activity.details,
             partial(self._beat, attempt),
+            partial(self._offer, attempt),
+            None if definition.is_async else self._loop,
         )
         options = activity.options
         if options is not None:
@@ -343,8 +362,13 @@ class Attempts:
             if output is not None:
                 self._close(attempt)
                 attempt.owner.tell(ev.ActivityCompleted(attempt.activity.task, output, attempt.number))
+            elif isinstance(error, HandedOver) and attempt.is_offered:
+                self._close(attempt)
+                attempt.owner.tell(ev.ActivityHandedOver(attempt.activity.task, attempt.number))
             else:
                 assert error is not None
+                if isinstance(error, HandedOver):
+                    error = UsageError("an activity raised HandedOver without a token; call hand_over() first")
                 names = tuple(qualified_name(kind) for kind in type(error).__mro__)
                 self._fail(attempt, record(error, skip_frames=1), names)
         self._free(attempt)
@@ -481,7 +505,8 @@ class Attempts:
         self._threads.stop()
 
 
-def _is_suspect(activity: PendingActivity) -> bool:
+def is_suspect(activity: PendingActivity) -> bool:
+    """Whether an attempt, of one that was lost before, may be what kills its process."""
     return activity.losses >= 2 or _is_last(activity, activity.attempt)
 
 
@@ -511,4 +536,4 @@ def failed_attempt(
     return ev.ActivityFailed(activity.task, failure, made, activity.attempt)
 
 
-__all__ = ["ActivityCancelled", "Attempt", "Attempts", "Owner", "failed_attempt"]
+__all__ = ["ActivityCancelled", "Attempt", "Attempts", "Owner", "failed_attempt", "is_suspect"]

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from typing import Final
 
-from durableflow.backends.base import HistoryRow, LoadedInstance
+from durableflow.backends.base import Commit, HistoryRow, LoadedInstance
 from durableflow.errors import (
     AppendConflict,
     CommitOutcomeUnknown,
@@ -86,6 +87,8 @@ class Commits:
         """Gathered, and handed over when the commit under way is done."""
         self._under_way: Batch | None = None
         self._is_gathering_planned = False
+        self.on_tasks: Callable[[Commit], object] | None = None
+        """Told of each commit that wrote tasks, or dropped some, when it is durable."""
         self.commits = self.turns = self.evictions = 0
         agenda.on_news = self._plan_to_gather
 
@@ -211,6 +214,8 @@ class Commits:
         commit.consumed = [number for number in commit.consumed if number not in not_consumed]
         commit.sends = [message for message in commit.sends if message.sender not in dropped]
         commit.dead_letters = [letter for letter in commit.dead_letters if letter.instance_id not in dropped]
+        commit.tasks = [task for task in commit.tasks if task.instance_id not in dropped]
+        commit.tasks_dropped = [each for each in commit.tasks_dropped if each[0] not in dropped]
 
     def _wake_real(self, taken: TakenTurn) -> None:
         """Load the instance that is there, when somebody wanted it while a start that was refused had its place."""
@@ -283,6 +288,10 @@ class Commits:
                 self._effects.apply(taken)
             if len(self._instances.live) > self._means.settings.cached_instances:
                 self._evict()  # not before all are applied: an idle one may have its turn behind
+            if batch.commit.tasks_dropped:
+                self._means.offered.difference_update(batch.commit.tasks_dropped)
+            if self.on_tasks is not None and (batch.commit.tasks or batch.commit.tasks_dropped):
+                self.on_tasks(batch.commit)
             self._means.tell(facts.TurnsCommitted(len(batch.taken), events))
         for live, reason in batch.stalls:
             self._stalls.stuck.add(live.id)

@@ -20,7 +20,7 @@ from durableflow.model import events as ev
 from durableflow.runtime.instances import Instances
 from durableflow.runtime.live import Ack, Live, PutAway
 from durableflow.runtime.means import Means
-from durableflow.runtime.messages import FROM_OUTSIDE, check_sent, event_in, is_answer, outgoing
+from durableflow.runtime.messages import FROM_OUTSIDE, check_sent, event_in, is_word, outgoing
 from durableflow.runtime.stalls import Stalls
 
 _PAGE: Final = 1_000
@@ -46,6 +46,8 @@ class Inbox:
         """Behind this number messages are read again."""
         self._wanted = asyncio.Event()
         self.on_round: Callable[[], object] | None = None
+        self.is_behind = False
+        """Something that was written to it in this process has not been read."""
 
     async def run(self) -> None:
         """Read what others write, for ever.
@@ -56,6 +58,7 @@ class Inbox:
         while True:
             self._wanted.clear()
             await self._means.patiently(self._read)
+            self.is_behind = self._wanted.is_set()
             await self._means.patiently(self._wait)
             if self.on_round is not None:
                 self.on_round()
@@ -77,6 +80,7 @@ class Inbox:
 
     def look(self) -> None:
         """Have it read: this worker's own instances, or this process, have written something; nobody else says so."""
+        self.is_behind = True
         self._wanted.set()
 
     async def _read(self) -> None:
@@ -130,7 +134,7 @@ class Inbox:
             if not live.queued:
                 live.call_up()
             return
-        if type(event) in FROM_OUTSIDE or is_answer(event):
+        if type(event) in FROM_OUTSIDE or is_word(event):
             live.tell(cast("ev.Observation", event), None, message.number)
 
     # -- what is told in this process -----------------------------------------------------------------------

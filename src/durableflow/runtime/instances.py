@@ -16,7 +16,7 @@ from durableflow.runtime.attempts import Attempts
 from durableflow.runtime.guard import TurnGuard
 from durableflow.runtime.live import Live, PutAway, Told, answer, look_away, reject
 from durableflow.runtime.means import Means
-from durableflow.runtime.messages import Answer, interrupted, is_answer
+from durableflow.runtime.messages import Word, interrupted, is_word
 
 _LOAD_AGAIN_US: Final = 1_000_000
 
@@ -46,7 +46,7 @@ class Instances:
         self._held: set[str] = set()
         """Being stalled: they are not loaded before that is durable."""
         self._wanted_again: set[str] = set()
-        self._retold: dict[str, list[Answer]] = {}
+        self._retold: dict[str, list[Word]] = {}
         """What attempts had to say when the memory of their instance was dropped."""
 
     # -- bringing in ----------------------------------------------------------------------------------------
@@ -152,13 +152,13 @@ class Instances:
     def keep_answers(self, live: Live, told: Sequence[Told], began: Iterable[PendingActivity]) -> None:
         """Remember for the reload what attempts have said, and that those that go on were interrupted by us."""
         now_us = self._means.clock.now_us()
-        kept = [event for event, _, number in [*told, *live.pending] if is_answer(event) and not number]
+        kept = [event for event, _, number in [*told, *live.pending] if is_word(event) and not number]
         kept += interrupted(began, now_us)
         kept += interrupted([attempt.activity for attempt in live.attempts.values()], now_us)
         if kept:
             self._retold[live.id] = kept
 
-    def take_answers(self, instance_id: str) -> list[Answer]:
+    def take_answers(self, instance_id: str) -> list[Word]:
         """What `keep_answers` remembered."""
         return self._retold.pop(instance_id, [])
 

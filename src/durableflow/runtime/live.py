@@ -142,9 +142,7 @@ class Live:
     def is_idle(self) -> bool:
         """True when it only waits for the clock or for messages."""
         execution = self.execution
-        return not (self.queued or self.in_commit or self.attempts or self.requests) and len(
-            execution.activities
-        ) == len(execution.unstarted)
+        return not (self.queued or self.in_commit or self.attempts or self.requests or execution.runs_attempts)
 
 
 def answer(told: Iterable[Told], error: Exception | None) -> None:

@@ -30,7 +30,7 @@ from durableflow.runtime.guard import TurnGuard
 from durableflow.runtime.instances import Instances
 from durableflow.runtime.live import Live, reject
 from durableflow.runtime.means import Means
-from durableflow.runtime.messages import FROM_OUTSIDE, event_in, events_of, is_answer, is_termination
+from durableflow.runtime.messages import FROM_OUTSIDE, Word, event_in, events_of, is_termination, is_word
 from durableflow.runtime.stalls import Stalls, history_too_long, not_registered, reason_of
 from durableflow.runtime.wakes import Wakes
 
@@ -216,8 +216,9 @@ class Loader:
                 if replayed == len(loaded.rows):
                     break
                 await asyncio.sleep(0)  # a breath: the others have their turn
+            elsewhere = execution.elsewhere or ()
             for activity in execution.activities.values():
-                if activity.name not in self._registry.activities:
+                if activity.name not in self._registry.activities and activity.task not in elsewhere:
                     raise not_registered("activity", activity.name)
             events = execution.next_seq - record.base_seq
             if events > self._means.settings.history_hard_limit:
@@ -247,22 +248,25 @@ class Loader:
     def _go_on(self, live: Live, messages: Sequence[tuple[int, ev.Event]], beats: Sequence[Heartbeat]) -> None:
         """Tell a revived instance what became of its attempts, what is due, and what is in its inbox."""
         execution = live.execution
+        elsewhere = execution.elsewhere
         self._tell_answers(live, messages, beats)
         for due in execution.due_observations(self._means.clock.now_us()):
             live.tell(due)
         for number, event in messages:
             live.seen_message = number
-            if type(event) in FROM_OUTSIDE:
+            if type(event) in FROM_OUTSIDE or (elsewhere and is_word(event) and event.task in elsewhere):
                 live.tell(cast("ev.Observation", event), None, number)
         self._effects.request_due(live)
         self._effects.arm(live)
 
     def _tell_answers(self, live: Live, messages: Sequence[tuple[int, ev.Event]], beats: Sequence[Heartbeat]) -> None:
         """What became of each attempt that the history allows to run: what it said, or that it is lost."""
+        answers: dict[tuple[int, int], tuple[Word, int]]
         answers = {(event.task, event.attempt): (event, 0) for event in self._instances.take_answers(live.id)}
+        elsewhere = live.execution.elsewhere or ()
         superseded: list[int] = []
         for number, event in messages:
-            if is_answer(event):
+            if is_word(event) and event.task not in elsewhere:
                 key = (event.task, event.attempt)
                 if answers.get(key, (None, 0))[1]:
                     superseded.append(number)  # the first that was written is the truth, and the user's data knows it
@@ -270,6 +274,8 @@ class Loader:
                     answers[key] = (event, number)
         details = {(beat.task, beat.attempt): beat.details for beat in beats}
         for activity in list(live.execution.activities.values()):
+            if activity.task in elsewhere:
+                continue
             key = (activity.task, activity.attempt)
             if not activity.started:
                 if key in answers and type(answers[key][0]) is ev.ActivityCompleted:

@@ -34,6 +34,8 @@ class Means:
         self.tell = tell
         self.lease = lease
         self.alarms = Alarms(clock)
+        self.offered: set[tuple[str, int]] = set()
+        """Instance and number of the activities that a token may finish."""
         self.background: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 

@@ -17,9 +17,13 @@ from durableflow.model.status import Status
 Answer = ev.ActivityCompleted | ev.ActivityFailed | ev.AttemptFailed | ev.ActivityRetried
 """What is to be said of an attempt: by itself, or that others are wanted instead."""
 
+Word = Answer | ev.ActivityHandedOver
+"""The same, or that it has left its worker."""
+
 FROM_OUTSIDE: Final = frozenset(
     {
         ev.InstanceStarted,
+        ev.InstanceBegan,
         ev.EventReceived,
         ev.RequestReceived,
         ev.ChildCompleted,
@@ -31,7 +35,7 @@ FROM_OUTSIDE: Final = frozenset(
         ev.InstanceTerminated,
     }
 )
-"""What clients and other instances send."""
+"""What clients and other instances send, and the queue that admits an instance."""
 
 _INTERRUPTED: Final = Failure("Interrupted", "the engine took this attempt away; it does not count")
 
@@ -43,6 +47,11 @@ def is_answer(event: ev.Event) -> TypeGuard[Answer]:
 
 LOOK_AGAIN: Final = ev.ActivityRetried(0, 0)
 """Says nothing to an instance, but makes the worker look at it: there is no activity of this number."""
+
+
+def is_word(event: ev.Event) -> TypeGuard[Word]:
+    """True for what an attempt has to say, or that it has left its worker."""
+    return type(event) is ev.ActivityHandedOver or is_answer(event)
 
 
 def interrupted(activities: Iterable[PendingActivity], now_us: int) -> list[Answer]:

@@ -16,6 +16,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         history_hard_limit: events in one history above which the instance stalls.
         activity_concurrency: how many asynchronous attempts run at once.
         activity_threads: how many attempts of plain functions run at once, each in a thread.
+        queue_concurrency: how many tasks of each queue are taken at once by one engine, unless `Engine(queues={...})`
+            says so for the queue. Their attempts have places of their own: as many as the two bounds above say.
         cached_instances: how many idle instances stay in memory; others are replayed when needed.
         turns_per_commit: the most turns that one commit holds.
         lease_s: after so many seconds without a sign of life another worker takes over.
@@ -32,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     history_hard_limit: int = 500_000
     activity_concurrency: int = 2_048
     activity_threads: int = 32
+    queue_concurrency: int = 100
     cached_instances: int = 10_000
     turns_per_commit: int = 1_000
     lease_s: float = 10.0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from durableflow.backends.base import Commit, HistoryRow, InstanceChange, LoadedInstance, NewInstance
+from durableflow.backends.tasks import ALL_TASKS
 from durableflow.core.others import last_words
 from durableflow.core.turn import Send
 from durableflow.errors import (
@@ -32,8 +33,8 @@ from durableflow.runtime.messages import (
     event_in,
     events_of,
     interrupted,
-    is_answer,
     is_termination,
+    is_word,
     outgoing,
     sent_by,
     seq_after,
@@ -112,7 +113,7 @@ class Stalls:
         messages = [
             outgoing(instance_id, event, new if isinstance(event, ev.InstanceStarted) else None)
             for event, _, number in told
-            if not number and (type(event) in FROM_OUTSIDE or is_answer(event))
+            if not number and (type(event) in FROM_OUTSIDE or is_word(event))
         ]
         if not messages:
             return True
@@ -143,7 +144,11 @@ class Stalls:
         change = InstanceChange(record.id, Status.TERMINATED, None, at_us, record.custom_status)
         consumed = [message.number for message in messages]
         sends = [sent_by(record.id, send, at_us) for send in _last_words(record.id, rows, begun, event)]
-        await self._means.commit(Commit([], [row], [change], consumed, [], sends, redeemed=[record.id]))
+        dropped = [(record.id, ALL_TASKS)]
+        commit = Commit(
+            rows=[row], changes=[change], consumed=consumed, sends=sends, redeemed=[record.id], tasks_dropped=dropped
+        )
+        await self._means.commit(commit)
         self.on_sent()
         self.stuck.discard(record.id)
         self._means.tell(facts.InstanceEnded(record.id, record.workflow, Status.TERMINATED))

@@ -13,6 +13,7 @@ from durableflow.model import events as ev
 from durableflow.model.ids import RANDOM_BITS, check_name, fresh_id
 from durableflow.model.status import Status
 from durableflow.runtime.clock import Clock
+from durableflow.runtime.tasks import new_start as admission_of
 
 
 def new_start(
@@ -38,7 +39,12 @@ def new_start(
         start_at_us = max(start_at_us, now_us + options.start_delay_us)
     deadline_us = max(start_at_us, now_us) + options.timeout_us if options.timeout_us else 0
     started = ev.InstanceStarted(
-        workflow.name, workflow.version, data, start_at_us=start_at_us, deadline_us=deadline_us
+        workflow.name,
+        workflow.version,
+        data,
+        start_at_us=start_at_us,
+        deadline_us=deadline_us,
+        queue=options.queue,
     )
     new = NewInstance(
         instance_id,
@@ -46,9 +52,10 @@ def new_start(
         workflow.version,
         Status.PENDING,
         now_us,
-        0,
+        None if options.queue else 0,
         options.tags,
         replace=options.on_conflict == "replace",
+        admission=admission_of(instance_id, workflow.name, options, start_at_us, now_us) if options.queue else None,
     )
     return new, started
 

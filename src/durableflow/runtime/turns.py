@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from durableflow.authoring.registry import AnyActivity, Registry
 from durableflow.backends.base import Commit, Heartbeat, HistoryRow, InstanceChange, NewInstance
+from durableflow.backends.tasks import ALL_TASKS
 from durableflow.core.execution import Execution
 from durableflow.core.turn import PendingActivity, Turn
 from durableflow.model import events as ev
@@ -15,8 +16,9 @@ from durableflow.runtime.instances import Instances
 from durableflow.runtime.letters import letter_of_activity, letter_of_end
 from durableflow.runtime.live import Live, Told
 from durableflow.runtime.means import Means
-from durableflow.runtime.messages import sent_by
+from durableflow.runtime.messages import is_answer, sent_by
 from durableflow.runtime.stalls import history_too_long, reason_of
+from durableflow.runtime.tasks import new_task
 
 
 class TakenTurn:
@@ -44,7 +46,7 @@ class Batch:
     __slots__ = ("commit", "stalls", "taken")
 
     def __init__(self) -> None:
-        self.commit = Commit(new=[], rows=[], changes=[], consumed=[], heartbeats=[])
+        self.commit = Commit(new=[], rows=[], changes=[], consumed=[], heartbeats=[], tasks=[], tasks_dropped=[])
         self.taken: list[TakenTurn] = []
         self.stalls: list[tuple[Live, str]] = []
 
@@ -179,6 +181,7 @@ class Turns:
         following = Execution(old.instance_id, program, payload_limit_bytes=old.payload_limit_bytes)
         following.on_activity_object = old.on_activity_object
         following.on_workflow_object = old.on_workflow_object
+        following.elsewhere = None if old.elsewhere is None else {}
         return following
 
     def _checkpoint_error(self, live: Live, turn: Turn) -> str | None:
@@ -202,6 +205,9 @@ class Turns:
         for activity in turn.scheduled:
             if activity.task not in execution.activities:
                 continue
+            if activity.options is not None and activity.options.queue:
+                commit.tasks.append(new_task(live.id, activity, activity.options))
+                continue
             definition = self._registry.activities.get(activity.name)
             if definition is None:
                 taken.missing = activity.name
@@ -213,6 +219,8 @@ class Turns:
         for activity in turn.started:
             if activity.task in execution.activities:
                 taken.starts.append((activity, self._registry.activities[activity.name]))
+        if execution.elsewhere is not None or self._means.offered:
+            self._drop_tasks(taken, commit)
         self._write_rows(live, turn, commit)
         self._write_change(live, turn, commit)
 
@@ -230,6 +238,19 @@ class Turns:
         commit.rows.append(row)
         if live.log is not None:
             live.log.append(row)
+
+    def _drop_tasks(self, taken: TakenTurn, commit: Commit) -> None:
+        """Have the store forget what is no longer wanted of queues and tokens."""
+        live, turn, offered = taken.live, taken.turn, self._means.offered
+        if live.execution.ended is not None:
+            if live.execution.elsewhere is not None or any((live.id, each) in offered for each in turn.cancelled):
+                commit.tasks_dropped.append((live.id, ALL_TASKS))
+            return
+        if live.execution.elsewhere is not None:
+            commit.tasks_dropped += [(live.id, each) for each in turn.cancelled]
+        if offered:
+            over = {event.task for event, _, _ in taken.told if is_answer(event)}.union(turn.cancelled)
+            commit.tasks_dropped += [(live.id, each) for each in over if (live.id, each) in offered]
 
     def _write_change(self, live: Live, turn: Turn, commit: Commit) -> None:
         execution = live.execution

@@ -15,15 +15,18 @@ evicted at any time. What each part does:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
 
 from durableflow.authoring.registry import AnyWorkflow, Registry
-from durableflow.backends.base import Backend, Heartbeat, Lease, NewInstance
-from durableflow.errors import EngineClosed, InstancesExist, LeaseLost
+from durableflow.backends.base import Backend, Commit, Heartbeat, Lease, NewInstance
+from durableflow.backends.tasks import Offer
+from durableflow.errors import ActivityCancelled, EngineClosed, InstancesExist, LeaseLost
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure
+from durableflow.model.tokens import SECRET_BITS, new_token
 from durableflow.observe import facts
 from durableflow.runtime.agenda import Agenda
 from durableflow.runtime.answers import Answers
@@ -42,6 +45,7 @@ from durableflow.runtime.replay_check import ReplayCheck
 from durableflow.runtime.schedules import Schedules
 from durableflow.runtime.settings import Settings
 from durableflow.runtime.stalls import Stalls
+from durableflow.runtime.tasks import answered_until_us, dump_options
 from durableflow.runtime.transactions import Transactions
 from durableflow.runtime.turns import Turns
 from durableflow.runtime.wakes import Wakes
@@ -81,7 +85,7 @@ class Worker:
         self._tell = tell
         self._means = means = Means(backend, clock, settings, tell, lease)
         self._agenda = agenda = Agenda()
-        self.attempts = Attempts(settings, clock, means.alarms, self._note_beat, self._note_attempt_ended)
+        self.attempts = Attempts(settings, clock, means.alarms, self._note_beat, self._note_attempt_ended, self._offer)
         self._guard = guard = TurnGuard(settings.turn_warn_s, settings.turn_limit_s, self._note_blocked)
         self.instances = instances = Instances(means, agenda, self.attempts, guard)
         self.ends = ends = Ends()
@@ -114,6 +118,7 @@ class Worker:
         self._guard.start()
         self.schedules.look()
         try:
+            self._means.offered.update(await self._means.patiently(self._means.backend.offered_tasks))
             async with asyncio.TaskGroup() as loops:
                 loops.create_task(self._loader.run(), name="durableflow loader")
                 loops.create_task(self._means.alarms.run(), name="durableflow alarms")
@@ -171,6 +176,7 @@ class Worker:
         return not (
             self._agenda
             or self._commits.is_busy
+            or self._inbox.is_behind
             or self.instances.loading
             or self._means.background
             or self._wakes.recovering
@@ -230,9 +236,38 @@ class Worker:
         if self._registry.add_workflow(program):
             self.retry_stalled()
 
+    def on_tasks(self, told: Callable[[Commit], object]) -> None:
+        """Have `told` called with each commit that wrote tasks, or dropped some, once it is durable."""
+        self._commits.on_tasks = told
+
     def retry_stalled(self) -> None:
         """Try those again that stalled: more is known now."""
         self._means.in_background(self._wakes.retry_stalled())
+
+    # -- tokens ---------------------------------------------------------------------------------------------
+
+    async def _offer(self, attempt: Attempt) -> str:
+        """Make a token durable that can finish an attempt which runs here."""
+        activity, now_us = attempt.activity, self._means.clock.now_us()
+        bits = self._means.clock.random_bits(SECRET_BITS)
+        token, digest = new_token(attempt.owner.id, activity.task, attempt.number, bits)
+        self._means.offered.add((attempt.owner.id, activity.task))
+        offer = Offer(
+            attempt.owner.id,
+            activity.task,
+            attempt.number,
+            activity.name,
+            dump_options(activity.options),
+            activity.scheduled_at_us,
+            activity.uncounted,
+            now_us,
+            answered_until_us(activity.options, activity.scheduled_at_us, now_us, now_us),
+            digest,
+        )
+        if attempt.over or not await self._means.backend.offer_task(self._means.lease, offer):
+            raise ActivityCancelled(f"activity {activity.name!r} is no longer wanted")
+        attempt.is_offered = True
+        return token
 
     # -- notes of the attempts and the guard ----------------------------------------------------------------
 

@@ -75,12 +75,14 @@ class VirtualEngine(Engine):
     @property
     def waits_for_attempts(self) -> bool:
         """See `Watched`."""
-        return self._worker is None or self._worker.waits_for_attempts
+        is_served = self._server is None or self._server.waits_for_attempts
+        return is_served and (self._worker is None or self._worker.waits_for_attempts)
 
     @property
     def running_attempts(self) -> int:
         """See `Watched`."""
-        return 0 if self._worker is None else self._worker.statistics().running_attempts
+        queued = 0 if self._server is None else self._server.running_attempts
+        return queued + (0 if self._worker is None else self._worker.statistics().running_attempts)
 
     # -- waiting, on the virtual clock ----------------------------------------------------------------------
 

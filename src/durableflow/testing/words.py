@@ -42,6 +42,11 @@ def attempt_started(task: int, attempt: int) -> ev.ActivityStarted:
     return ev.ActivityStarted(task, attempt)
 
 
+def handed_over(task: int, *, attempt: int = 1) -> ev.ActivityHandedOver:
+    """An attempt left its worker: whoever holds its token says what comes of it."""
+    return ev.ActivityHandedOver(task, attempt)
+
+
 def attempt_failed(task: int, error: BaseException, *, attempt: int = 1, retry_after: Duration = 1) -> Timed:
     """An attempt failed, and another follows."""
     delay_us = to_us(retry_after, "retry_after")

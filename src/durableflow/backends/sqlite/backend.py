@@ -48,6 +48,7 @@ from durableflow.backends.sqlite.records import RECORD_COLUMNS, as_record, lenie
 from durableflow.backends.sqlite.rewriting import write_rewrites
 from durableflow.backends.sqlite.schedules import SCHEDULE_COLUMNS, as_rows, write_schedule
 from durableflow.backends.sqlite.schema import MIGRATIONS, migrate, schema_version
+from durableflow.backends.sqlite.serving import TaskTables
 from durableflow.backends.sqlite.thread import ConnectionThread
 from durableflow.backends.sqlite.transact import UserTransactions
 from durableflow.backends.sqlite.watch import ChangeWatch
@@ -60,7 +61,7 @@ _LARGE_COMMIT_ROWS: Final = 32
 """Whoever makes such a commit has much to do meanwhile, and must not keep the thread from beginning with it."""
 
 
-class SqliteBackend:
+class SqliteBackend(TaskTables):
     """Histories in one SQLite file.
 
     Args:
@@ -87,6 +88,7 @@ class SqliteBackend:
         self._watch: ChangeWatch | None = None
         self._user_transactions = UserTransactions(self.path, self._configure_for_users)
         self._lock = WorkerLock(self.path)
+        TaskTables.__init__(self, self.path)
 
     @classmethod
     def from_url(cls, rest: str) -> SqliteBackend:
@@ -135,6 +137,7 @@ class SqliteBackend:
                     await thread.stop()
             finally:
                 self._lock.release()
+                self._release_servers()
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make a connection ready for writing: the first one, and one that takes the place of one beyond use."""

@@ -32,6 +32,8 @@ from durableflow.backends.sqlite.instances import (
     taken_ids,
 )
 from durableflow.backends.sqlite.sends import SENDS_SQL, SENDS_VIEWS, pack_send
+from durableflow.backends.sqlite.tasks import TASK_VIEWS, write_tasks
+from durableflow.backends.tasks import ALL_TASKS
 from durableflow.errors import AppendConflict, InstancesExist, LeaseLost
 
 PACKED_MAX_BYTES: Final = 64 * 1024 * 1024
@@ -114,6 +116,16 @@ _WRITES: Final = {
     "heartbeats": f"""
         insert or replace into heartbeats (instance, task, attempt, details)
             select {_items(0, 1, 2)}, {_piece(3)} from json_each(new.heartbeats);""",
+    "tasks": f"""
+        insert into new_tasks
+            (instance, task, queue, name, input, options, priority, fairness_key, not_before_us, expires_us,
+                scheduled_at_us)
+            select {_items(0, 1, 2, 3)}, {_piece(4)}, {_piece(6)}, {_items(8, 9, 10, 11, 12)}
+            from json_each(new.tasks);""",
+    "tasks_dropped": f"""
+        delete from tasks where number in (
+            select number from json_each(new.tasks_dropped), tasks
+            where instance = {_item(0)} and (task = {_item(1)} or {_item(1)} = {ALL_TASKS}));""",
     "finished": """
         delete from heartbeats
             where exists (select 1 from heartbeats) and instance in (select value from json_each(new.finished));""",
@@ -125,7 +137,13 @@ _WRITES: Final = {
 }  # fmt: skip
 """How each list of a commit is written, in this order. A list that is NULL is an empty one."""
 
-_SHAPES: Final = (("new", "rows"), ("rows", "changes", "finished"), tuple(_WRITES))
+_OF_TASKS: Final = ("tasks", "tasks_dropped")
+_SHAPES: Final = (
+    ("new", "rows"),
+    ("rows", "changes", "finished"),
+    tuple(name for name in _WRITES if name not in _OF_TASKS),
+    tuple(_WRITES),
+)
 """Which lists a commit can have; each shape has a trigger, and the first that fits is taken.
 
 A lone start, or a lone turn after it, costs half of what it would with the trigger for all lists, which opens eight of
@@ -175,7 +193,7 @@ Packed = tuple[int | str | bytes | None, ...]
 
 def create_commit_view(connection: sqlite3.Connection) -> None:
     """Teach a connection the statement; only it sees the view, which ends with it."""
-    for statement in _VIEWS:
+    for statement in (*TASK_VIEWS, *_VIEWS):
         connection.execute(statement)
 
 
@@ -225,6 +243,11 @@ def pack(lease: Lease, commit: Commit) -> Packed | None:
         )
         for c in commit.changes
     ]
+    tasks = [
+        (t.instance_id, t.task, t.queue, t.name, *piece(t.input), *piece(t.options), t.priority, t.fairness_key,
+         t.not_before_us, t.expires_us, t.scheduled_at_us)
+        for t in [*commit.tasks, *(i.admission for i in commit.new if i.admission is not None)]
+    ]  # fmt: skip
     heartbeats = [(b.instance_id, b.task, b.attempt, *piece(b.details)) for b in commit.heartbeats]
     lists: dict[str, Sequence[Any]] = {
         "replaced": [i.id for i in commit.new if i.replace],
@@ -234,6 +257,8 @@ def pack(lease: Lease, commit: Commit) -> Packed | None:
         "changes": changes,
         "consumed": commit.consumed,
         "heartbeats": heartbeats,
+        "tasks": tasks,
+        "tasks_dropped": commit.tasks_dropped,
         "finished": commit.finished_ids(),
         "dead_letters": commit.dead_letters,
         "redeemed": commit.redeemed,
@@ -277,6 +302,10 @@ def write_row_by_row(connection: sqlite3.Connection, lease: Lease, commit: Commi
     write_changes(connection, commit.changes)
     connection.executemany("delete from inbox where number = ?", [(number,) for number in commit.consumed])
     connection.executemany("insert or replace into heartbeats values (?, ?, ?, ?)", commit.heartbeats)
+    write_tasks(connection, commit.tasks)
+    connection.executemany(
+        f"delete from tasks where instance = ?1 and (task = ?2 or ?2 = {ALL_TASKS})", commit.tasks_dropped
+    )
     connection.executemany("delete from heartbeats where instance = ?", [(each,) for each in commit.finished_ids()])
     write_dead_letters(connection, commit.dead_letters, commit.redeemed)
     for message in commit.sends:

@@ -10,10 +10,11 @@ import msgspec
 
 from durableflow.backends.base import NewInstance
 from durableflow.backends.sqlite.records import read_record
+from durableflow.backends.sqlite.tasks import write_tasks
 from durableflow.model.status import TERMINAL
 
 TERMINAL_SQL: Final = "(" + ", ".join(repr(status.value) for status in sorted(TERMINAL)) + ")"
-HANGING_TABLES: Final = ("history", "inbox", "heartbeats", "tags", "dead_letters")
+HANGING_TABLES: Final = ("history", "inbox", "heartbeats", "tags", "dead_letters", "tasks")
 """Tables whose rows belong to the instance that their column `instance` names."""
 
 
@@ -54,6 +55,7 @@ def insert_instances(connection: sqlite3.Connection, new: Sequence[NewInstance])
             for i in new
         ],
     )
+    write_tasks(connection, [i.admission for i in new if i.admission is not None])
     tags = [(key, value, i.id) for i in new for key, value in i.tags.items()]
     if tags:
         connection.executemany("insert into tags values (?, ?, ?)", tags)

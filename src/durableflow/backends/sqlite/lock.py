@@ -11,10 +11,12 @@ class WorkerLock:
 
     Args:
         store: the database, whose name and place the lock files share.
+        kind: what the process is to the store: its `worker`, or a `server` of its queues.
     """
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, kind: str = "worker") -> None:
         self._store = store
+        self._kind = kind
         self._held: tuple[IO[bytes], Path] | None = None
 
     def take(self, worker_id: int) -> None:
@@ -48,7 +50,7 @@ class WorkerLock:
         self._path(worker_id).unlink(missing_ok=True)
 
     def _path(self, worker_id: int) -> Path:
-        return self._store.with_name(f"{self._store.name}-worker-{worker_id}")
+        return self._store.with_name(f"{self._store.name}-{self._kind}-{worker_id}")
 
 
 def _try_lock(file: IO[bytes]) -> bool:

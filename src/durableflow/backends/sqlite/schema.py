@@ -86,6 +86,63 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) without rowid;
     create index schedules_due on schedules (due_us, id) where due_us is not null;
     """,
+    """
+    create table servers (
+        id integer primary key autoincrement,
+        name text not null,
+        expires_us integer not null
+    );
+    create table queues (
+        name text primary key,
+        concurrency integer,
+        rate_count integer not null default 0,
+        rate_period_us integer not null default 0,
+        rate_burst integer not null default 0,
+        is_paused integer not null default 0,
+        full_us integer not null default 0
+    ) without rowid;
+    create table lanes (
+        queue text not null,
+        priority integer not null,
+        vtime integer not null,
+        primary key (queue, priority)
+    ) without rowid;
+    create table task_numbers (
+        id integer primary key,
+        last integer not null
+    );
+    insert into task_numbers values (1, 0);
+    create table tasks (
+        number integer primary key,
+        instance text not null,
+        task integer not null,
+        attempt integer not null default 1,
+        queue text not null,
+        name text not null,
+        input blob not null,
+        options blob not null,
+        priority integer not null default 0,
+        fairness_key text not null default '',
+        state integer not null,
+        not_before_us integer not null default 0,
+        expires_us integer,
+        claimed_by integer not null default 0,
+        started_us integer not null default 0,
+        token_digest blob,
+        details blob,
+        scheduled_at_us integer not null,
+        uncounted integer not null default 0,
+        losses integer not null default 0,
+        is_suspect integer not null default 0,
+        vtime integer not null default 0
+    );
+    create unique index tasks_instance on tasks (instance, task);
+    create index tasks_waiting on tasks (queue, priority desc, vtime, number) where state = 0;
+    create index tasks_delayed on tasks (not_before_us) where state = 1;
+    create index tasks_claimed on tasks (queue, claimed_by) where state = 2;
+    create index tasks_expiry on tasks (expires_us) where expires_us is not null;
+    create index tasks_key on tasks (queue, priority, fairness_key, vtime);
+    """,
 )
 """Schema changes in order; `pragma user_version` counts those that were made."""
 

@@ -1,0 +1,363 @@
+"""Tasks of queues and tokens, each function inside a transaction of the caller's; see `backends/tasks.py`."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from durableflow.backends.tasks import (
+    ADMITTED,
+    CLAIMED,
+    DELAYED,
+    HANDED_OVER,
+    START,
+    WAITING,
+    ClaimRequest,
+    Claims,
+    NewTask,
+    NextAttempt,
+    Offer,
+    Outlook,
+    QueueLimits,
+    QueueRecord,
+    StoredTask,
+    TaskBeat,
+    TaskEnd,
+    rate_full_us,
+    rate_next_us,
+    rate_room,
+)
+from durableflow.errors import LeaseLost
+
+_NEW: Final = (
+    "instance, task, queue, name, input, options, priority, fairness_key, not_before_us, expires_us, scheduled_at_us"
+)
+_STORED: Final = (
+    "number, instance, task, attempt, queue, name, input, options, priority, fairness_key, state, not_before_us, "
+    "expires_us, claimed_by, started_us, token_digest, details, scheduled_at_us, uncounted, losses, is_suspect"
+)
+_LIMITS: Final = "concurrency, rate_count, rate_period_us, rate_burst, is_paused"
+
+TASK_VIEWS: Final = (
+    f"create temp view new_tasks as select {', '.join(f'0 as {name}' for name in _NEW.split(', '))}",
+    # One row after the other: a task finds its place behind the one before it. Its number is never used again; with
+    # AUTOINCREMENT, every commit would keep books of it, whether it writes tasks or not.
+    f"""
+    create temp trigger write_task instead of insert on new_tasks begin
+        insert or ignore into queues (name) values (new.queue);
+        update task_numbers set last = last + 1;
+        insert into tasks (number, {_NEW}, state, vtime) values (
+            (select last from task_numbers),
+            {", ".join(f"new.{name}" for name in _NEW.split(", "))},
+            case when new.not_before_us > 0 then {DELAYED} else {WAITING} end,
+            max(
+                coalesce((select vtime from lanes where queue = new.queue and priority = new.priority), 0),
+                coalesce((select max(vtime) + 1 from tasks where queue = new.queue and priority = new.priority
+                    and fairness_key = new.fairness_key), 0)
+            )
+        );
+    end
+    """,
+)
+"""How a connection learns to write tasks."""
+
+_INSERT: Final = f"insert into new_tasks ({_NEW}) values ({', '.join('?' * len(_NEW.split(', ')))})"
+_MAY_TAKE: Final = (
+    "((task > 0 and :room > 0 and name in (select value from json_each(:names))) or (task = 0 and :admits)) "
+    "and (is_suspect = 0 or :suspects)"
+)
+_SEEN: Final = "number = ? and attempt = ? and state = ? and claimed_by = ?"
+
+
+def write_tasks(connection: sqlite3.Connection, tasks: Sequence[NewTask]) -> None:
+    """Make tasks, each behind those of its queue, priority and key."""
+    if tasks:
+        connection.executemany(
+            _INSERT,
+            [
+                (
+                    t.instance_id, t.task, t.queue, t.name, t.input, t.options, t.priority, t.fairness_key,
+                    t.not_before_us, t.expires_us, t.scheduled_at_us,
+                )
+                for t in tasks
+            ],
+        )  # fmt: skip
+
+
+# -- servers ------------------------------------------------------------------------------------------------
+
+
+def check_server(connection: sqlite3.Connection, server_id: int) -> None:
+    """Raise `LeaseLost` for a server that was declared dead."""
+    alive = "select 1 from servers where id = ? and expires_us >= 0"
+    if connection.execute(alive, (server_id,)).fetchone() is None:
+        raise LeaseLost(f"server {server_id} of queues was declared dead, and its claims with it; nothing was written")
+
+
+def renew_server(connection: sqlite3.Connection, server_id: int, expires_us: int) -> list[int]:
+    """See `TaskStore.renew_server`."""
+    check_server(connection, server_id)
+    connection.execute("update servers set expires_us = ? where id = ?", (expires_us, server_id))
+    claimed = "select number from tasks where state = ? and claimed_by = ?"
+    return [number for (number,) in connection.execute(claimed, (CLAIMED, server_id))]
+
+
+def retire_server(connection: sqlite3.Connection, server_id: int) -> None:
+    """See `TaskStore.retire_server`."""
+    connection.execute(
+        "update tasks set state = ?, claimed_by = 0, token_digest = null where state = ? and claimed_by = ?",
+        (WAITING, CLAIMED, server_id),
+    )
+    connection.execute("delete from servers where id = ?", (server_id,))
+
+
+def dead_servers(
+    connection: sqlite3.Connection, server_id: int, now_us: int, is_dead: Callable[[int], bool]
+) -> list[int]:
+    """Other servers whose lease is over, or whose process is known to have ended."""
+    others = connection.execute("select id, expires_us from servers where id <> ?", (server_id,)).fetchall()
+    return [other for other, expires_us in others if expires_us <= now_us or is_dead(other)]
+
+
+# -- claiming -----------------------------------------------------------------------------------------------
+
+
+def look(connection: sqlite3.Connection, request: ClaimRequest, now_us: int, is_dead: Callable[[int], bool]) -> Outlook:
+    """See `TaskStore.look_at_tasks`."""
+    if connection.execute("select 1 from tasks limit 1").fetchone() is None:
+        return Outlook(False, False, None)
+    names = _names(request.names)
+    room = max([request.other_room, *request.rooms.values()])
+    given = {"names": names, "room": room, "admits": request.admission is not None, "suspects": request.takes_suspect}
+    due = connection.execute("select min(not_before_us) from tasks where state = 1").fetchone()[0]
+    claimable = (due is not None and due <= now_us) or (
+        connection.execute(f"select 1 from tasks where state = 0 and {_MAY_TAKE} limit 1", given).fetchone() is not None
+    )
+    expiry = connection.execute("select min(expires_us) from tasks where expires_us is not null").fetchone()[0]
+    overdue = expiry is not None and expiry <= now_us
+    if not overdue:
+        overdue = bool(dead_servers(connection, request.server_id, now_us, is_dead))
+    others = "select min(expires_us) from servers where id <> ?"
+    lease = connection.execute(others, (request.server_id,)).fetchone()[0]
+    moments = [moment for moment in (due, expiry, lease) if moment is not None and moment > now_us]
+    return Outlook(claimable, overdue, min(moments, default=None))
+
+
+def claim(connection: sqlite3.Connection, request: ClaimRequest, now_us: int) -> Claims:
+    """See `TaskStore.claim`."""
+    check_server(connection, request.server_id)
+    connection.execute("update tasks set state = 0 where state = 1 and not_before_us <= ?", (now_us,))
+    claimed: list[StoredTask] = []
+    admitted: list[str] = []
+    next_us: int | None = None
+    takes_suspect = request.takes_suspect
+    queues = connection.execute(f"select name, full_us, {_LIMITS} from queues where is_paused = 0 order by name")
+    for name, full_us, *limits_row in queues.fetchall():
+        limits = _limits(limits_row)
+        room = request.rooms.get(name, request.other_room)
+        most = _most(connection, name, limits, full_us, now_us)
+        given = {
+            "queue": name, "names": _names(request.names), "room": room,
+            "admits": request.admission is not None, "suspects": takes_suspect,
+        }  # fmt: skip
+        if most == 0:
+            if limits.rate_count and rate_room(limits, full_us, now_us) == 0:
+                waits = f"select 1 from tasks where state = 0 and queue = :queue and {_MAY_TAKE} limit 1"
+                if connection.execute(waits, given).fetchone() is not None:
+                    next_us = _earlier(next_us, rate_next_us(limits, full_us))
+            continue
+        rows = connection.execute(
+            f"select {_STORED}, vtime from tasks where state = 0 and queue = :queue and {_MAY_TAKE} "
+            "order by priority desc, vtime, number",
+            given,
+        )
+        taken: list[tuple[Any, ...]] = []
+        has_more = False
+        for row in rows:  # one by one: the rest is not even read
+            is_start, is_suspect = row[2] == START, bool(row[20])
+            if (room <= 0 and not is_start) or (is_suspect and not takes_suspect):
+                continue
+            if len(taken) == most:
+                has_more = True
+                break
+            taken.append(row)
+            room -= not is_start
+            takes_suspect = takes_suspect and not is_suspect
+            if room <= 0 and request.admission is None:
+                break
+        rows.close()
+        if not taken:
+            continue
+        _mark_claimed(connection, request, name, taken, now_us)
+        if limits.rate_count:
+            later_us = rate_full_us(limits, full_us, now_us, len(taken))
+            connection.execute("update queues set full_us = ? where name = ?", (later_us, name))
+            if has_more and rate_room(limits, later_us, now_us) == 0:
+                next_us = _earlier(next_us, rate_next_us(limits, later_us))
+        admitted += [row[1] for row in taken if row[2] == START]
+        claimed += [
+            _stored(row)._replace(state=CLAIMED, claimed_by=request.server_id, started_us=now_us, expires_us=None)
+            for row in taken
+            if row[2] != START
+        ]
+    return Claims(claimed, len(admitted), next_us)
+
+
+def _most(connection: sqlite3.Connection, name: str, limits: QueueLimits, full_us: int, now_us: int) -> int:
+    """How many tasks of a queue may be claimed now, by whomever."""
+    most = 1_000
+    if limits.concurrency is not None:
+        running = "select count(*) from tasks where state = 2 and queue = ?"
+        most = min(most, limits.concurrency - connection.execute(running, (name,)).fetchone()[0])
+    if limits.rate_count:
+        most = min(most, rate_room(limits, full_us, now_us))
+    return max(0, most)
+
+
+def _mark_claimed(
+    connection: sqlite3.Connection, request: ClaimRequest, queue: str, rows: Sequence[tuple[Any, ...]], now_us: int
+) -> None:
+    connection.executemany(
+        "update tasks set state = 2, claimed_by = ?, started_us = ?, expires_us = null where number = ?",
+        [(ADMITTED if row[2] == START else request.server_id, now_us, row[0]) for row in rows],
+    )
+    lanes: dict[int, int] = {}
+    for row in rows:
+        lanes[row[8]] = max(lanes.get(row[8], 0), row[21])
+    connection.executemany(
+        "insert into lanes values (?, ?, ?) on conflict do update set vtime = max(vtime, excluded.vtime)",
+        [(queue, priority, vtime) for priority, vtime in lanes.items()],
+    )
+    connection.executemany(
+        "insert into inbox (instance, data) values (?, ?)",
+        [(row[1], request.admission) for row in rows if row[2] == START],
+    )
+
+
+def claimed_tasks(connection: sqlite3.Connection, server_id: int) -> list[StoredTask]:
+    """See `TaskStore.claimed_tasks`."""
+    sql = f"select {_STORED} from tasks where state = 2 and claimed_by = ? order by number"
+    return [_stored(row) for row in connection.execute(sql, (server_id,))]
+
+
+def overdue_tasks(connection: sqlite3.Connection, now_us: int, dead: Sequence[int], limit: int) -> list[StoredTask]:
+    """See `TaskStore.overdue_tasks`; the `dead` servers stay, as such, until nothing is claimed by them."""
+    unclaimed = "not exists (select 1 from tasks where state = 2 and claimed_by = ?1)"
+    for each in dead:
+        if connection.execute(f"delete from servers where id = ?1 and {unclaimed}", (each,)).rowcount != 1:
+            connection.execute("update servers set expires_us = -1 where id = ?", (each,))
+    rows = connection.execute(
+        f"select {_STORED} from tasks where expires_us <= ?1 or (state = 2 and claimed_by in "
+        "(select id from servers where expires_us < 0)) order by number limit ?2",
+        (now_us, limit),
+    )
+    return [_stored(row) for row in rows]
+
+
+# -- what became of them ------------------------------------------------------------------------------------
+
+
+def finish(connection: sqlite3.Connection, ends: Sequence[TaskEnd]) -> list[bool]:
+    """See `TaskStore.finish_tasks`."""
+    return [_finish_one(connection, end) for end in ends]
+
+
+def _finish_one(connection: sqlite3.Connection, end: TaskEnd) -> bool:
+    there = connection.execute(f"select instance from tasks where {_SEEN}", end.seen).fetchone()
+    if there is None:
+        return False
+    if end.following is None:
+        connection.execute("delete from tasks where number = ?", end.seen[:1])
+    else:
+        _go_on(connection, end.seen[0], end.following)
+    connection.execute("insert into inbox (instance, data) values (?, ?)", (there[0], end.message))
+    return True
+
+
+def _go_on(connection: sqlite3.Connection, number: int, to: NextAttempt) -> None:
+    connection.execute(
+        "update tasks set state = ?, attempt = ?, not_before_us = ?, expires_us = ?, details = ?, uncounted = ?, "
+        "losses = ?, is_suspect = ?, claimed_by = 0, token_digest = case when ? then token_digest end where number = ?",
+        (*to, to.state == HANDED_OVER, number),
+    )
+
+
+def beat(connection: sqlite3.Connection, beats: Sequence[TaskBeat]) -> list[bool]:
+    """See `TaskStore.beat_tasks`."""
+    sql = (
+        "update tasks set details = ?, expires_us = coalesce(?, expires_us) "
+        "where number = ? and attempt = ? and state in (2, 3)"
+    )
+    return [connection.execute(sql, (b.details, b.expires_us, b.number, b.attempt)).rowcount == 1 for b in beats]
+
+
+def offer(connection: sqlite3.Connection, offered: Offer) -> None:
+    """See `TaskStore.offer_task`; its instance is there and not over."""
+    connection.execute("delete from tasks where instance = ? and task = ?", (offered.instance_id, offered.task))
+    connection.execute("update task_numbers set last = last + 1")
+    connection.execute(
+        "insert into tasks (number, instance, task, attempt, queue, name, input, options, state, expires_us, "
+        "started_us, token_digest, scheduled_at_us, uncounted) "
+        "values ((select last from task_numbers), ?, ?, ?, '', ?, x'', ?, ?, ?, ?, ?, ?, ?)",
+        (
+            offered.instance_id, offered.task, offered.attempt, offered.name, offered.options, HANDED_OVER,
+            offered.expires_us, offered.started_us, offered.token_digest, offered.scheduled_at_us, offered.uncounted,
+        ),
+    )  # fmt: skip
+
+
+# -- asking, and queues -------------------------------------------------------------------------------------
+
+OFFER_CLAIMED_SQL: Final = f"update tasks set token_digest = ? where {_SEEN}"
+TASK_SQL: Final = f"select {_STORED} from tasks where instance = ? and task = ?"
+OFFERED_SQL: Final = "select instance, task from tasks where queue = '' order by number"
+QUEUES_SQL: Final = f"""
+    select name, {_LIMITS},
+        (select count(*) from tasks where queue = name_of.name and state = 0),
+        (select count(*) from tasks where queue = name_of.name and state = 1),
+        (select count(*) from tasks where queue = name_of.name and state = 2),
+        (select count(*) from tasks where queue = name_of.name and state = 3),
+        (select min(scheduled_at_us) from tasks where queue = name_of.name and state = 0)
+    from queues as name_of where ?1 is null or name = ?1 order by name
+"""
+
+
+def as_queue(row: Sequence[Any]) -> QueueRecord:
+    """The record of a row of `QUEUES_SQL`."""
+    return QueueRecord(row[0], _limits(row[1:6]), *row[6:])
+
+
+def limit_queue(connection: sqlite3.Connection, name: str, limits: QueueLimits) -> None:
+    """See `TaskStore.limit_queue`."""
+    connection.execute("insert or ignore into queues (name) values (?)", (name,))
+    rate = (limits.rate_count, limits.rate_period_us, limits.rate_burst)
+    connection.execute(
+        "update queues set full_us = case when (rate_count, rate_period_us, rate_burst) = (?, ?, ?) then full_us "
+        "else 0 end, concurrency = ?, rate_count = ?, rate_period_us = ?, rate_burst = ?, is_paused = ? where name = ?",
+        (*rate, limits.concurrency, *rate, limits.is_paused, name),
+    )
+
+
+def as_task(row: Sequence[Any]) -> StoredTask:
+    """The task of a row of `TASK_SQL`."""
+    return _stored(row)
+
+
+def _stored(row: Sequence[Any]) -> StoredTask:
+    return StoredTask._make((*row[:20], bool(row[20])))
+
+
+def _limits(row: Sequence[Any]) -> QueueLimits:
+    concurrency, rate_count, rate_period_us, rate_burst, is_paused = row
+    return QueueLimits(concurrency, rate_count, rate_period_us, rate_burst, bool(is_paused))
+
+
+def _names(names: Collection[str]) -> str:
+    return msgspec.json.encode(sorted(names)).decode()
+
+
+def _earlier(one_us: int | None, other_us: int) -> int:
+    return other_us if one_us is None else min(one_us, other_us)

@@ -1,0 +1,112 @@
+"""Finishing, from any process, an activity that was handed over: with its token."""
+
+from __future__ import annotations
+
+import hmac
+
+from durableflow.backends.base import Backend
+from durableflow.backends.tasks import HANDED_OVER, StoredTask, TaskBeat
+from durableflow.errors import NonRetryableError, TokenRefused, qualified_name
+from durableflow.model import events as ev
+from durableflow.model.failure import Failure, record
+from durableflow.model.tokens import TokenParts, read_token
+from durableflow.runtime.attempts import failed_attempt
+from durableflow.runtime.clock import Clock
+from durableflow.runtime.tasks import activity_of, answered_until_us, end_of, load_options
+
+_NON_RETRYABLE = qualified_name(NonRetryableError)
+
+
+class Tokens:
+    """What the holder of a token may do. Nothing is written when a token is refused."""
+
+    def __init__(self, backend: Backend, clock: Clock) -> None:
+        self._backend = backend
+        self._clock = clock
+
+    async def complete(self, token: str, output: bytes) -> None:
+        """The activity's result is `output`.
+
+        Raises:
+            TokenRefused: as it says.
+        """
+        parts = read_token(token)
+        while True:
+            task = await self._task(parts)
+            if await self._finish(task, ev.ActivityCompleted(task.task, output, task.attempt)):
+                return
+
+    async def fail(self, token: str, failure: Failure, type_names: tuple[str, ...]) -> bool:
+        """The attempt has failed; True when another follows.
+
+        Raises:
+            TokenRefused: as it says.
+        """
+        parts = read_token(token)
+        while True:
+            task = await self._task(parts)
+            event = failed_attempt(activity_of(task), failure, type_names, self._clock)
+            if await self._finish(task, event):
+                return isinstance(event, ev.AttemptFailed)
+
+    async def heartbeat(self, token: str, details: bytes) -> bool:
+        """Somebody is at it: the heartbeat timeout begins again. False when the result is no longer wanted.
+
+        Raises:
+            TokenRefused: it is no token, or not the one that was given out.
+        """
+        parts = read_token(token)
+        try:
+            task = await self._task(parts)
+        except TokenRefused as refused:
+            if refused.reason in ("malformed", "wrong"):
+                raise
+            return False
+        until_us: int | None = None
+        if task.state == HANDED_OVER:
+            until_us = answered_until_us(
+                load_options(task), task.scheduled_at_us, task.started_us, self._clock.now_us()
+            )
+        (is_wanted,) = await self._backend.beat_tasks([TaskBeat(task.number, task.attempt, details, until_us)])
+        return is_wanted
+
+    async def _finish(self, task: StoredTask, event: ev.Observation) -> bool:
+        """False when the task is another than it was seen: to be looked at again."""
+        (is_written,) = await self._backend.finish_tasks([end_of(task, event, self._clock.now_us())], None)
+        return is_written
+
+    async def _task(self, parts: TokenParts) -> StoredTask:
+        """The task that a token may finish now.
+
+        Raises:
+            TokenRefused: it may not.
+        """
+        what = f"the token of task {parts.task} of instance {parts.instance_id!r}"
+        task = await self._backend.task(parts.instance_id, parts.task)
+        if task is None:
+            raise TokenRefused(
+                "over", f"{what} is worth nothing any more: it was used, or the activity or its instance is over"
+            )
+        if task.attempt != parts.attempt or task.token_digest is None:
+            raise TokenRefused(
+                "stale", f"{what} is of attempt {parts.attempt}, which is over; attempt {task.attempt} has its own"
+            )
+        if not hmac.compare_digest(task.token_digest, parts.digest):
+            raise TokenRefused("wrong", f"{what} is not the one that was given out")
+        if task.expires_us is not None and task.expires_us <= self._clock.now_us():
+            raise TokenRefused("expired", f"{what} came too late: the time of this attempt is over")
+        return task
+
+
+def failure_of(error: BaseException | str, message: str, *, retryable: bool) -> tuple[Failure, tuple[str, ...]]:
+    """The record of an exception, or of a type's name and a message; and the names by which retries are judged."""
+    if isinstance(error, BaseException):
+        failure = record(error)
+        names = tuple(qualified_name(kind) for kind in type(error).__mro__)
+    else:
+        failure = Failure(error, message)
+        names = (error,)
+    return failure, names if retryable else (*names, _NON_RETRYABLE)
+
+
+__all__ = ["Tokens", "failure_of"]
