@@ -41,8 +41,10 @@ if TYPE_CHECKING:
         WorkflowFailed,
         WorkflowTerminated,
     )
+    from durableflow.model.circuit import CircuitBreaker, CircuitState
     from durableflow.model.retry import RetryPolicy
     from durableflow.model.status import Status
+    from durableflow.runtime.circuit_reports import CircuitStatus
     from durableflow.runtime.settings import Settings
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
     from importlib import import_module
@@ -78,8 +80,10 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "WorkflowFailed",
             "WorkflowTerminated",
         ),
+        "model.circuit": ("CircuitBreaker", "CircuitState"),
         "model.retry": ("RetryPolicy",),
         "model.status": ("Status",),
+        "runtime.circuit_reports": ("CircuitStatus",),
         "runtime.settings": ("Settings",),
     }
     _HOMES = {name: f"durableflow.{home}" for home, names in _NAMES.items() for name in names}
@@ -104,6 +108,9 @@ __all__ = [
     "BlockingEngine",
     "BlockingHandle",
     "Cancelled",
+    "CircuitBreaker",
+    "CircuitState",
+    "CircuitStatus",
     "Client",
     "Context",
     "DeterminismWarning",

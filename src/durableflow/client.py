@@ -39,6 +39,7 @@ from durableflow.model.failure import Failure, request_failed, workflow_failed
 from durableflow.model.ids import RANDOM_BITS, check_name, fresh_id
 from durableflow.model.status import TERMINAL, Status
 from durableflow.repair import Repair, read_rows
+from durableflow.runtime.circuit_reports import CircuitStatus, circuit_status, reset_circuit
 from durableflow.runtime.clock import Clock, SystemClock
 from durableflow.runtime.ends import End
 from durableflow.runtime.messages import check_sent
@@ -811,6 +812,20 @@ class Client:
             removed += len(await self.purge_many([instance_id for _, instance_id in found]))
             after = found[-1]
         return removed
+
+    # -- circuits -------------------------------------------------------------------------------------------
+
+    async def circuits(self) -> Sequence[CircuitStatus]:
+        """All circuits that ever counted a failure, by name."""
+        return [circuit_status(circuit) for circuit in await self._backend.circuits()]
+
+    async def reset_circuit(self, name: str) -> CircuitStatus:
+        """Close a circuit at once: the service is known to be well. What waits for it is attempted.
+
+        Raises:
+            UsageError: no circuit of this name ever counted a failure.
+        """
+        return await reset_circuit(self._backend, check_name(name, "the name of a circuit"), self._clock.now_us())
 
     async def _send(self, instance_id: str, event: ev.Observation, asked: str) -> None:
         check_name(instance_id, "the instance id")

@@ -27,6 +27,7 @@ from durableflow.model import events as ev
 from durableflow.model.ids import check_name
 from durableflow.observe import facts
 from durableflow.observe.log import log_fact
+from durableflow.runtime.circuit_reports import CircuitStatus
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.ends import End
 from durableflow.runtime.settings import Settings
@@ -327,6 +328,14 @@ class Engine(Client):
         if self._worker is None:
             return super()._status_change(instance_id)
         return self._worker.ends.status_change(instance_id)
+
+    async def reset_circuit(self, name: str) -> CircuitStatus:
+        """See `Client.reset_circuit`."""
+        self._check_open()
+        status = await super().reset_circuit(name)
+        if self._worker is not None:
+            await self._worker.circuits.look()
+        return status
 
     async def purge_many(self, instance_ids: Iterable[str]) -> Sequence[str]:
         """See `Client.purge_many`."""

@@ -30,6 +30,7 @@ from durableflow.backends.base import (
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.sqlite import SqliteBackend
 from durableflow.errors import AppendConflict, InstancesExist, StorageError
+from durableflow.model.circuit import Circuit, CircuitState
 from durableflow.model.status import Status
 
 IDS = ["a", "A", "b", "ü", "a%"]
@@ -265,6 +266,15 @@ class TwoBackends(RuleBasedStateMachine):
     def purge(self, purged: list[str]) -> None:
         for gone in self.both(lambda backend: backend.purge(purged)):
             self.last_seq[gone] = 0
+
+    @rule(
+        circuit=st.builds(
+            Circuit, st.sampled_from("pq"), st.sampled_from(CircuitState), small, small, small, small, small, small
+        )
+    )
+    def swap_circuit(self, circuit: Circuit) -> None:
+        self.both(lambda backend: backend.swap_circuit(circuit))
+        self.both(lambda backend: backend.circuits())
 
     @rule()
     def reopen(self) -> None:

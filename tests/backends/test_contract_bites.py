@@ -23,6 +23,7 @@ from durableflow.backends.base import (
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.sqlite import SqliteBackend
 from durableflow.errors import AppendConflict, InstancesExist
+from durableflow.model.circuit import Circuit
 from durableflow.testing import BackendContract
 
 
@@ -163,6 +164,22 @@ class ForgetsOnClose(MemoryBackend):
         await super().close()
 
 
+class LastCircuitWins(MemoryBackend):
+    async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
+        self._circuits[circuit.name] = circuit
+        return None
+
+
+class LooksThenSwaps(MemoryBackend):
+    async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
+        there = self._circuits.get(circuit.name) or Circuit(circuit.name)
+        await asyncio.sleep(0)
+        if there.revision != circuit.revision - 1:
+            return there
+        self._circuits[circuit.name] = circuit
+        return None
+
+
 MUTANTS = [
     (NoFence, "a_stale_lease_writes_nothing"),
     (ZombieRenews, "a_worker_that_was_taken_over_can_neither_renew_nor_release"),
@@ -186,6 +203,8 @@ MUTANTS = [
     (HearsNothing, "what_one_connection_writes_another_hears_of"),
     (KeepsLettersOfWhatGoesOn, "dead_letters_go_with_their_instance"),
     (RedeemsEverything, "an_instance_that_is_redeemed_keeps_the_letters_of_its_activities"),
+    (LastCircuitWins, "a_change_of_a_circuit_that_changed_meanwhile_is_not_written"),
+    (LooksThenSwaps, "of_many_who_change_a_circuit_at_once_one_does"),
     (ForgetsOnClose, "what_was_acknowledged_is_there_after_reopening"),
 ]
 

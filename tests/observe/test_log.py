@@ -39,6 +39,8 @@ LINES = [
         "a turn of instance i has blocked the event loop for 1.5 s at flow.py:3 in f; move this work into an activity",
     ),
     (facts.CommitRetried("disk full"), "WARNING", "a commit is tried again: disk full"),
+    (facts.CircuitOpened("pay", 5), "WARNING", "circuit pay is open after 5 failures in a row"),
+    (facts.CircuitClosed("pay"), "WARNING", "circuit pay is closed again"),
     (facts.TurnsCommitted(2, 5), "DEBUG", "TurnsCommitted(instances=2, events=5)"),
 ]
 

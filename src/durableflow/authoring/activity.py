@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast,
 from durableflow.core.current import current_execution
 from durableflow.errors import ActivityCancelled, DirectCallError, RegistrationError, UsageError
 from durableflow.model import converter
+from durableflow.model.circuit import CircuitBreaker
 from durableflow.model.duration import Duration, to_us
 from durableflow.model.events import ActivityOptions
 from durableflow.model.ids import check_name
@@ -57,6 +58,7 @@ class Activity(Generic[P, R_co]):
         is_async: whether it is awaited; others run in a thread.
         stored_options: what a call of it is asked to obey.
         max_concurrency: how many attempts run at once in one worker; None for no limit of its own.
+        circuit: when its attempts are held back; None for never.
         arguments: reads and writes its arguments.
         arguments_text: what errors call them, made once.
     """
@@ -72,6 +74,7 @@ class Activity(Generic[P, R_co]):
         name: str | None = None,
         stored_options: ActivityOptions | None = None,
         max_concurrency: int | None = None,
+        circuit: CircuitBreaker | None = None,
     ) -> None:
         target = function if inspect.isroutine(function) else _call_method(type(function))
         if target is None:
@@ -86,6 +89,7 @@ class Activity(Generic[P, R_co]):
         if max_concurrency is not None and max_concurrency < 1:
             raise ValueError(f"max_concurrency is {max_concurrency!r}, but must be at least 1")
         self.max_concurrency = max_concurrency
+        self.circuit = circuit
         self.arguments = converter.Arguments(function)
         self.arguments_text = f"the arguments of activity {self.name!r}"
         self._load_result: converter.Loader | None = None
@@ -172,6 +176,7 @@ def activity(
     schedule_to_close: Duration | None = None,
     heartbeat_timeout: Duration | None = None,
     max_concurrency: int | None = None,
+    circuit: CircuitBreaker | None = None,
 ) -> ActivityDecorator: ...
 def activity(
     function: Callable[..., Any] | None = None,
@@ -184,6 +189,7 @@ def activity(
     schedule_to_close: Duration | None = None,
     heartbeat_timeout: Duration | None = None,
     max_concurrency: int | None = None,
+    circuit: CircuitBreaker | None = None,
 ) -> Any:
     """Make a function an activity: it runs at least once, and its recorded result is used for ever.
 
@@ -199,23 +205,31 @@ def activity(
         schedule_to_close: limit of everything, all attempts and waits included.
         heartbeat_timeout: an attempt that does not call `heartbeat` for so long has failed.
         max_concurrency: how many attempts of it run at once in one worker.
+        circuit: when so many attempts have failed, none is made for a while; see `CircuitBreaker`.
 
     Raises:
         RegistrationError: another function of this name is registered; pass `name=`.
         ValueError: an option is out of its range.
     """
     stored = store_options(retry, timeout, schedule_to_start, schedule_to_close, heartbeat_timeout)
-    decorator = ActivityDecorator(name, stored, max_concurrency)
+    decorator = ActivityDecorator(name, stored, max_concurrency, circuit)
     return decorator if function is None else decorator(function)
 
 
 class ActivityDecorator:
     """What `@activity(...)` with options is before it meets its function."""
 
-    def __init__(self, name: str | None, stored: ActivityOptions | None, max_concurrency: int | None) -> None:
+    def __init__(
+        self,
+        name: str | None,
+        stored: ActivityOptions | None,
+        max_concurrency: int | None,
+        circuit: CircuitBreaker | None,
+    ) -> None:
         self._name = name
         self._stored = stored
         self._max_concurrency = max_concurrency
+        self._circuit = circuit
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...
@@ -226,7 +240,11 @@ class ActivityDecorator:
         from durableflow.authoring.registry import DEFAULT  # registry knows activities
 
         made: Activity[..., Any] = Activity(
-            function, name=self._name, stored_options=self._stored, max_concurrency=self._max_concurrency
+            function,
+            name=self._name,
+            stored_options=self._stored,
+            max_concurrency=self._max_concurrency,
+            circuit=self._circuit,
         )
         DEFAULT.offer_activity(made)
         return made

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from durableflow.model.circuit import Circuit
 from durableflow.model.status import Status
 
 
@@ -301,6 +302,20 @@ class Backend(Protocol):
 
     async def wait_for_change(self, timeout_s: float) -> bool:
         """Return True as soon as another process may have written something; False after `timeout_s`."""
+        ...
+
+    # -- circuits, which all workers share -------------------------------------------------------------------
+
+    async def circuits(self) -> list[Circuit]:
+        """All circuits that were ever written, by name."""
+        ...
+
+    async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
+        """Write `circuit` if the one that is there has the revision before it; none has 0. None: it is written.
+
+        Returns:
+            The circuit that is there, of another revision: look at it and decide again.
+        """
         ...
 
     # -- the client's side ----------------------------------------------------------------------------------

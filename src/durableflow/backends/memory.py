@@ -25,6 +25,7 @@ from durableflow.backends.base import (
     SendResult,
 )
 from durableflow.errors import AppendConflict, InstancesExist, LeaseLost
+from durableflow.model.circuit import Circuit
 from durableflow.model.status import Status
 
 
@@ -70,6 +71,7 @@ class MemoryBackend:
         self._wakes: list[tuple[int, str]] = []
         self._inbox: dict[int, Message] = {}
         self._last_number = 0
+        self._circuits: dict[str, Circuit] = {}
         self._openers = 0
         self._watchers: list[asyncio.Future[None]] = []
 
@@ -270,6 +272,19 @@ class MemoryBackend:
         for watcher in watchers:
             if not watcher.done():
                 watcher.set_result(None)
+
+    async def circuits(self) -> list[Circuit]:
+        """See `Backend.circuits`."""
+        return [self._circuits[name] for name in sorted(self._circuits)]
+
+    async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
+        """See `Backend.swap_circuit`."""
+        there = self._circuits.get(circuit.name) or Circuit(circuit.name)
+        if there.revision != circuit.revision - 1:
+            return there
+        self._circuits[circuit.name] = circuit
+        self._notify()
+        return None
 
     # -- the client's side ----------------------------------------------------------------------------------
 

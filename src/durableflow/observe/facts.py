@@ -92,6 +92,19 @@ class TurnsCommitted(msgspec.Struct, frozen=True):
     events: int
 
 
+class CircuitOpened(msgspec.Struct, frozen=True):
+    """So many attempts failed in a row that none is made for a while."""
+
+    circuit: str
+    failures: int
+
+
+class CircuitClosed(msgspec.Struct, frozen=True):
+    """Probes succeeded, or somebody reset the circuit: attempts are made again."""
+
+    circuit: str
+
+
 Fact: TypeAlias = (
     WorkerLeads
     | WorkerLost
@@ -104,5 +117,7 @@ Fact: TypeAlias = (
     | TurnBlocked
     | CommitRetried
     | TurnsCommitted
+    | CircuitOpened
+    | CircuitClosed
 )
 Listener: TypeAlias = Callable[[Fact], None]

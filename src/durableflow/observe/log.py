@@ -68,6 +68,14 @@ def _log_retry(fact: facts.CommitRetried) -> None:
     _LOGGER.warning("a commit is tried again: %s", fact.reason)
 
 
+def _log_opened(fact: facts.CircuitOpened) -> None:
+    _LOGGER.warning("circuit %s is open after %d failures in a row", fact.circuit, fact.failures)
+
+
+def _log_closed(fact: facts.CircuitClosed) -> None:
+    _LOGGER.warning("circuit %s is closed again", fact.circuit)
+
+
 _WRITERS: Final[dict[type, Callable[[Any], None]]] = {
     facts.InstanceStalled: _log_stall,
     facts.AttemptEnded: _log_attempt,
@@ -76,5 +84,7 @@ _WRITERS: Final[dict[type, Callable[[Any], None]]] = {
     facts.HistoryLong: _log_long,
     facts.WorkerLost: _log_lost,
     facts.CommitRetried: _log_retry,
+    facts.CircuitOpened: _log_opened,
+    facts.CircuitClosed: _log_closed,
 }
 """What is written of the facts that are more than debugging."""

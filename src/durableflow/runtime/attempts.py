@@ -26,9 +26,11 @@ from durableflow.core.turn import PendingActivity
 from durableflow.errors import ActivityCancelled, PayloadTooLarge, qualified_name
 from durableflow.model import converter
 from durableflow.model import events as ev
+from durableflow.model.circuit import CIRCUIT_OPEN
 from durableflow.model.failure import Failure, record
 from durableflow.model.retry import DEFAULT_RETRY
 from durableflow.runtime.alarms import Alarm, Alarms
+from durableflow.runtime.circuits import Circuits
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.settings import Settings
 from durableflow.runtime.threads import DaemonThreads
@@ -104,6 +106,7 @@ class Attempts:
     Args:
         beat: told `(owner, task, attempt, details)` of each heartbeat that is to be recorded.
         ended: told of each failed attempt, for the observers.
+        circuits: say of activities that have a circuit breaker whether they may be attempted.
     """
 
     def __init__(
@@ -113,12 +116,15 @@ class Attempts:
         alarms: Alarms,
         beat: Callable[[Owner, int, int, bytes], None],
         ended: EndListener,
+        circuits: Circuits,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._alarms = alarms
         self._record_beat = beat
         self._told_ended = ended
+        self._circuits = circuits
+        circuits.admit, circuits.refuse = self._place, self._refuse
         self._threads = DaemonThreads(settings.activity_threads)
         self._free_async = settings.activity_concurrency
         self._free_threads = settings.activity_threads
@@ -135,7 +141,9 @@ class Attempts:
     # -- places ---------------------------------------------------------------------------------------------
 
     def reserve(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> bool:
-        """Take a place for the next attempt; False when there is none."""
+        """Take a place for the next attempt; False when there is none, or its circuit holds it back."""
+        if definition.circuit is not None and not self._circuits.admits(owner.id, activity, definition):
+            return False
         limit = definition.max_concurrency
         if limit is not None and self._by_name[definition.name] >= limit:
             return False
@@ -163,6 +171,8 @@ class Attempts:
             self._by_name[definition.name] -= 1
         if self._isolated == (owner.id, activity.task):
             self._isolated = None
+        if definition.circuit is not None:
+            self._circuits.give_back(owner.id, activity.task)
         if self._queues:
             self._serve_queue()
 
@@ -171,12 +181,32 @@ class Attempts:
         if activity.task in owner.requests:
             return
         request = owner.requests[activity.task] = Request(owner, activity, definition, next(self._orders))
+        self._place(request)
+
+    def _place(self, request: Request) -> None:
+        owner, activity, definition = request.owner, request.activity, request.definition
         line = (definition.name, bool(activity.losses) and _is_suspect(activity))
+        if self._is_held_back(request):
+            return
         if line not in self._queues and self.reserve(owner, activity, definition):
             self._grant(request, activity.attempt)
         else:
             self._queues.setdefault(line, deque()).append(request)
             self._watch_schedule(request)
+
+    def _is_held_back(self, request: Request) -> bool:
+        """Whether it waits for its circuit, or was refused by it, and is not to be in a queue for places."""
+        owner, activity, definition = request.owner, request.activity, request.definition
+        if definition.circuit is None or self._circuits.admits(owner.id, activity, definition):
+            return False
+        self._watch_schedule(request)
+        self._circuits.hold(request)
+        return True
+
+    def _refuse(self, request: Request, text: str) -> None:
+        """No attempt follows: its circuit is open, and it is not to wait for that."""
+        failure = Failure(CIRCUIT_OPEN, f"activity {request.activity.name!r} was not attempted: {text}")
+        self._end_unmade(request, failure)
 
     def request_after_loss(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
         """Begin the attempt behind the current one in the turn in which its owner is told that this one was lost.
@@ -197,6 +227,8 @@ class Attempts:
                 alarm.cancel()
             if request.granted:
                 self.release(owner, request.activity, request.definition)
+            elif request.definition.circuit is not None:
+                self._circuits.give_back(owner.id, task)
 
     def _grant(self, request: Request, attempt: int) -> None:
         request.granted = True
@@ -209,7 +241,7 @@ class Attempts:
         while True:
             first: Request | None = None
             for line, queue in list(self._queues.items()):
-                while queue and not queue[0].is_waiting:
+                while queue and (not queue[0].is_waiting or self._is_held_back(queue[0])):
                     queue.popleft()
                 if not queue:
                     del self._queues[line]
@@ -232,7 +264,7 @@ class Attempts:
     def _watch_schedule(self, request: Request) -> None:
         """Give up what finds no place in time."""
         options, activity = request.activity.options, request.activity
-        if options is None:
+        if options is None or request.alarms:
             return
         wanted_at_us = max(activity.scheduled_at_us, activity.retry_at_us)
         limits = [
@@ -245,11 +277,12 @@ class Attempts:
                 request.alarms.append(self._alarms.at(since_us + limit_us, call))
 
     def _give_up(self, request: Request, text: str) -> None:
+        if request.is_waiting:
+            self._end_unmade(request, Failure(_TIMEOUT, f"activity {request.activity.name!r} {text}"))
+
+    def _end_unmade(self, request: Request, failure: Failure) -> None:
         owner, activity = request.owner, request.activity
-        if not request.is_waiting:
-            return
         self.withdraw(owner, activity.task)
-        failure = Failure(_TIMEOUT, f"activity {activity.name!r} {text}")
         made = activity.attempt - activity.uncounted - 1
         self._told_ended(Attempt(owner, activity, request.definition), failure, final=True)
         owner.tell(ev.ActivityFailed(activity.task, failure, made, activity.attempt))
@@ -274,6 +307,11 @@ class Attempts:
         options = activity.options
         if options is not None:
             self._watch(attempt, options)
+        if definition.circuit is not None:
+            broken = self._circuits.broken_key(owner.id, activity.task)
+            if broken is not None:
+                self._loop.call_soon(self._ended, attempt, None, broken)
+                return
         if definition.is_async:
             attempt.task = asyncio.Task(self._run_async(attempt), loop=self._loop, name=definition.name)
         else:
@@ -328,6 +366,8 @@ class Attempts:
         if not attempt.over:
             if output is not None:
                 self._close(attempt)
+                if attempt.definition.circuit is not None:
+                    self._circuits.succeeded(attempt.owner.id, attempt.activity, attempt.definition)
                 attempt.owner.tell(ev.ActivityCompleted(attempt.activity.task, output, attempt.number))
             else:
                 assert error is not None
@@ -352,6 +392,8 @@ class Attempts:
 
     def _fail(self, attempt: Attempt, failure: Failure, type_names: tuple[str, ...]) -> None:
         self._close(attempt)
+        if attempt.definition.circuit is not None:
+            self._circuits.failed(attempt.owner.id, attempt.activity, attempt.definition, type_names)
         event = failed_attempt(attempt.activity, failure, type_names, self._clock)
         self._told_ended(attempt, failure, final=isinstance(event, ev.ActivityFailed))
         attempt.owner.tell(event)
@@ -439,6 +481,7 @@ class Attempts:
             if not attempt.over:
                 self.cancel(attempt, "this worker has lost its lease")
         self._queues.clear()
+        self._circuits.clear()
 
     async def join(self) -> None:
         """Wait for the interrupted coroutines to end, then let the idle threads end."""

@@ -27,6 +27,7 @@ from durableflow.observe import facts
 from durableflow.runtime.agenda import Agenda
 from durableflow.runtime.answers import Answers
 from durableflow.runtime.attempts import Attempt, Attempts, Owner
+from durableflow.runtime.circuits import Circuits
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.commits import Commits
 from durableflow.runtime.effects import Effects
@@ -78,7 +79,8 @@ class Worker:
         self._tell = tell
         self._means = means = Means(backend, clock, settings, tell, lease)
         self._agenda = agenda = Agenda()
-        self.attempts = Attempts(settings, clock, means.alarms, self._note_beat, self._note_attempt_ended)
+        self.circuits = circuits = Circuits(means)
+        self.attempts = Attempts(settings, clock, means.alarms, self._note_beat, self._note_attempt_ended, circuits)
         self._guard = guard = TurnGuard(settings.turn_warn_s, settings.turn_limit_s, self._note_blocked)
         self.instances = instances = Instances(means, agenda, self.attempts, guard)
         self.ends = ends = Ends()
@@ -112,6 +114,7 @@ class Worker:
                 loops.create_task(self._means.renew_for_ever(), name="durableflow lease")
                 if self._means.backend.shared:
                     loops.create_task(self._inbox.run(), name="durableflow inbox")
+                    loops.create_task(self.circuits.run(), name="durableflow circuits")
                 loops.create_task(self._commits.run(), name="durableflow commits")
         except* LeaseLost as group:
             raise group.exceptions[0] from None

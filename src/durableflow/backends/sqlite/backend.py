@@ -24,6 +24,7 @@ from durableflow.backends.base import (
     Rewrite,
     SendResult,
 )
+from durableflow.backends.sqlite.circuits import CIRCUITS_SQL, as_circuit, swap
 from durableflow.backends.sqlite.commit import (
     REFUSALS,
     Packed,
@@ -45,6 +46,7 @@ from durableflow.backends.sqlite.schema import MIGRATIONS, migrate, schema_versi
 from durableflow.backends.sqlite.thread import ConnectionThread
 from durableflow.backends.sqlite.watch import ChangeWatch
 from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, UsageError
+from durableflow.model.circuit import Circuit
 from durableflow.model.status import Status
 
 T = TypeVar("T")
@@ -321,6 +323,14 @@ class SqliteBackend:
         if self._watch is None:
             raise self._not_open()
         return await self._watch.wait(timeout_s)
+
+    async def circuits(self) -> list[Circuit]:
+        """See `Backend.circuits`."""
+        return [as_circuit(row) for row in await self._read(CIRCUITS_SQL, ())]
+
+    async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
+        """See `Backend.swap_circuit`."""
+        return await self._write(lambda connection: swap(connection, circuit))
 
     # -- the client's side ----------------------------------------------------------------------------------
 

@@ -77,6 +77,18 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) without rowid;
     create index dead_letters_at on dead_letters (at_us, instance, task);
     """,
+    """
+    create table circuits (
+        name text primary key,
+        state text not null,
+        failures integer not null,
+        successes integer not null,
+        probes_out integer not null,
+        opened_us integer not null,
+        probe_at_us integer not null,
+        revision integer not null
+    ) without rowid;
+    """,
 )
 """Schema changes in order; `pragma user_version` counts those that were made."""
 

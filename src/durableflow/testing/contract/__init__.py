@@ -9,6 +9,7 @@ Whoever writes a backend subclasses this in a test module, and pytest does the r
 The tests need nothing but pytest's `tmp_path`: each runs an event loop of its own.
 """
 
+from durableflow.testing.contract.circuits import CircuitContract
 from durableflow.testing.contract.commits import CommitContract
 from durableflow.testing.contract.keeping import KeepingContract
 from durableflow.testing.contract.leases import LeaseContract
@@ -22,6 +23,13 @@ __all__ = ["ODD_IDS", "BackendContract", "a_change", "a_row", "an_instance", "re
 
 
 class BackendContract(
-    LeaseContract, CommitContract, LoadingContract, SendingContract, LookingContract, KeepingContract, LetterContract
+    LeaseContract,
+    CommitContract,
+    LoadingContract,
+    SendingContract,
+    LookingContract,
+    KeepingContract,
+    CircuitContract,
+    LetterContract,
 ):
     """Subclass it and say how to make a backend; see the module's docstring."""
