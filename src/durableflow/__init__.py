@@ -41,9 +41,12 @@ if TYPE_CHECKING:
         WorkflowFailed,
         WorkflowTerminated,
     )
+    from durableflow.model.alert import Alert, AlertKind, Severity
     from durableflow.model.circuit import CircuitBreaker, CircuitState
     from durableflow.model.retry import RetryPolicy
     from durableflow.model.status import Status
+    from durableflow.observe.webhook import WebhookSink
+    from durableflow.runtime.alert_policy import AlertPolicy
     from durableflow.runtime.circuit_reports import CircuitStatus
     from durableflow.runtime.settings import Settings
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
@@ -80,9 +83,12 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "WorkflowFailed",
             "WorkflowTerminated",
         ),
+        "model.alert": ("Alert", "AlertKind", "Severity"),
         "model.circuit": ("CircuitBreaker", "CircuitState"),
         "model.retry": ("RetryPolicy",),
         "model.status": ("Status",),
+        "observe.webhook": ("WebhookSink",),
+        "runtime.alert_policy": ("AlertPolicy",),
         "runtime.circuit_reports": ("CircuitStatus",),
         "runtime.settings": ("Settings",),
     }
@@ -104,6 +110,9 @@ __all__ = [
     "ActivityCancelled",
     "ActivityContext",
     "ActivityFailed",
+    "Alert",
+    "AlertKind",
+    "AlertPolicy",
     "BlockingClient",
     "BlockingEngine",
     "BlockingHandle",
@@ -132,11 +141,13 @@ __all__ = [
     "PayloadTooLarge",
     "RetryPolicy",
     "Settings",
+    "Severity",
     "Status",
     "StorageError",
     "Task",
     "TaskCancelled",
     "UsageError",
+    "WebhookSink",
     "Workflow",
     "WorkflowCancelled",
     "WorkflowFailed",

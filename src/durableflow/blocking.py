@@ -246,6 +246,7 @@ class BlockingClient:
     purge = BlockingMethod(Client.purge)
     purge_many = BlockingMethod(Client.purge_many)
     purge_finished = BlockingMethod(Client.purge_finished)
+    alerts = BlockingMethod(Client.alerts)
     circuits = BlockingMethod(Client.circuits)
     reset_circuit = BlockingMethod(Client.reset_circuit)
     list = BlockingMethod(Client.list)

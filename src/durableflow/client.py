@@ -34,6 +34,7 @@ from durableflow.errors import (
 )
 from durableflow.model import converter
 from durableflow.model import events as ev
+from durableflow.model.alert import Alert
 from durableflow.model.duration import Duration, from_datetime, to_datetime, to_us
 from durableflow.model.failure import Failure, request_failed, workflow_failed
 from durableflow.model.ids import RANDOM_BITS, check_name, fresh_id
@@ -812,6 +813,12 @@ class Client:
             removed += len(await self.purge_many([instance_id for _, instance_id in found]))
             after = found[-1]
         return removed
+
+    # -- alerts ---------------------------------------------------------------------------------------------
+
+    async def alerts(self) -> Sequence[Alert]:
+        """What needs a person now, says the engine that leads; by kind and subject."""
+        return [Alert.of(record, "raised", record.told_us) for record in await self._backend.alerts()]
 
     # -- circuits -------------------------------------------------------------------------------------------
 

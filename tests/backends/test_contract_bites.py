@@ -17,12 +17,14 @@ from durableflow.backends.base import (
     LoadedInstance,
     Outgoing,
     Query,
+    QuietInstance,
     Rewrite,
     SendResult,
 )
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.sqlite import SqliteBackend
 from durableflow.errors import AppendConflict, InstancesExist
+from durableflow.model.alert import AlertChanges
 from durableflow.model.circuit import Circuit
 from durableflow.testing import BackendContract
 
@@ -164,6 +166,17 @@ class ForgetsOnClose(MemoryBackend):
         await super().close()
 
 
+class NumbersAgain(MemoryBackend):
+    async def change_alerts(self, lease: Lease, changes: AlertChanges) -> None:
+        await super().change_alerts(lease, changes)
+        self._last_notice = max(self._notices, default=0)
+
+
+class CountsTheWaiting(MemoryBackend):
+    async def quiet(self, before_us: int, limit: int) -> list[QuietInstance]:
+        return await super().quiet(10_000, limit)
+
+
 class LastCircuitWins(MemoryBackend):
     async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
         self._circuits[circuit.name] = circuit
@@ -203,6 +216,9 @@ MUTANTS = [
     (HearsNothing, "what_one_connection_writes_another_hears_of"),
     (KeepsLettersOfWhatGoesOn, "dead_letters_go_with_their_instance"),
     (RedeemsEverything, "an_instance_that_is_redeemed_keeps_the_letters_of_its_activities"),
+    (NoFence, "a_stale_lease_changes_no_alerts"),
+    (NumbersAgain, "notices_wait_in_order_until_they_are_settled"),
+    (CountsTheWaiting, "instances_of_which_nothing_is_heard_are_found"),
     (LastCircuitWins, "a_change_of_a_circuit_that_changed_meanwhile_is_not_written"),
     (LooksThenSwaps, "of_many_who_change_a_circuit_at_once_one_does"),
     (ForgetsOnClose, "what_was_acknowledged_is_there_after_reopening"),

@@ -6,6 +6,7 @@ import asyncio
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Sequence
 from itertools import islice
+from typing import Final
 
 from durableflow.backends.base import (
     Commit,
@@ -21,12 +22,16 @@ from durableflow.backends.base import (
     NewInstance,
     Outgoing,
     Query,
+    QuietInstance,
     Rewrite,
     SendResult,
 )
 from durableflow.errors import AppendConflict, InstancesExist, LeaseLost
+from durableflow.model.alert import NOTICES_MAX, AlertChanges, AlertKind, AlertRecord, Notice, Takeover
 from durableflow.model.circuit import Circuit
 from durableflow.model.status import Status
+
+_TAKEOVERS_MAX: Final = 1_000
 
 
 class _Instance:
@@ -72,6 +77,10 @@ class MemoryBackend:
         self._inbox: dict[int, Message] = {}
         self._last_number = 0
         self._circuits: dict[str, Circuit] = {}
+        self._alerts: dict[tuple[AlertKind, str], AlertRecord] = {}
+        self._notices: dict[int, Notice] = {}
+        self._last_notice = 0
+        self._takeovers: list[Takeover] = []
         self._openers = 0
         self._watchers: list[asyncio.Future[None]] = []
 
@@ -88,13 +97,14 @@ class MemoryBackend:
 
     # -- the worker's side ----------------------------------------------------------------------------------
 
-    async def acquire(self, name: str, ttl_us: int, now_us: int) -> Lease | None:  # noqa: ARG002  # names are for people who look into a file
+    async def acquire(self, name: str, ttl_us: int, now_us: int) -> Lease | None:
         """See `Backend.acquire`."""
         if any(lease.expires_us > now_us for lease in self._workers.values()):
             return None
         self._last_worker_id += 1
         lease = Lease(self._last_worker_id, now_us + ttl_us)
         self._workers = {lease.worker_id: lease}
+        self._takeovers = [*self._takeovers[-_TAKEOVERS_MAX + 1 :], Takeover(lease.worker_id, name, now_us)]
         return lease
 
     async def renew(self, lease: Lease, ttl_us: int, now_us: int) -> Lease:
@@ -285,6 +295,49 @@ class MemoryBackend:
         self._circuits[circuit.name] = circuit
         self._notify()
         return None
+
+    async def alerts(self) -> list[AlertRecord]:
+        """See `Backend.alerts`."""
+        return [self._alerts[key] for key in sorted(self._alerts)]
+
+    async def change_alerts(self, lease: Lease, changes: AlertChanges) -> None:
+        """See `Backend.change_alerts`."""
+        self._check(lease)
+        for record in changes.kept:
+            self._alerts[record.key] = record
+        for key in changes.resolved:
+            self._alerts.pop(key, None)
+        for number in changes.settled:
+            self._notices.pop(number, None)
+        for number, attempts, due_us in changes.delayed:
+            if number in self._notices:
+                self._notices[number] = self._notices[number]._replace(attempts=attempts, due_us=due_us)
+        for sink, body, due_us in changes.notices:
+            number = self._last_notice = self._last_notice + 1
+            self._notices[number] = Notice(number, sink, body, 0, due_us)
+        while len(self._notices) > NOTICES_MAX:
+            del self._notices[next(iter(self._notices))]
+
+    async def notices(self, sink: str, limit: int) -> list[Notice]:
+        """See `Backend.notices`."""
+        return [notice for notice in self._notices.values() if notice.sink == sink][:limit]
+
+    async def takeovers(self, since_us: int) -> list[Takeover]:
+        """See `Backend.takeovers`."""
+        return [takeover for takeover in self._takeovers if takeover.at_us >= since_us]
+
+    async def quiet(self, before_us: int, limit: int) -> list[QuietInstance]:
+        """See `Backend.quiet`."""
+        found: list[QuietInstance] = []
+        for wake_us, instance_id in self._wakes[: bisect_left(self._wakes, (before_us, ""))]:
+            record, rows = self._instances[instance_id].record, self._instances[instance_id].rows
+            recorded_us = rows[-1].at_us if rows else record.created_us
+            if record.status is Status.STALLED or recorded_us < before_us:
+                quiet = QuietInstance(
+                    instance_id, record.workflow, record.status, wake_us, recorded_us, record.stall_reason
+                )
+                found.append(quiet)
+        return sorted(found, key=lambda each: (each.recorded_us, each.id))[:limit]
 
     # -- the client's side ----------------------------------------------------------------------------------
 

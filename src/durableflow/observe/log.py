@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from durableflow.model.alert import Severity
 from durableflow.observe import facts
 
 _LOGGER: Final = logging.getLogger("durableflow.engine")
@@ -68,6 +69,40 @@ def _log_retry(fact: facts.CommitRetried) -> None:
     _LOGGER.warning("a commit is tried again: %s", fact.reason)
 
 
+def _log_lost_attempt(fact: facts.AttemptLost) -> None:
+    text = "attempt %d of activity %s of instance %s was lost with its worker"
+    _LOGGER.warning(text, fact.attempt, fact.activity, fact.instance_id)
+
+
+def _log_healed(fact: facts.StallHealed) -> None:
+    _LOGGER.warning("instance %s is not STALLED any more", fact.instance_id)
+
+
+def _log_alert(fact: facts.AlertRaised) -> None:
+    _LOGGER.log(
+        logging.ERROR if fact.severity is Severity.ERROR else logging.WARNING,
+        "alert %s of %s%s: %s",
+        fact.kind.value,
+        fact.subject,
+        " lasts" if fact.repeated else "",
+        fact.details,
+    )
+
+
+def _log_resolved(fact: facts.AlertResolved) -> None:
+    _LOGGER.warning("alert %s of %s is resolved", fact.kind.value, fact.subject)
+
+
+def _log_given_up(fact: facts.NoticeGivenUp) -> None:
+    _LOGGER.error(
+        "notice %d of an alert is given up after %d attempts to deliver it to %s: %s",
+        fact.notice,
+        fact.attempts,
+        fact.sink,
+        fact.reason,
+    )
+
+
 def _log_opened(fact: facts.CircuitOpened) -> None:
     _LOGGER.warning("circuit %s is open after %d failures in a row", fact.circuit, fact.failures)
 
@@ -84,6 +119,11 @@ _WRITERS: Final[dict[type, Callable[[Any], None]]] = {
     facts.HistoryLong: _log_long,
     facts.WorkerLost: _log_lost,
     facts.CommitRetried: _log_retry,
+    facts.AttemptLost: _log_lost_attempt,
+    facts.StallHealed: _log_healed,
+    facts.AlertRaised: _log_alert,
+    facts.AlertResolved: _log_resolved,
+    facts.NoticeGivenUp: _log_given_up,
     facts.CircuitOpened: _log_opened,
     facts.CircuitClosed: _log_closed,
 }

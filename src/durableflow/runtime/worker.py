@@ -14,6 +14,7 @@ evicted at any time. What each part does:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 
 import msgspec
@@ -24,15 +25,20 @@ from durableflow.errors import EngineClosed, InstancesExist, LeaseLost
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure
 from durableflow.observe import facts
+from durableflow.observe.sinks import AlertSink
 from durableflow.runtime.agenda import Agenda
+from durableflow.runtime.alert_policy import AlertPolicy
 from durableflow.runtime.answers import Answers
 from durableflow.runtime.attempts import Attempt, Attempts, Owner
 from durableflow.runtime.circuits import Circuits
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.commits import Commits
+from durableflow.runtime.conditions import Conditions
+from durableflow.runtime.deliveries import Deliveries
 from durableflow.runtime.effects import Effects
 from durableflow.runtime.ends import Ends
 from durableflow.runtime.guard import TurnGuard
+from durableflow.runtime.health import AlertHook, Watch
 from durableflow.runtime.inbox import Inbox
 from durableflow.runtime.instances import Instances
 from durableflow.runtime.live import Ack, Live
@@ -45,6 +51,20 @@ from durableflow.runtime.turns import Turns
 from durableflow.runtime.wakes import Wakes
 
 
+class Recovered(msgspec.Struct, frozen=True):
+    """What went on by itself after something had broken, since the worker began.
+
+    Attributes:
+        instances: were under way when the worker before ended, and were taken up.
+        attempts: were running then, and are lost; what follows is for their retry policies to say.
+        stalls: healed, because their cause was gone.
+    """
+
+    instances: int = 0
+    attempts: int = 0
+    stalls: int = 0
+
+
 class WorkerStatistics(msgspec.Struct, frozen=True):
     """What a worker is doing now, and has done since it began."""
 
@@ -54,6 +74,16 @@ class WorkerStatistics(msgspec.Struct, frozen=True):
     turns: int
     loads: int
     evictions: int
+    recovered: Recovered = Recovered()
+
+
+class Alerting(msgspec.Struct, frozen=True):
+    """Who is told of what is wrong, and when it is."""
+
+    policy: AlertPolicy
+    hooks: Sequence[AlertHook] = ()
+    sinks: Sequence[AlertSink] = ()
+    worker: str = ""
 
 
 class Worker:
@@ -62,6 +92,7 @@ class Worker:
     Args:
         registry: what is known here; learns from what is passed to it.
         tell: told the facts of `observe.facts`.
+        alerting: says what is wrong, and to whom; None for nothing and nobody.
     """
 
     def __init__(
@@ -72,12 +103,14 @@ class Worker:
         settings: Settings,
         tell: facts.Listener,
         lease: Lease,
+        alerting: Alerting | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._registry = registry
         self._settings = settings
-        self._tell = tell
-        self._means = means = Means(backend, clock, settings, tell, lease)
+        self._tell = self._tell_and_note if alerting is not None else tell
+        self._listener = tell
+        self._means = means = Means(backend, clock, settings, self._tell, lease)
         self._agenda = agenda = Agenda()
         self.circuits = circuits = Circuits(means)
         self.attempts = Attempts(settings, clock, means.alarms, self._note_beat, self._note_attempt_ended, circuits)
@@ -96,6 +129,16 @@ class Worker:
         self._loader = Loader(means, registry, instances, agenda, ends, stalls, wakes, effects, self.attempts, guard)
         self.message = inbox.deliver
         self.look_into_inbox = inbox.look
+        self._conditions: Conditions | None = None
+        self._watch: Watch | None = None
+        self._deliveries: Deliveries | None = None
+        if alerting is not None:
+            self._conditions = Conditions(means, instances, circuits, alerting.policy, alerting.worker)
+            if alerting.sinks:
+                self._deliveries = Deliveries(means, alerting.sinks)
+            self._watch = Watch(
+                means, self._conditions, alerting.policy, alerting.hooks, self._deliveries, alerting.worker
+            )
 
     # -- life cycle -----------------------------------------------------------------------------------------
 
@@ -115,6 +158,11 @@ class Worker:
                 if self._means.backend.shared:
                     loops.create_task(self._inbox.run(), name="durableflow inbox")
                     loops.create_task(self.circuits.run(), name="durableflow circuits")
+                if self._watch is not None:
+                    loops.create_task(self._watch.run(), name="durableflow watch")
+                if self._deliveries is not None:
+                    for sink in self._deliveries.sinks:
+                        loops.create_task(self._deliveries.serve(sink), name=f"durableflow {sink.name}")
                 loops.create_task(self._commits.run(), name="durableflow commits")
         except* LeaseLost as group:
             raise group.exceptions[0] from None
@@ -150,7 +198,7 @@ class Worker:
 
     def statistics(self) -> WorkerStatistics:
         """Counts, as of now."""
-        commits = self._commits
+        commits, recovered = self._commits, self._means.recovered
         return WorkerStatistics(
             len(self.instances.live),
             len(self.attempts.running),
@@ -158,6 +206,7 @@ class Worker:
             commits.turns,
             self._loader.loads,
             commits.evictions,
+            Recovered(recovered.instances, recovered.attempts, recovered.stalls),
         )
 
     @property
@@ -229,6 +278,11 @@ class Worker:
         self._means.in_background(self._wakes.retry_stalled())
 
     # -- notes of the attempts and the guard ----------------------------------------------------------------
+
+    def _tell_and_note(self, fact: facts.Fact) -> None:
+        if self._conditions is not None:
+            self._conditions.note(fact)
+        self._listener(fact)
 
     def _note_beat(self, owner: Owner, task: int, attempt: int, details: bytes) -> None:
         """Called on any thread."""

@@ -21,8 +21,19 @@ from durableflow.backends.base import (
     Message,
     Outgoing,
     Query,
+    QuietInstance,
     Rewrite,
     SendResult,
+)
+from durableflow.backends.sqlite.alerts import (
+    ALERTS_SQL,
+    NOTICES_SQL,
+    QUIET_SQL,
+    TAKEOVERS_SQL,
+    as_alerts,
+    as_quiet,
+    change_alerts,
+    note_takeover,
 )
 from durableflow.backends.sqlite.circuits import CIRCUITS_SQL, as_circuit, swap
 from durableflow.backends.sqlite.commit import (
@@ -46,6 +57,7 @@ from durableflow.backends.sqlite.schema import MIGRATIONS, migrate, schema_versi
 from durableflow.backends.sqlite.thread import ConnectionThread
 from durableflow.backends.sqlite.watch import ChangeWatch
 from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, UsageError
+from durableflow.model.alert import AlertChanges, AlertRecord, Notice, Takeover
 from durableflow.model.circuit import Circuit
 from durableflow.model.status import Status
 
@@ -201,6 +213,7 @@ class SqliteBackend:
             cursor = connection.execute("insert into workers (name, expires_us) values (?, ?)", (name, now_us + ttl_us))
             worker_id = cursor.lastrowid
             assert worker_id is not None
+            note_takeover(connection, worker_id, name, now_us)
             self._lock.take(worker_id)
             return Lease(worker_id, now_us + ttl_us)
 
@@ -331,6 +344,32 @@ class SqliteBackend:
     async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
         """See `Backend.swap_circuit`."""
         return await self._write(lambda connection: swap(connection, circuit))
+
+    async def alerts(self) -> list[AlertRecord]:
+        """See `Backend.alerts`."""
+        return as_alerts(await self._read(ALERTS_SQL, ()))
+
+    async def change_alerts(self, lease: Lease, changes: AlertChanges) -> None:
+        """See `Backend.change_alerts`."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            if connection.execute("select 1 from workers where id = ?", (lease.worker_id,)).fetchone() is None:
+                raise lease_lost(lease)
+            change_alerts(connection, changes)
+
+        await self._write(change)
+
+    async def notices(self, sink: str, limit: int) -> list[Notice]:
+        """See `Backend.notices`."""
+        return [Notice(*row) for row in await self._read(NOTICES_SQL, (sink, limit))]
+
+    async def takeovers(self, since_us: int) -> list[Takeover]:
+        """See `Backend.takeovers`."""
+        return [Takeover(*row) for row in await self._read(TAKEOVERS_SQL, (since_us,))]
+
+    async def quiet(self, before_us: int, limit: int) -> list[QuietInstance]:
+        """See `Backend.quiet`."""
+        return [as_quiet(row) for row in await self._read(QUIET_SQL, (before_us, before_us, limit))]
 
     # -- the client's side ----------------------------------------------------------------------------------
 

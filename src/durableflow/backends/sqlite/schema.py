@@ -89,6 +89,30 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         revision integer not null
     ) without rowid;
     """,
+    """
+    create table alerts (
+        kind text not null,
+        subject text not null,
+        severity text not null,
+        since_us integer not null,
+        told_us integer not null,
+        details text not null,
+        primary key (kind, subject)
+    ) without rowid;
+    create table notices (
+        number integer primary key autoincrement,
+        sink text not null,
+        body blob not null,
+        attempts integer not null,
+        due_us integer not null
+    );
+    create index notices_sink on notices (sink, number);
+    create table takeovers (
+        worker integer primary key,
+        name text not null,
+        at_us integer not null
+    );
+    """,
 )
 """Schema changes in order; `pragma user_version` counts those that were made."""
 

@@ -9,6 +9,7 @@ Whoever writes a backend subclasses this in a test module, and pytest does the r
 The tests need nothing but pytest's `tmp_path`: each runs an event loop of its own.
 """
 
+from durableflow.testing.contract.alerts import AlertContract
 from durableflow.testing.contract.circuits import CircuitContract
 from durableflow.testing.contract.commits import CommitContract
 from durableflow.testing.contract.keeping import KeepingContract
@@ -31,5 +32,6 @@ class BackendContract(
     KeepingContract,
     CircuitContract,
     LetterContract,
+    AlertContract,
 ):
     """Subclass it and say how to make a backend; see the module's docstring."""
