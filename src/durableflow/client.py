@@ -15,7 +15,7 @@ import msgspec
 
 from durableflow.authoring.registry import DEFAULT
 from durableflow.authoring.workflow import Workflow
-from durableflow.backends.base import Backend, InstanceRecord, NewInstance, Outgoing, Query
+from durableflow.backends.base import Backend, DebouncedStart, InstanceRecord, NewInstance, Outgoing, Query
 from durableflow.core.execution import Execution, replay_rows
 from durableflow.core.view import HistoryEvent, InstanceView, fold, numbered
 from durableflow.dead_letters import DeadLetters
@@ -42,6 +42,7 @@ from durableflow.model.status import TERMINAL, Status
 from durableflow.repair import Repair, read_rows
 from durableflow.runtime.circuit_reports import CircuitStatus, circuit_status, reset_circuit
 from durableflow.runtime.clock import Clock, SystemClock
+from durableflow.runtime.debouncing import debounced_start
 from durableflow.runtime.ends import End
 from durableflow.runtime.messages import check_sent
 from durableflow.runtime.stores import open_backend
@@ -250,7 +251,8 @@ class Client:
         """Start an instance; returns when it is durable.
 
         With an `instance_id` that is taken, `on_conflict` of the workflow's options decides;
-        by default the handle of the instance that is there is returned.
+        by default the handle of the instance that is there is returned. With `debounce`, the handle is that
+        of the instance that waits for further starts.
 
         Raises:
             InstanceExists: the id is taken and may not be shared or replaced, or is another workflow's.
@@ -260,6 +262,10 @@ class Client:
         data = workflow.arguments.dump(args, kwargs, f"the input of workflow {workflow.name!r}")
         self._check_size(f"the input of workflow {workflow.name!r}", data)
         now_us = self._clock.now_us()
+        if options.debounce_us:
+            own_id = fresh_id(now_us, self._clock.random_bits(RANDOM_BITS))
+            debounced = debounced_start(workflow, data, now_us, own_id)
+            return Handle(self, await self._send_debounced(workflow, debounced), workflow)
         instance_id = options.instance_id or fresh_id(now_us, self._clock.random_bits(RANDOM_BITS))
         start_at_us = options.start_at_us
         if options.start_delay_us:
@@ -282,6 +288,14 @@ class Client:
         if existing is not None:
             self._judge_conflict(workflow, existing)
         return Handle(self, instance_id, workflow)
+
+    async def _send_debounced(
+        self,
+        workflow: Workflow[..., Any],  # noqa: ARG002  # the engine, which runs it, needs it
+        start: DebouncedStart,
+    ) -> str:
+        """Write the start; the id of the instance of the window that is open."""
+        return await self._backend.debounce(start)
 
     def _judge_conflict(self, workflow: Workflow[..., Any], existing: InstanceRecord) -> None:
         policy = workflow.start_options.on_conflict

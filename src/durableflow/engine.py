@@ -12,7 +12,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from durableflow.authoring.registry import DEFAULT, AnyActivity, AnyWorkflow, Registry
 from durableflow.authoring.workflow import Workflow
-from durableflow.backends.base import Backend, InstanceRecord, NewInstance
+from durableflow.backends.base import Backend, DebouncedStart, InstanceRecord, NewInstance
 from durableflow.client import Client
 from durableflow.errors import (
     EngineClosed,
@@ -258,6 +258,14 @@ class Engine(Client):
                 await asyncio.sleep(0)
             else:
                 return None
+
+    async def _send_debounced(self, workflow: Workflow[..., Any], start: DebouncedStart) -> str:
+        self._check_open()
+        if self._worker is not None:
+            self._worker.learn(workflow)
+        instance_id = await super()._send_debounced(workflow, start)
+        self._note_written()
+        return instance_id
 
     async def _send(self, instance_id: str, event: ev.Observation, asked: str) -> None:
         self._check_open()

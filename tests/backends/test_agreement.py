@@ -17,6 +17,7 @@ from durableflow.backends.base import (
     Commit,
     DeadLetter,
     DeadLetterQuery,
+    DebouncedStart,
     Heartbeat,
     HistoryRow,
     InstanceChange,
@@ -35,7 +36,7 @@ from durableflow.model.circuit import Circuit, CircuitState
 from durableflow.model.status import Status
 
 IDS = ["a", "A", "b", "ü", "a%"]
-TABLES = ("history", "inbox", "heartbeats", "tags", "dead_letters")
+TABLES = ("history", "inbox", "heartbeats", "tags", "dead_letters", "windows")
 
 ids = st.sampled_from(IDS)
 statuses = st.sampled_from(Status)
@@ -301,6 +302,18 @@ class TwoBackends(RuleBasedStateMachine):
         self.both(lambda backend: backend.change_alerts(lease, changes))
         self.both(lambda backend: backend.alerts())
         self.both(lambda backend: backend.notices("s", 3))
+
+    @rule(new=news, data=blobs, at_us=small, until_us=st.none() | small)
+    def debounce(self, new: NewInstance, data: bytes, at_us: int, until_us: int | None) -> None:
+        there = {record.id for record in self.both(lambda backend: backend.list_records(Query()))}
+        start = DebouncedStart("k", new, data, data, at_us, until_us)
+        made = self.both(lambda backend: backend.debounce(start))
+        if made == new.id and (new.id not in there or new.replace):
+            self.last_seq[new.id] = 0
+
+    @rule(instance_id=ids, now_us=small)
+    def close_window(self, instance_id: str, now_us: int) -> None:
+        self.both(lambda backend: backend.close_window(instance_id, now_us))
 
     @rule(moment=small, limit=st.integers(1, 3))
     def look_for_trouble(self, moment: int, limit: int) -> None:

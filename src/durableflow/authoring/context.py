@@ -145,6 +145,10 @@ class Context:
         if execution.on_workflow_object is not None:
             execution.on_workflow_object(workflow)
         options = workflow.start_options
+        if options.debounce_us:
+            raise UsageError(
+                f"child {workflow.name!r} cannot be debounced: there is one for each call; leave debounce out"
+            )
         start_delay_us = options.start_delay_us
         if options.start_at_us:
             start_delay_us = max(start_delay_us, options.start_at_us - execution.now_us)

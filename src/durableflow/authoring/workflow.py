@@ -56,6 +56,8 @@ class StartOptions(msgspec.Struct, frozen=True):
     on_conflict: OnConflict = "return"
     parent_close: ParentClose = "terminate"
     retry: StoredRetry | None = None
+    debounce_us: int = 0
+    debounce_limit_us: int = 0
 
 
 VERSION_MAX: Final = 2**31 - 1
@@ -123,6 +125,8 @@ class Workflow(Generic[P, R]):
         on_conflict: OnConflict | None = None,
         parent_close: ParentClose | None = None,
         retry: RetryPolicy | int | None = None,
+        debounce: Duration | None = None,
+        debounce_limit: Duration | None = None,
     ) -> Workflow[P, R]:
         """This workflow with other options for the instances started from it.
 
@@ -138,10 +142,13 @@ class Workflow(Generic[P, R]):
             parent_close: of a child: when its parent is over, it is terminated (the default), cancelled, or left alone.
             retry: of a child: another one is started when it fails; by default none is. A number alone means that many
                 children.
+            debounce: the code begins when no further start with this `instance_id` came for so long; each replaces
+                the input of the one before. The instance gets an id of its own, `instance_id/...`.
+            debounce_limit: but not later than so long after the first of them.
 
         Raises:
             UsageError: an id or tag that not every store can hold.
-            ValueError: a time out of range or without a time zone.
+            ValueError: a time out of range or without a time zone, or options that do not go together.
         """
         if on_conflict not in (None, "return", "fail", "replace"):
             raise ValueError(f"on_conflict is {on_conflict!r}, but must be 'return', 'fail' or 'replace'")
@@ -162,7 +169,10 @@ class Workflow(Generic[P, R]):
             on_conflict or old.on_conflict,
             parent_close or old.parent_close,
             old.retry if retry is None else store_retry(retry),
+            old.debounce_us if debounce is None else to_us(debounce, "debounce"),
+            old.debounce_limit_us if debounce_limit is None else to_us(debounce_limit, "debounce_limit"),
         )
+        _check_debounce(twin.start_options)
         return twin
 
     # -- for the engine -------------------------------------------------------------------------------------
@@ -187,6 +197,20 @@ class Workflow(Generic[P, R]):
     def load_result(self, data: bytes) -> Any:
         """A recorded result, of the annotated type; raises `PayloadError`."""
         return self.result_loader()(data)
+
+
+def _check_debounce(options: StartOptions) -> None:
+    wait_us, limit_us = options.debounce_us, options.debounce_limit_us
+    if limit_us and not wait_us:
+        raise ValueError("debounce_limit is given without debounce, so there is nothing to limit")
+    if limit_us and limit_us < wait_us:
+        raise ValueError(f"debounce_limit is {limit_us / 1e6:g} s, but must not be shorter than debounce")
+    if wait_us and (options.start_at_us or options.start_delay_us):
+        raise ValueError("debounce says when an instance begins, so it goes with neither start_at nor start_delay")
+    if wait_us and options.on_conflict != "return":
+        raise ValueError(
+            f"on_conflict={options.on_conflict!r} does not go with debounce: each window is a new instance"
+        )
 
 
 def _result_type(definition: Workflow[..., Any]) -> Any:

@@ -6,12 +6,15 @@ import asyncio
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
+
+import msgspec
 
 from durableflow.backends.base import (
     Commit,
     DeadLetter,
     DeadLetterQuery,
+    DebouncedStart,
     Heartbeat,
     HistoryRow,
     InstanceChange,
@@ -32,6 +35,15 @@ from durableflow.model.circuit import Circuit
 from durableflow.model.status import Status
 
 _TAKEOVERS_MAX: Final = 1_000
+
+
+class _Window(NamedTuple):
+    """An open window of debounced starts."""
+
+    instance: str
+    changed: bytes
+    start_at_us: int
+    until_us: int | None
 
 
 class _Instance:
@@ -77,6 +89,7 @@ class MemoryBackend:
         self._inbox: dict[int, Message] = {}
         self._last_number = 0
         self._circuits: dict[str, Circuit] = {}
+        self._windows: dict[tuple[str, int, str], _Window] = {}
         self._alerts: dict[tuple[AlertKind, str], AlertRecord] = {}
         self._notices: dict[int, Notice] = {}
         self._last_notice = 0
@@ -232,6 +245,8 @@ class MemoryBackend:
 
     def _remove(self, instance_id: str) -> None:
         instance = self._instances.pop(instance_id)
+        if self._windows:
+            self._windows = {key: each for key, each in self._windows.items() if each.instance != instance_id}
         self._drop_wake(instance.record)
         for number in instance.inbox:
             del self._inbox[number]
@@ -404,6 +419,44 @@ class MemoryBackend:
             and bool(known.rows)
             and known.rows[-1].first_seq == rewrite.after_seq
         )
+
+    async def debounce(self, start: DebouncedStart) -> str:
+        """See `Backend.debounce`."""
+        key = (start.new.workflow, start.new.version, start.key)
+        window = self._windows.get(key)
+        known = None if window is None else self._instances.get(window.instance)
+        if window is not None and known is not None and not known.record.status.is_terminal:
+            until_us = window.until_us
+            start_at_us = start.start_at_us if until_us is None else min(start.start_at_us, until_us)
+            self._windows[key] = window._replace(changed=start.changed, start_at_us=start_at_us)
+            if known.record.status is Status.PENDING and known.record.wake_us:
+                self._wake_instead_at(known, start_at_us)
+            return window.instance
+        if not self._may_insert(start.new):
+            raise InstancesExist({start.new.id})
+        self._insert(start.new)
+        self._windows[key] = _Window(start.new.id, start.changed, start.start_at_us, start.until_us)
+        self._put_into_inbox(start.new.id, start.started, None)
+        self._notify()
+        return start.new.id
+
+    def _wake_instead_at(self, instance: _Instance, wake_us: int) -> None:
+        record = instance.record
+        self._drop_wake(record)
+        instance.record = msgspec.structs.replace(record, wake_us=wake_us)
+        insort(self._wakes, (wake_us, record.id))
+
+    async def close_window(self, instance_id: str, now_us: int) -> int | None:
+        """See `Backend.close_window`."""
+        for key, window in self._windows.items():
+            if window.instance == instance_id:
+                if window.start_at_us > now_us:
+                    return window.start_at_us
+                del self._windows[key]
+                if not self._instances[instance_id].record.status.is_terminal:
+                    self._put_into_inbox(instance_id, window.changed, None)
+                break
+        return None
 
     async def record(self, instance_id: str) -> InstanceRecord | None:
         """See `Backend.record`."""

@@ -124,7 +124,8 @@ class InstanceStarted(msgspec.Struct, frozen=True, array_like=True, tag="instanc
     """First event of every history, and of each later round of it.
 
     `start_at_us` is 0, or the moment before which the code must not begin;
-    `deadline_us` is 0, or the moment at which the instance fails.
+    `deadline_us` is 0, or the moment at which the instance fails. One that is `debounced` does
+    not begin before it is told so, also when its moment has come: its input may yet be replaced.
     """
 
     workflow: str
@@ -135,6 +136,7 @@ class InstanceStarted(msgspec.Struct, frozen=True, array_like=True, tag="instanc
     deadline_us: int = 0
     origin: Origin | None = None
     round: Round | None = None
+    debounced: bool = False
 
 
 class InstanceBegan(msgspec.Struct, frozen=True, array_like=True, tag="instance_began", gc=False):
@@ -255,6 +257,13 @@ class InstanceTerminated(msgspec.Struct, frozen=True, array_like=True, tag="inst
 
 class InstanceTimedOut(msgspec.Struct, frozen=True, array_like=True, tag="instance_timed_out", gc=False):
     """The deadline of the instance has passed: it fails, at once."""
+
+
+class StartChanged(msgspec.Struct, frozen=True, array_like=True, tag="start_changed", gc=False):
+    """Of a debounced instance that has not begun: the input of the latest start, which is the one that counts."""
+
+    input: bytes
+    deadline_us: int = 0
 
 
 # -- decisions ------------------------------------------------------------------------------------------------
@@ -408,6 +417,7 @@ Observation: TypeAlias = (
     | InstanceResumed
     | InstanceTerminated
     | InstanceTimedOut
+    | StartChanged
 )
 Decision: TypeAlias = (
     ActivityScheduled

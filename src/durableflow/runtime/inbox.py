@@ -58,6 +58,10 @@ class Inbox:
         finally:
             self._is_reading = False
 
+    async def read(self) -> None:
+        """Tell the instances what is there now; raises `StorageError` when the store cannot answer."""
+        await self._read()
+
     async def _read(self) -> None:
         while messages := await self._means.backend.inbox(self._seen, _PAGE):
             for message in messages:

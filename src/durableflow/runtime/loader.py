@@ -201,7 +201,7 @@ class Loader:
             live.call_up()  # its next turn, be it an empty one, writes the status that it has now
         if loaded.rows:  # else it has only been started, by another instance or process
             self._means.tell(facts.InstanceRecovered(instance_id, live.execution.next_seq - live.base_seq))
-        if self._wakes.was_under_way(instance_id) and record.status is not Status.STALLED:
+        if self._wakes.was_under_way(instance_id) and loaded.rows and record.status is not Status.STALLED:
             self._means.recovered.instances += 1
         self._go_on(live, messages, loaded.heartbeats)
         return live
@@ -249,7 +249,7 @@ class Loader:
         """Tell a revived instance what became of its attempts, what is due, and what is in its inbox."""
         execution = live.execution
         self._tell_answers(live, messages, beats)
-        for due in execution.due_observations(self._means.clock.now_us()):
+        for due in self._effects.gate(live, execution.due_observations(self._means.clock.now_us())):
             live.tell(due)
         for number, event in messages:
             live.seen_message = number

@@ -49,6 +49,7 @@ from durableflow.runtime.settings import Settings
 from durableflow.runtime.stalls import Stalls
 from durableflow.runtime.turns import Turns
 from durableflow.runtime.wakes import Wakes
+from durableflow.runtime.windows import Windows
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -129,6 +130,7 @@ class Worker:
         self._loader = Loader(means, registry, instances, agenda, ends, stalls, wakes, effects, self.attempts, guard)
         self.message = inbox.deliver
         self.look_into_inbox = inbox.look
+        effects.gate = Windows(means, inbox, effects.arm).gate
         self._conditions: Conditions | None = None
         self._watch: Watch | None = None
         self._deliveries: Deliveries | None = None

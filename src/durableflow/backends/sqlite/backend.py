@@ -14,6 +14,7 @@ from durableflow.backends.base import (
     Commit,
     DeadLetter,
     DeadLetterQuery,
+    DebouncedStart,
     HistoryRow,
     InstanceRecord,
     Lease,
@@ -56,6 +57,7 @@ from durableflow.backends.sqlite.rewriting import write_rewrites
 from durableflow.backends.sqlite.schema import MIGRATIONS, migrate, schema_version
 from durableflow.backends.sqlite.thread import ConnectionThread
 from durableflow.backends.sqlite.watch import ChangeWatch
+from durableflow.backends.sqlite.windows import close_window, debounce
 from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, UsageError
 from durableflow.model.alert import AlertChanges, AlertRecord, Notice, Takeover
 from durableflow.model.circuit import Circuit
@@ -384,6 +386,14 @@ class SqliteBackend:
     async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
         """See `Backend.rewrite`."""
         await self._write(partial(write_rewrites, rewrites=rewrites))
+
+    async def debounce(self, start: DebouncedStart) -> str:
+        """See `Backend.debounce`."""
+        return await self._write(lambda connection: debounce(connection, start))
+
+    async def close_window(self, instance_id: str, now_us: int) -> int | None:
+        """See `Backend.close_window`."""
+        return await self._write(lambda connection: close_window(connection, instance_id, now_us))
 
     async def record(self, instance_id: str) -> InstanceRecord | None:
         """See `Backend.record`."""

@@ -13,7 +13,7 @@ from durableflow.backends.sqlite.records import read_record
 from durableflow.model.status import TERMINAL
 
 TERMINAL_SQL: Final = "(" + ", ".join(repr(status.value) for status in sorted(TERMINAL)) + ")"
-HANGING_TABLES: Final = ("history", "inbox", "heartbeats", "tags", "dead_letters")
+HANGING_TABLES: Final = ("history", "inbox", "heartbeats", "tags", "dead_letters", "windows")
 """Tables whose rows belong to the instance that their column `instance` names."""
 
 

@@ -113,6 +113,18 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         at_us integer not null
     );
     """,
+    """
+    create table windows (
+        workflow text not null,
+        version integer not null,
+        key text not null,
+        instance text not null unique,
+        changed blob not null,
+        start_at_us integer not null,
+        until_us integer,
+        primary key (workflow, version, key)
+    ) without rowid;
+    """,
 )
 """Schema changes in order; `pragma user_version` counts those that were made."""
 

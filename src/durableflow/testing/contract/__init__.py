@@ -19,6 +19,7 @@ from durableflow.testing.contract.loading import LoadingContract
 from durableflow.testing.contract.looking import LookingContract
 from durableflow.testing.contract.sending import SendingContract
 from durableflow.testing.contract.store import ODD_IDS, a_change, a_row, an_instance, refused
+from durableflow.testing.contract.windows import WindowContract
 
 __all__ = ["ODD_IDS", "BackendContract", "a_change", "a_row", "an_instance", "refused"]
 
@@ -33,5 +34,6 @@ class BackendContract(
     CircuitContract,
     LetterContract,
     AlertContract,
+    WindowContract,
 ):
     """Subclass it and say how to make a backend; see the module's docstring."""
