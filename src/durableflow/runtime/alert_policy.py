@@ -43,6 +43,7 @@ class AlertPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be at least 1")
 
-    def us(self, name: str) -> int:
-        """A duration of it, in microseconds."""
-        return to_us(getattr(self, name), name)
+
+def in_us(policy: AlertPolicy, name: str) -> int:
+    """A duration of `policy`, in microseconds."""
+    return to_us(getattr(policy, name), name)

@@ -11,7 +11,7 @@ from durableflow.backends.base import QuietInstance
 from durableflow.model.alert import AlertKind, Severity
 from durableflow.model.status import Status
 from durableflow.observe import facts
-from durableflow.runtime.alert_policy import AlertPolicy
+from durableflow.runtime.alert_policy import AlertPolicy, in_us
 from durableflow.runtime.circuits import Circuits
 from durableflow.runtime.instances import Instances
 from durableflow.runtime.live import Live
@@ -101,7 +101,7 @@ class Conditions:
 
     async def _quiet(self, now_us: int) -> list[Condition]:
         policy = self._policy
-        before_us = now_us - min(policy.us("overdue"), policy.us("no_progress"))
+        before_us = now_us - min(in_us(policy, "overdue"), in_us(policy, "no_progress"))
         found: list[Condition] = []
         for quiet in await self._means.backend.quiet(before_us, _QUIET_MOST):
             condition = self._judge(quiet, now_us)
@@ -120,14 +120,14 @@ class Conditions:
         waits = live is not None and bool(live.requests)
         if (quiet.wake_us == 0 and quiet.status is Status.RUNNING) or waits:
             heard_us = max(quiet.recorded_us, _latest_beat_us(live))
-            if heard_us > now_us - policy.us("no_progress"):
+            if heard_us > now_us - in_us(policy, "no_progress"):
                 return None
             what = "activities wait for a place or for their circuit" if waits else "attempts of activities run"
             text = f"{what}, and nothing was recorded for {(now_us - heard_us) / 1e6:,.0f} s"
             return Condition(AlertKind.NO_PROGRESS, quiet.id, Severity.WARNING, heard_us, text)
         # While nobody led the store, nobody could be late.
         due_us = max(quiet.wake_us or quiet.recorded_us, self._led_us)
-        if due_us > now_us - policy.us("overdue"):
+        if due_us > now_us - in_us(policy, "overdue"):
             return None
         text = f"it was due {(now_us - due_us) / 1e6:,.0f} s ago, and nothing was recorded"
         return Condition(AlertKind.OVERDUE, quiet.id, Severity.ERROR, due_us, text)
@@ -136,18 +136,18 @@ class Conditions:
 
     async def _takeovers(self, now_us: int) -> list[Condition]:
         policy = self._policy
-        takeovers = await self._means.backend.takeovers(now_us - policy.us("window"))
+        takeovers = await self._means.backend.takeovers(now_us - in_us(policy, "window"))
         if len(takeovers) < policy.takeovers:
             return []
         names = ", ".join(dict.fromkeys(each.name for each in reversed(takeovers)))
         text = (
-            f"the worker of the store changed {len(takeovers)} times within {policy.us('window') / 1e6:g} s ({names}); "
+            f"the worker of the store changed {len(takeovers)} times within {in_us(policy, 'window') / 1e6:g} s ({names}); "
             "workers die, are restarted, or are too busy to renew their lease"
         )
         return [Condition(AlertKind.LEASE_CHURN, "store", Severity.WARNING, takeovers[0].at_us, text)]
 
     def _commit_retries(self, now_us: int) -> list[Condition]:
-        refused = _recent(self._refused_commits, now_us - self._policy.us("window"))
+        refused = _recent(self._refused_commits, now_us - in_us(self._policy, "window"))
         if len(refused) < self._policy.commit_retries:
             return []
         text = f"the store refused {len(refused)} commits, the last because: {refused[-1].details}"
@@ -155,7 +155,7 @@ class Conditions:
 
     def _long_turns(self, now_us: int) -> list[Condition]:
         latest: dict[str, Condition] = {}
-        for blocked in _recent(self._blocked, now_us - self._policy.us("window")):
+        for blocked in _recent(self._blocked, now_us - in_us(self._policy, "window")):
             since_us = latest[blocked.subject].since_us if blocked.subject in latest else blocked.at_us
             latest[blocked.subject] = Condition(
                 AlertKind.LONG_TURN, blocked.subject, Severity.WARNING, since_us, blocked.details
@@ -191,7 +191,7 @@ class Conditions:
                 queue.since_us,
                 f"{queue.waiting:,} wait in it, and no worker serves it",
             )
-            for queue in await self.unserved_queues(now_us - self._policy.us("queue_unserved"))
+            for queue in await self.unserved_queues(now_us - in_us(self._policy, "queue_unserved"))
         ]
 
 

@@ -19,7 +19,7 @@ from durableflow.errors import EngineClosed, LeaseLost
 from durableflow.model.alert import Alert, AlertChanges, AlertKind, AlertRecord, AlertState, NewNotice
 from durableflow.observe import facts
 from durableflow.observe.sinks import AlertSink
-from durableflow.runtime.alert_policy import AlertPolicy
+from durableflow.runtime.alert_policy import AlertPolicy, in_us
 from durableflow.runtime.conditions import Condition, Conditions
 from durableflow.runtime.deliveries import Deliveries
 from durableflow.runtime.means import Means
@@ -59,6 +59,7 @@ class Watch:
         self._known: dict[tuple[AlertKind, str], AlertRecord] = {}
         self._threads = DaemonThreads(1)
         self._calls = 0
+        self.is_looking = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -67,15 +68,18 @@ class Watch:
         self._known = {alert.key: alert for alert in await self._means.patiently(self._means.backend.alerts)}
         try:
             while True:
-                until_us = clock.now_us() + self._policy.us("interval")
+                until_us = clock.now_us() + in_us(self._policy, "interval")
                 while clock.now_us() < until_us:
                     await clock.wait(asyncio.Event(), until_us)
+                self.is_looking = True
                 try:
                     await self._means.patiently(self.look)
                 except (EngineClosed, LeaseLost):
                     raise
                 except Exception:  # who looks after the others must not be what stops them
                     _LOGGER.exception("the watch of the worker failed; the engine goes on")
+                finally:
+                    self.is_looking = False
         finally:
             self._threads.stop()
             for task in self._tasks:
@@ -117,7 +121,7 @@ class Watch:
         """The record of what is wrong now, and what is to be said of it."""
         if known is None:
             return AlertRecord(*condition[:4], now_us, condition.details), "raised"
-        if now_us - known.told_us < self._policy.us("repeat"):
+        if now_us - known.told_us < in_us(self._policy, "repeat"):
             return known, None  # its details may have changed: they are told when it is repeated
         since_us = min(condition.since_us, known.since_us)
         return (

@@ -219,6 +219,7 @@ class Worker:
             or self._commits.is_busy
             or self.instances.loading
             or self._means.background
+            or (self._watch is not None and self._watch.is_looking)
             or self._wakes.recovering
         )
 
