@@ -140,8 +140,9 @@ class Conditions:
         if len(takeovers) < policy.takeovers:
             return []
         names = ", ".join(dict.fromkeys(each.name for each in reversed(takeovers)))
+        window_s = in_us(policy, "window") / 1e6
         text = (
-            f"the worker of the store changed {len(takeovers)} times within {in_us(policy, 'window') / 1e6:g} s ({names}); "
+            f"the worker of the store changed {len(takeovers)} times within {window_s:g} s ({names}); "
             "workers die, are restarted, or are too busy to renew their lease"
         )
         return [Condition(AlertKind.LEASE_CHURN, "store", Severity.WARNING, takeovers[0].at_us, text)]
