@@ -56,12 +56,17 @@ if TYPE_CHECKING:
     )
     from durableflow.handle import Handle
     from durableflow.looking import InstanceStatus, Page
+    from durableflow.model.alert import Alert, AlertKind, Severity
+    from durableflow.model.circuit import CircuitBreaker, CircuitState
     from durableflow.model.queues import QueueStatus
     from durableflow.model.retry import RetryPolicy
     from durableflow.model.schedule import Calendar, Cron, Interval, Schedule, slot_of
     from durableflow.model.status import Status
+    from durableflow.observe.webhook import WebhookSink
     from durableflow.outbox import Outbox
+    from durableflow.runtime.alert_policy import AlertPolicy
     from durableflow.runtime.bulk import BulkReport
+    from durableflow.runtime.circuit_reports import CircuitStatus
     from durableflow.runtime.exports import ExportReport, ImportReport
     from durableflow.runtime.settings import Settings
     from durableflow.schedules import Schedules, ScheduleView
@@ -139,6 +144,15 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "InstanceStatus",
             "Page",
         ),
+        "model.alert": (
+            "Alert",
+            "AlertKind",
+            "Severity",
+        ),
+        "model.circuit": (
+            "CircuitBreaker",
+            "CircuitState",
+        ),
         "model.queues": ("QueueStatus",),
         "model.retry": ("RetryPolicy",),
         "model.schedule": (
@@ -149,8 +163,11 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "slot_of",
         ),
         "model.status": ("Status",),
+        "observe.webhook": ("WebhookSink",),
         "outbox": ("Outbox",),
+        "runtime.alert_policy": ("AlertPolicy",),
         "runtime.bulk": ("BulkReport",),
+        "runtime.circuit_reports": ("CircuitStatus",),
         "runtime.exports": (
             "ExportReport",
             "ImportReport",
@@ -179,6 +196,9 @@ __all__ = [
     "ActivityCancelled",
     "ActivityContext",
     "ActivityFailed",
+    "Alert",
+    "AlertKind",
+    "AlertPolicy",
     "BlockingClient",
     "BlockingEngine",
     "BlockingHandle",
@@ -187,6 +207,9 @@ __all__ = [
     "Cancelled",
     "ChildFailed",
     "ChildTask",
+    "CircuitBreaker",
+    "CircuitState",
+    "CircuitStatus",
     "Client",
     "Compensation",
     "CompensationFailed",
@@ -228,6 +251,7 @@ __all__ = [
     "ScheduleView",
     "Schedules",
     "Settings",
+    "Severity",
     "Status",
     "StorageError",
     "Task",
@@ -236,6 +260,7 @@ __all__ = [
     "TransactionMisused",
     "TransactionalActivity",
     "UsageError",
+    "WebhookSink",
     "Workflow",
     "WorkflowCancelled",
     "WorkflowFailed",

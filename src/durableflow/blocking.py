@@ -348,6 +348,9 @@ class BlockingClient:
         while (line := self.loop_thread.call(_next_of, lines)) is not None:
             yield line
 
+    alerts = BlockingMethod(Client.alerts)
+    circuits = BlockingMethod(Client.circuits)
+    reset_circuit = BlockingMethod(Client.reset_circuit)
     list = BlockingMethod(Client.list)
     complete = BlockingMethod(Client.complete)
     fail = BlockingMethod(Client.fail)

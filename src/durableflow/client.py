@@ -5,13 +5,14 @@ A `Client` runs nothing. An `Engine` is a client that also works.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from durableflow.asking import Asking
 from durableflow.authoring.workflow import Workflow
-from durableflow.backends.base import Backend, InstanceRecord, NewInstance, Outgoing
+from durableflow.backends.base import Backend, DebouncedStart, InstanceRecord, NewInstance, Outgoing
 from durableflow.dead_letters import DeadLetters
-from durableflow.errors import InstanceExists, InstanceNotActive, InstancesExist
+from durableflow.errors import InstanceExists, InstanceNotActive, InstancesExist, UsageError
 from durableflow.handle import Handle
 from durableflow.many import ManyInstances
 from durableflow.model import converter
@@ -21,16 +22,18 @@ from durableflow.model.ids import RANDOM_BITS, check_name, fresh_id
 from durableflow.model.status import Status
 from durableflow.repair import Repair
 from durableflow.runtime.clock import Clock, SystemClock
-from durableflow.runtime.starts import judge_conflict, new_event, new_start
+from durableflow.runtime.debouncing import debounced_start
+from durableflow.runtime.starts import check_size, judge_conflict, new_event, new_start
 from durableflow.runtime.stores import open_backend
 from durableflow.schedules import Schedules
+from durableflow.trouble import Trouble
 from durableflow.work import Work
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Client(Asking, ManyInstances, Work):
+class Client(Asking, ManyInstances, Work, Trouble):
     """Talks to the instances of a store, whichever process runs them.
 
     Use it as `async with Client("sqlite:///orders.db") as client: ...`.
@@ -84,17 +87,43 @@ class Client(Asking, ManyInstances, Work):
         """Start an instance; returns when it is durable.
 
         With an `instance_id` that is taken, `on_conflict` of the workflow's options decides;
-        by default the handle of the instance that is there is returned.
+        by default the handle of the instance that is there is returned. With `debounce`, the handle is that
+        of the instance that waits for further starts.
 
         Raises:
             InstanceExists: the id is taken and may not be shared or replaced, or is another workflow's.
             PayloadError: an argument cannot be stored.
         """
+        if workflow.start_options.debounce_us:
+            return await self._start_debounced(workflow, args, kwargs)
         new, started = new_start(workflow, args, kwargs, self._clock, self._payload_limit_bytes)
         existing = await self._send_start(workflow, new, started)
         if existing is not None:
             judge_conflict(workflow, existing)
         return Handle(self, new.id, workflow)
+
+    async def _start_debounced(
+        self, workflow: Workflow[..., R], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Handle[R]:
+        if workflow.start_options.queue:
+            raise UsageError(
+                f"workflow {workflow.name!r} is to be debounced and started through a queue; leave out one of the two"
+            )
+        what = f"the input of workflow {workflow.name!r}"
+        data = workflow.arguments.dump(args, kwargs, what)
+        check_size(what, data, self._payload_limit_bytes)
+        now_us = self._clock.now_us()
+        own_id = fresh_id(now_us, self._clock.random_bits(RANDOM_BITS))
+        start = debounced_start(workflow, data, now_us, own_id)
+        return Handle(self, await self._send_debounced(workflow, start), workflow)
+
+    async def _send_debounced(
+        self,
+        workflow: Workflow[..., Any],  # noqa: ARG002  # the engine, which runs it, needs it
+        start: DebouncedStart,
+    ) -> str:
+        """Write the start; the id of the instance of the window that is open."""
+        return await self._backend.debounce(start)
 
     async def _send_start(
         self,

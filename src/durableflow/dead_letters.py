@@ -290,6 +290,8 @@ def _of_instance(history: Iterable[HistoryEvent]) -> tuple[bytes, list[FailedAtt
         event = entry.event
         if isinstance(event, ev.InstanceStarted):
             data, attempts = event.input, []
+        elif isinstance(event, ev.StartChanged):
+            data = event.input
         elif isinstance(event, ev.InstanceFailed):
             attempts.append(FailedAttempt(1, to_datetime(entry.at_us), event.failure))
     return data, attempts

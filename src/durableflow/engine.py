@@ -12,7 +12,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from durableflow.authoring.registry import DEFAULT, AnyActivity, AnyWorkflow, Registry
 from durableflow.authoring.workflow import Workflow
-from durableflow.backends.base import Backend, InstanceRecord, NewInstance
+from durableflow.backends.base import Backend, DebouncedStart, InstanceRecord, NewInstance
 from durableflow.client import Client
 from durableflow.errors import (
     EngineClosed,
@@ -28,11 +28,15 @@ from durableflow.model import events as ev
 from durableflow.model.ids import check_name
 from durableflow.observe import facts
 from durableflow.observe.log import log_fact
+from durableflow.observe.sinks import AlertSink
+from durableflow.runtime.alert_policy import AlertPolicy
+from durableflow.runtime.circuit_reports import CircuitStatus
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.ends import End
+from durableflow.runtime.health import AlertHook
 from durableflow.runtime.serving import QueueServer, read_queues
 from durableflow.runtime.settings import Settings
-from durableflow.runtime.worker import Worker, WorkerStatistics
+from durableflow.runtime.worker import Alerting, Worker, WorkerStatistics
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,6 +65,9 @@ class Engine(Client):
         settings: bounds and times; see `Settings`.
         clock: where time comes from; tests pass a virtual one.
         listeners: called with each fact of `durableflow.observe.facts`.
+        alerts: what to look for while this engine leads; False for nothing. By default `AlertPolicy()`, unless
+            there is a `clock`: looking at regular times, by a clock of tests, would never let it stand still.
+        on_alert: functions that are called with each alert, and sinks such as `WebhookSink`.
     """
 
     def __init__(
@@ -74,6 +81,8 @@ class Engine(Client):
         settings: Settings | None = None,
         clock: Clock | None = None,
         listeners: Iterable[Callable[[facts.Fact], None]] = (),
+        alerts: AlertPolicy | bool | None = None,
+        on_alert: Iterable[AlertHook | AlertSink] = (),
     ) -> None:
         self.settings = settings or Settings()
         super().__init__(
@@ -88,6 +97,9 @@ class Engine(Client):
         self._queues = read_queues(queues, self.settings.queue_concurrency)
         self._server: QueueServer | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._alerting = _alerting(
+            alerts=alerts, on_alert=list(on_alert), worker=self.name, has_clock=clock is not None
+        )
         self._worker: Worker | None = None
         self._task: asyncio.Task[None] | None = None
         self._led = asyncio.Event()
@@ -144,7 +156,7 @@ class Engine(Client):
         lease = await self._backend.acquire(self.name, ttl_us, self._clock.now_us())
         if lease is None:
             return None
-        worker = Worker(self._backend, self._clock, self._registry, self.settings, self._tell, lease)
+        worker = Worker(self._backend, self._clock, self._registry, self.settings, self._tell, lease, self._alerting)
         server = self._server
         assert server is not None
         self._worker = worker
@@ -278,6 +290,14 @@ class Engine(Client):
             else:
                 return None
 
+    async def _send_debounced(self, workflow: Workflow[..., Any], start: DebouncedStart) -> str:
+        self._check_open()
+        if self._worker is not None:
+            self._worker.learn(workflow)
+        instance_id = await super()._send_debounced(workflow, start)
+        self._note_written()
+        return instance_id
+
     async def _send(self, instance_id: str, event: ev.Observation, asked: str) -> None:
         self._check_open()
         check_name(instance_id, "the instance id")
@@ -383,12 +403,41 @@ class Engine(Client):
             return super()._status_change(instance_id)
         return self._worker.ends.status_change(instance_id)
 
+    async def reset_circuit(self, name: str) -> CircuitStatus:
+        """See `Client.reset_circuit`."""
+        self._check_open()
+        status = await super().reset_circuit(name)
+        if self._worker is not None:
+            await self._worker.circuits.look()
+        return status
+
     async def purge_many(self, instance_ids: Iterable[str]) -> Sequence[str]:
         """See `Client.purge_many`."""
         purged = await super().purge_many(instance_ids)
         if self._worker is not None:
             self._worker.ends.forget(purged)
         return purged
+
+
+def _alerting(
+    *, alerts: AlertPolicy | bool | None, on_alert: Sequence[AlertHook | AlertSink], worker: str, has_clock: bool
+) -> Alerting | None:
+    if alerts is None:
+        alerts = bool(on_alert) or not has_clock
+    if alerts is False:
+        if on_alert:
+            raise UsageError("on_alert is given, but alerts=False raises none; leave alerts out, or on_alert")
+        return None
+    policy = AlertPolicy() if alerts is True else alerts
+    sinks = [each for each in on_alert if not callable(each)]
+    hooks = [each for each in on_alert if callable(each)]
+    wrong = [sink for sink in sinks if not hasattr(sink, "send")]
+    if wrong:
+        raise UsageError(f"on_alert has {wrong[0]!r:.80}, which is neither a function nor a sink such as WebhookSink")
+    names = [sink.name for sink in sinks]
+    if len(set(names)) < len(names):
+        raise UsageError("on_alert has the same sink twice")
+    return Alerting(policy, hooks, sinks, worker)
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:

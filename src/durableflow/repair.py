@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from durableflow.backends.base import Backend, HistoryRow, InstanceRecord, NewInstance, Outgoing, Rewrite
 from durableflow.core import rewriting
 from durableflow.core.others import birth
@@ -159,10 +161,16 @@ class Repair:
             raise InstanceNotFound(record.id)
         started = events_of(rows[0])[0]
         assert isinstance(started, ev.InstanceStarted)
-        return started
+        if not started.debounced:
+            return started
+        early = [event for row in await self._backend.history(record.id, 1, _EARLY_ROWS) for event in events_of(row)]
+        inputs = [event.input for event in early if isinstance(event, ev.StartChanged)]
+        return msgspec.structs.replace(started, input=inputs[-1] if inputs else started.input)
 
 
 _OUTCOMES: Final = ("delivered", "missing", "over")
+_EARLY_ROWS: Final = 1_000
+"""What is told to a debounced instance before it begins is within so many rows."""
 
 
 def _round_of(rows: Sequence[Row], record: InstanceRecord, seq: int | None) -> Sequence[Row]:

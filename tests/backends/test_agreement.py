@@ -18,6 +18,7 @@ from durableflow.backends.base import (
     Commit,
     DeadLetter,
     DeadLetterQuery,
+    DebouncedStart,
     Heartbeat,
     HistoryRow,
     InstanceChange,
@@ -34,15 +35,18 @@ from durableflow.backends.base import (
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.sqlite import SqliteBackend
 from durableflow.errors import AppendConflict, InstancesExist, StorageError
+from durableflow.model.alert import AlertChanges, AlertKind, AlertRecord, DelayedNotice, NewNotice, Severity
+from durableflow.model.circuit import Circuit, CircuitState
 from durableflow.model.status import Status
 
 IDS = ["a", "A", "b", "ü", "a%"]
-TABLES = ("history", "inbox", "heartbeats", "tags", "dead_letters", "tasks")
+TABLES = ("history", "inbox", "heartbeats", "tags", "dead_letters", "tasks", "windows")
 
 ids = st.sampled_from(IDS)
 statuses = st.sampled_from(Status)
 wakes = st.none() | st.integers(0, 5)
 small = st.integers(0, 5)
+kinds = st.sampled_from(AlertKind)
 blobs = st.sampled_from([b"", b"1", b"two"])
 tag_sets = st.dictionaries(st.sampled_from("kl"), st.sampled_from("vw"), max_size=2)
 news = st.builds(
@@ -299,6 +303,56 @@ class TwoBackends(RuleBasedStateMachine):
         for arrival in made:
             if arrival.record.id not in taken:
                 self.last_seq[arrival.record.id] = max((row.first_seq for row in arrival.rows), default=0)
+
+    @rule(
+        circuit=st.builds(
+            Circuit, st.sampled_from("pq"), st.sampled_from(CircuitState), small, small, small, small, small, small
+        )
+    )
+    def swap_circuit(self, circuit: Circuit) -> None:
+        self.both(lambda backend: backend.swap_circuit(circuit))
+        self.both(lambda backend: backend.circuits())
+
+    @precondition(lambda self: self.leases)
+    @rule(
+        data=st.data(),
+        kept=st.lists(st.builds(AlertRecord, kinds, ids, st.sampled_from(Severity), small, small, st.just("x"))),
+        resolved=st.lists(st.tuples(kinds, ids), max_size=2),
+        noticed=st.lists(st.builds(NewNotice, st.sampled_from("st"), blobs, small), max_size=2),
+        settled=st.lists(small, max_size=2),
+        delayed=st.lists(st.builds(DelayedNotice, small, small, small), max_size=2),
+    )
+    def change_alerts(
+        self,
+        data: st.DataObject,
+        kept: list[AlertRecord],
+        resolved: list[tuple[AlertKind, str]],
+        noticed: list[NewNotice],
+        settled: list[int],
+        delayed: list[DelayedNotice],
+    ) -> None:
+        lease = data.draw(st.sampled_from(self.leases[-2:]))
+        changes = AlertChanges(kept, resolved, noticed, settled, delayed)
+        self.both(lambda backend: backend.change_alerts(lease, changes))
+        self.both(lambda backend: backend.alerts())
+        self.both(lambda backend: backend.notices("s", 3))
+
+    @rule(new=news, data=blobs, at_us=small, until_us=st.none() | small)
+    def debounce(self, new: NewInstance, data: bytes, at_us: int, until_us: int | None) -> None:
+        there = {record.id for record in self.both(lambda backend: backend.list_records(Query()))}
+        start = DebouncedStart("k", new, data, data, at_us, until_us)
+        made = self.both(lambda backend: backend.debounce(start))
+        if made == new.id and (new.id not in there or new.replace):
+            self.last_seq[new.id] = 0
+
+    @rule(instance_id=ids, now_us=small)
+    def close_window(self, instance_id: str, now_us: int) -> None:
+        self.both(lambda backend: backend.close_window(instance_id, now_us))
+
+    @rule(moment=small, limit=st.integers(1, 3))
+    def look_for_trouble(self, moment: int, limit: int) -> None:
+        self.both(lambda backend: backend.takeovers(moment))
+        self.both(lambda backend: backend.quiet(moment, limit))
 
     @rule()
     def reopen(self) -> None:

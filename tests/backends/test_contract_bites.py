@@ -19,6 +19,7 @@ from durableflow.backends.base import (
     Message,
     Outgoing,
     Query,
+    QuietInstance,
     Rewrite,
     ScheduleRow,
     ScheduleWrite,
@@ -28,6 +29,8 @@ from durableflow.backends.base import (
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.sqlite import SqliteBackend
 from durableflow.errors import AppendConflict, InstancesExist
+from durableflow.model.alert import AlertChanges
+from durableflow.model.circuit import Circuit
 from durableflow.testing import BackendContract
 
 
@@ -331,6 +334,33 @@ class ForgetsOnClose(MemoryBackend):
         await super().close()
 
 
+class NumbersAgain(MemoryBackend):
+    async def change_alerts(self, lease: Lease, changes: AlertChanges) -> None:
+        await super().change_alerts(lease, changes)
+        self._last_notice = max(self._notices, default=0)
+
+
+class CountsTheWaiting(MemoryBackend):
+    async def quiet(self, before_us: int, limit: int) -> list[QuietInstance]:
+        return await super().quiet(10_000, limit)
+
+
+class LastCircuitWins(MemoryBackend):
+    async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
+        self._circuits[circuit.name] = circuit
+        return None
+
+
+class LooksThenSwaps(MemoryBackend):
+    async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
+        there = self._circuits.get(circuit.name) or Circuit(circuit.name)
+        await asyncio.sleep(0)
+        if there.revision != circuit.revision - 1:
+            return there
+        self._circuits[circuit.name] = circuit
+        return None
+
+
 MUTANTS = [
     (NoFence, "a_stale_lease_writes_nothing"),
     (ZombieRenews, "a_worker_that_was_taken_over_can_neither_renew_nor_release"),
@@ -383,6 +413,11 @@ MUTANTS = [
     (RewritesOneByOne, "of_several_rewrites_all_are_written_or_none"),
     (RewritesInSilence, "what_is_over_goes_on_with_rows_behind_its_own"),
     (LooksAtTheFirstRow, "the_last_row_is_the_latest_one"),
+    (NoFence, "a_stale_lease_changes_no_alerts"),
+    (NumbersAgain, "notices_wait_in_order_until_they_are_settled"),
+    (CountsTheWaiting, "instances_of_which_nothing_is_heard_are_found"),
+    (LastCircuitWins, "a_change_of_a_circuit_that_changed_meanwhile_is_not_written"),
+    (LooksThenSwaps, "of_many_who_change_a_circuit_at_once_one_does"),
     (ForgetsOnClose, "what_was_acknowledged_is_there_after_reopening"),
 ]
 

@@ -210,13 +210,14 @@ def test_every_event_has_a_tag_of_its_own_and_comes_back_from_its_bytes() -> Non
         ev.ChildScheduled(1, "w", 1, b"i", b"d", "c", ev.ChildOptions("cancel", 1, 2, {"a": "b"}, replace=True)),
         ev.MessageSent(1, "i", b"m"), ev.RequestAnswered("r", b"o", failure), ev.CheckpointTaken(b"s"),
         ev.ContinuedAsNew(b"[]", 2), ev.InstanceRewound(5, "r"),
+        ev.StartChanged(b"[2]", 7),
     ]  # fmt: skip
     kinds = {kind for alias in (ev.Observation, ev.Decision, ev.Note) for kind in getattr(alias, "__args__", (alias,))}
     assert {type(example) for example in examples} == kinds
     assert ev.load_events(ev.dump_events(examples)) == examples
     assert [ev.load_event(ev.dump_event(example)) for example in examples] == examples
     tags = [ev.tag_of(example) for example in examples]
-    assert len(set(tags)) == len(tags) == 36
+    assert len(set(tags)) == len(tags) == 37
 
 
 def test_the_bytes_of_a_row_are_pinned() -> None:
@@ -226,7 +227,7 @@ def test_the_bytes_of_a_row_are_pinned() -> None:
         ev.ActivityScheduled(1, "a", b"[1]", b"12345678"),
     ]
     assert ev.dump_events(row) == (
-        b"\x92\x9a\xb0instance_started\xa1w\x01\xc4\x02[]\x02\x00\x00\xc0\xc0\xa0"
+        b"\x92\x9b\xb0instance_started\xa1w\x01\xc4\x02[]\x02\x00\x00\xc0\xc0\xa0\xc2"
         b"\x96\xb2activity_scheduled\x01\xa1a\xc4\x03[1]\xc4\x0812345678\xc0"
     )
 

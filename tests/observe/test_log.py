@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 
 from durableflow import Status
+from durableflow.model.alert import AlertKind, Severity
 from durableflow.observe import facts
 from durableflow.observe.log import log_fact
 
@@ -39,6 +40,30 @@ LINES = [
         "a turn of instance i has blocked the event loop for 1.5 s at flow.py:3 in f; move this work into an activity",
     ),
     (facts.CommitRetried("disk full"), "WARNING", "a commit is tried again: disk full"),
+    (
+        facts.AttemptLost("i", "charge", 2),
+        "WARNING",
+        "attempt 2 of activity charge of instance i was lost with its worker",
+    ),
+    (facts.StallHealed("i"), "WARNING", "instance i is not STALLED any more"),
+    (
+        facts.AlertRaised(AlertKind.STALLED, "i", Severity.ERROR, "no code", repeated=False),
+        "ERROR",
+        "alert stalled of i: no code",
+    ),
+    (
+        facts.AlertRaised(AlertKind.LONG_TURN, "i", Severity.WARNING, "2 s", repeated=True),
+        "WARNING",
+        "alert long_turn of i lasts: 2 s",
+    ),
+    (facts.AlertResolved(AlertKind.STALLED, "i"), "WARNING", "alert stalled of i is resolved"),
+    (
+        facts.NoticeGivenUp("webhook 1", 7, 20, "down"),
+        "ERROR",
+        "notice 7 of an alert is given up after 20 attempts to deliver it to webhook 1: down",
+    ),
+    (facts.CircuitOpened("pay", 5), "WARNING", "circuit pay is open after 5 failures in a row"),
+    (facts.CircuitClosed("pay"), "WARNING", "circuit pay is closed again"),
     (facts.TurnsCommitted(2, 5), "DEBUG", "TurnsCommitted(instances=2, events=5)"),
     (facts.ScheduleFired("s", "s/1", 5, 0), "DEBUG", "ScheduleFired(schedule_id='s', instance_id='s/1', slot_us=5"),
     (facts.SlotsMissed("s", 3), "WARNING", "schedule s missed 3 slots: no engine was there, and they are older than"),

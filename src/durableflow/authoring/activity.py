@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, Self,
 from durableflow.core.current import current_execution
 from durableflow.errors import ActivityCancelled, DirectCallError, RegistrationError, UsageError
 from durableflow.model import converter
+from durableflow.model.circuit import CircuitBreaker
 from durableflow.model.duration import Duration, to_us
 from durableflow.model.events import ActivityOptions
 from durableflow.model.ids import check_name
@@ -60,6 +61,12 @@ def store_options(
     return None if made == ActivityOptions() else made
 
 
+_QUEUE_AND_CIRCUIT: Final = (
+    "an activity in a queue ({!r}) cannot have a circuit breaker: a task that waits for its circuit would keep its "
+    "place in the queue; leave out one of the two, or pause the queue while the service is unwell"
+)
+
+
 class Activity(Generic[P, R_co]):
     """A registered activity: calls like the function it wraps, outside of workflows.
 
@@ -70,6 +77,7 @@ class Activity(Generic[P, R_co]):
         is_transactional: whether it runs inside the store's transaction; its function is given the connection first.
         stored_options: what a call of it is asked to obey.
         max_concurrency: how many attempts run at once in one worker; None for no limit of its own.
+        circuit: when its attempts are held back; None for never.
         arguments: reads and writes its arguments.
         arguments_text: what errors call them, made once.
     """
@@ -86,6 +94,7 @@ class Activity(Generic[P, R_co]):
         stored_options: ActivityOptions | None = None,
         max_concurrency: int | None = None,
         transactional: bool = False,
+        circuit: CircuitBreaker | None = None,
     ) -> None:
         target = function if inspect.isroutine(function) else _call_method(type(function))
         if target is None:
@@ -101,6 +110,7 @@ class Activity(Generic[P, R_co]):
             raise ValueError(f"max_concurrency is {max_concurrency!r}, but must be at least 1")
         self.max_concurrency = max_concurrency
         self.is_transactional = transactional
+        self.circuit = circuit
         self.arguments = converter.Arguments(function, skip=1 if transactional else 0)
         self.arguments_text = f"the arguments of activity {self.name!r}"
         self._load_result: converter.Loader | None = None
@@ -145,6 +155,8 @@ class Activity(Generic[P, R_co]):
         fairness_key: str | None = None,
     ) -> Self:
         """This activity with other options for one call; those left out stay as they are."""
+        if queue is not None and self.circuit is not None:
+            raise ValueError(_QUEUE_AND_CIRCUIT.format(queue))
         changed = store_options(
             retry,
             timeout,
@@ -212,6 +224,7 @@ def activity(
     priority: int | None = None,
     fairness_key: str | None = None,
     transactional: Literal[False] = False,
+    circuit: CircuitBreaker | None = None,
 ) -> ActivityDecorator: ...
 @overload
 def activity(
@@ -240,6 +253,7 @@ def activity(
     priority: int | None = None,
     fairness_key: str | None = None,
     transactional: bool = False,
+    circuit: CircuitBreaker | None = None,
 ) -> Any:
     """Make a function an activity: it runs at least once, and its recorded result is used for ever.
 
@@ -261,6 +275,7 @@ def activity(
         fairness_key: tasks of different keys take turns, however many of one there are: a customer's name, say.
         transactional: it is given a connection of the store as its first argument, and what it writes there is
             committed together with its result, or not at all. A plain `def`, and short: nobody else writes meanwhile.
+        circuit: when so many attempts have failed, none is made for a while; see `CircuitBreaker`.
 
     Raises:
         RegistrationError: another function of this name is registered; pass `name=`.
@@ -272,21 +287,32 @@ def activity(
     if transactional:
         if queue is not None:
             raise ValueError(f"a transactional activity runs where its store is written, not in a queue: {queue!r}")
+        if circuit is not None:
+            raise ValueError("a transactional activity has no circuit: it calls no service but its own store")
         from durableflow.authoring.transactional import TransactionalDecorator  # which knows activities
 
         made = TransactionalDecorator(name, stored, max_concurrency)
         return made if function is None else made(function)
-    decorator = ActivityDecorator(name, stored, max_concurrency)
+    if circuit is not None and queue is not None:
+        raise ValueError(_QUEUE_AND_CIRCUIT.format(queue))
+    decorator = ActivityDecorator(name, stored, max_concurrency, circuit)
     return decorator if function is None else decorator(function)
 
 
 class ActivityDecorator:
     """What `@activity(...)` with options is before it meets its function."""
 
-    def __init__(self, name: str | None, stored: ActivityOptions | None, max_concurrency: int | None) -> None:
+    def __init__(
+        self,
+        name: str | None,
+        stored: ActivityOptions | None,
+        max_concurrency: int | None,
+        circuit: CircuitBreaker | None,
+    ) -> None:
         self._name = name
         self._stored = stored
         self._max_concurrency = max_concurrency
+        self._circuit = circuit
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...
@@ -297,7 +323,11 @@ class ActivityDecorator:
         from durableflow.authoring.registry import DEFAULT  # registry knows activities
 
         made: Activity[..., Any] = Activity(
-            function, name=self._name, stored_options=self._stored, max_concurrency=self._max_concurrency
+            function,
+            name=self._name,
+            stored_options=self._stored,
+            max_concurrency=self._max_concurrency,
+            circuit=self._circuit,
         )
         DEFAULT.offer_activity(made)
         return made

@@ -165,6 +165,10 @@ class Context:
                 f"child {workflow.name!r} cannot be started through a queue ({options.queue!r}); give its activities "
                 "that queue, or start it by a client"
             )
+        if options.debounce_us:
+            raise UsageError(
+                f"child {workflow.name!r} cannot be debounced: there is one for each call; leave debounce out"
+            )
         start_delay_us = options.start_delay_us
         if options.start_at_us:
             start_delay_us = max(start_delay_us, options.start_at_us - execution.now_us)

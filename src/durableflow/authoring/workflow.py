@@ -60,6 +60,8 @@ class StartOptions(msgspec.Struct, frozen=True):
     queue: str = ""
     priority: int = 0
     fairness_key: str = ""
+    debounce_us: int = 0
+    debounce_limit_us: int = 0
 
 
 VERSION_MAX: Final = 2**31 - 1
@@ -130,6 +132,8 @@ class Workflow(Generic[P, R]):
         queue: str | None = None,
         priority: int | None = None,
         fairness_key: str | None = None,
+        debounce: Duration | None = None,
+        debounce_limit: Duration | None = None,
     ) -> Workflow[P, R]:
         """This workflow with other options for the instances started from it.
 
@@ -151,9 +155,13 @@ class Workflow(Generic[P, R]):
                 to 1,000.
             fairness_key: instances of different keys take turns.
 
+            debounce: the code begins when no further start with this `instance_id` came for so long; each replaces
+                the input of the one before. The instance gets an id of its own, `instance_id/...`.
+            debounce_limit: but not later than so long after the first of them.
+
         Raises:
             UsageError: an id, tag, queue or key that not every store can hold.
-            ValueError: a time out of range or without a time zone.
+            ValueError: a time out of range or without a time zone, or options that do not go together.
         """
         if on_conflict not in (None, "return", "fail", "replace"):
             raise ValueError(f"on_conflict is {on_conflict!r}, but must be 'return', 'fail' or 'replace'")
@@ -177,7 +185,10 @@ class Workflow(Generic[P, R]):
             old.queue if queue is None else check_name(queue, "the name of a queue"),
             old.priority if priority is None else check_priority(priority),
             old.fairness_key if fairness_key is None else check_name(fairness_key, "the fairness key"),
+            old.debounce_us if debounce is None else to_us(debounce, "debounce"),
+            old.debounce_limit_us if debounce_limit is None else to_us(debounce_limit, "debounce_limit"),
         )
+        _check_debounce(twin.start_options)
         return twin
 
     # -- for the engine -------------------------------------------------------------------------------------
@@ -202,6 +213,20 @@ class Workflow(Generic[P, R]):
     def load_result(self, data: bytes) -> Any:
         """A recorded result, of the annotated type; raises `PayloadError`."""
         return self.result_loader()(data)
+
+
+def _check_debounce(options: StartOptions) -> None:
+    wait_us, limit_us = options.debounce_us, options.debounce_limit_us
+    if limit_us and not wait_us:
+        raise ValueError("debounce_limit is given without debounce, so there is nothing to limit")
+    if limit_us and limit_us < wait_us:
+        raise ValueError(f"debounce_limit is {limit_us / 1e6:g} s, but must not be shorter than debounce")
+    if wait_us and (options.start_at_us or options.start_delay_us):
+        raise ValueError("debounce says when an instance begins, so it goes with neither start_at nor start_delay")
+    if wait_us and options.on_conflict != "return":
+        raise ValueError(
+            f"on_conflict={options.on_conflict!r} does not go with debounce: each window is a new instance"
+        )
 
 
 def _result_type(definition: Workflow[..., Any]) -> Any:

@@ -21,6 +21,8 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import msgspec
 
 from durableflow.backends.tasks import NewTask, TaskStore
+from durableflow.model.alert import AlertChanges, AlertRecord, Notice, Takeover
+from durableflow.model.circuit import Circuit
 from durableflow.model.status import Status
 
 
@@ -194,6 +196,26 @@ class LoadedInstance(NamedTuple):
     heartbeats: list[Heartbeat]
 
 
+class DebouncedStart(NamedTuple):
+    """A start that waits for others of the same key, of which the latest counts.
+
+    Attributes:
+        key: within the workflow and version of `new`.
+        new: the instance that is made when no window of the key is open.
+        started: its first message.
+        changed: the message that it gets when the window closes, if no later start replaces it.
+        start_at_us: the window stays open until then, but not beyond `until_us` of the start that opened it.
+        until_us: None for as long as starts come.
+    """
+
+    key: str
+    new: NewInstance
+    started: bytes
+    changed: bytes
+    start_at_us: int
+    until_us: int | None
+
+
 class SendResult(msgspec.Struct, frozen=True):
     """What became of a message: `delivered` says that it was written (or is a duplicate of one that was)."""
 
@@ -261,6 +283,17 @@ UserWork: TypeAlias = Callable[[Any, Sequence[Message]], bytes]
 
 `waiting` are the messages of the instance that no turn has taken yet.
 """
+
+
+class QuietInstance(NamedTuple):
+    """An instance of which nothing was recorded since `recorded_us`, or which is STALLED."""
+
+    id: str
+    workflow: str
+    status: Status
+    wake_us: int
+    recorded_us: int
+    stall_reason: str | None
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -373,6 +406,49 @@ class Backend(TaskStore, Protocol):
         """Return True as soon as another process may have written something; False after `timeout_s`."""
         ...
 
+    # -- circuits, which all workers share -------------------------------------------------------------------
+
+    async def circuits(self) -> list[Circuit]:
+        """All circuits that were ever written, by name."""
+        ...
+
+    async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
+        """Write `circuit` if the one that is there has the revision before it; none has 0. None: it is written.
+
+        Returns:
+            The circuit that is there, of another revision: look at it and decide again.
+        """
+        ...
+
+    # -- alerts, for people who look after the store --------------------------------------------------------
+
+    async def alerts(self) -> list[AlertRecord]:
+        """Those that are not resolved, by kind and subject."""
+        ...
+
+    async def change_alerts(self, lease: Lease, changes: AlertChanges) -> None:
+        """Make all of `changes`; of the notices that wait, the latest `NOTICES_MAX` stay.
+
+        Raises:
+            LeaseLost: nothing was written.
+        """
+        ...
+
+    async def notices(self, sink: str, limit: int) -> list[Notice]:
+        """The oldest that wait to be delivered to `sink`, in order; their numbers are never used again."""
+        ...
+
+    async def takeovers(self, since_us: int) -> list[Takeover]:
+        """Each `acquire` that succeeded since then, in order; older ones than the latest 1,000 may be forgotten."""
+        ...
+
+    async def quiet(self, before_us: int, limit: int) -> list[QuietInstance]:
+        """Active instances that were due before `before_us` and of which nothing was recorded since, and STALLED ones.
+
+        Those of which nothing was recorded for longest come first; of those without a history, their making counts.
+        """
+        ...
+
     # -- the client's side ----------------------------------------------------------------------------------
 
     async def send(self, messages: Sequence[Outgoing]) -> list[SendResult]:
@@ -408,6 +484,25 @@ class Backend(TaskStore, Protocol):
         Raises:
             InstancesExist: ids of those that are to be made are taken; nothing was written.
             AppendConflict: one is not there, not over, or its last row is another; nothing was written.
+        """
+        ...
+
+    async def debounce(self, start: DebouncedStart) -> str:
+        """Change the open window of the key, or open one, with its instance; the id of the instance.
+
+        A window whose instance is over, or gone, is not open. `wake_us` of an instance that waits for its
+        moment follows the window.
+
+        Raises:
+            InstancesExist: a window would have to be opened, but the id of `new` is taken; nothing was written.
+        """
+        ...
+
+    async def close_window(self, instance_id: str, now_us: int) -> int | None:
+        """Close the window of an instance if its time has come, and put its latest `changed` into the inbox.
+
+        Returns:
+            The moment before which it stays open; None when it is closed, or was before.
         """
         ...
 

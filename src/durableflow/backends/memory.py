@@ -6,12 +6,16 @@ import asyncio
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Sequence
 from itertools import islice
+from typing import Final, NamedTuple
+
+import msgspec
 
 from durableflow.backends.base import (
     Arrival,
     Commit,
     DeadLetter,
     DeadLetterQuery,
+    DebouncedStart,
     Heartbeat,
     HistoryRow,
     InstanceChange,
@@ -22,6 +26,7 @@ from durableflow.backends.base import (
     NewInstance,
     Outgoing,
     Query,
+    QuietInstance,
     Rewrite,
     ScheduleRow,
     ScheduleWrite,
@@ -31,7 +36,20 @@ from durableflow.backends.base import (
 from durableflow.backends.memory_tasks import MemoryTasks
 from durableflow.backends.tasks import ALL_TASKS
 from durableflow.errors import AppendConflict, InstancesExist, LeaseLost, TransactionMisused
+from durableflow.model.alert import NOTICES_MAX, AlertChanges, AlertKind, AlertRecord, Notice, Takeover
+from durableflow.model.circuit import Circuit
 from durableflow.model.status import Status
+
+_TAKEOVERS_MAX: Final = 1_000
+
+
+class _Window(NamedTuple):
+    """An open window of debounced starts."""
+
+    instance: str
+    changed: bytes
+    start_at_us: int
+    until_us: int | None
 
 
 class _Instance:
@@ -78,6 +96,12 @@ class MemoryBackend(MemoryTasks):
         self._inbox: dict[int, Message] = {}
         self._last_number = 0
         self._schedules: dict[str, ScheduleRow] = {}
+        self._circuits: dict[str, Circuit] = {}
+        self._windows: dict[tuple[str, int, str], _Window] = {}
+        self._alerts: dict[tuple[AlertKind, str], AlertRecord] = {}
+        self._notices: dict[int, Notice] = {}
+        self._last_notice = 0
+        self._takeovers: list[Takeover] = []
         self._openers = 0
         self._watchers: list[asyncio.Future[None]] = []
         MemoryTasks.__init__(self)
@@ -95,13 +119,14 @@ class MemoryBackend(MemoryTasks):
 
     # -- the worker's side ----------------------------------------------------------------------------------
 
-    async def acquire(self, name: str, ttl_us: int, now_us: int) -> Lease | None:  # noqa: ARG002  # names are for people who look into a file
+    async def acquire(self, name: str, ttl_us: int, now_us: int) -> Lease | None:
         """See `Backend.acquire`."""
         if any(lease.expires_us > now_us for lease in self._workers.values()):
             return None
         self._last_worker_id += 1
         lease = Lease(self._last_worker_id, now_us + ttl_us)
         self._workers = {lease.worker_id: lease}
+        self._takeovers = [*self._takeovers[-_TAKEOVERS_MAX + 1 :], Takeover(lease.worker_id, name, now_us)]
         return lease
 
     async def renew(self, lease: Lease, ttl_us: int, now_us: int) -> Lease:
@@ -233,6 +258,8 @@ class MemoryBackend(MemoryTasks):
 
     def _remove(self, instance_id: str) -> None:
         instance = self._instances.pop(instance_id)
+        if self._windows:
+            self._windows = {key: each for key, each in self._windows.items() if each.instance != instance_id}
         self._drop_wake(instance.record)
         for number in instance.inbox:
             del self._inbox[number]
@@ -291,6 +318,62 @@ class MemoryBackend(MemoryTasks):
         for watcher in watchers:
             if not watcher.done():
                 watcher.set_result(None)
+
+    async def circuits(self) -> list[Circuit]:
+        """See `Backend.circuits`."""
+        return [self._circuits[name] for name in sorted(self._circuits)]
+
+    async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
+        """See `Backend.swap_circuit`."""
+        there = self._circuits.get(circuit.name) or Circuit(circuit.name)
+        if there.revision != circuit.revision - 1:
+            return there
+        self._circuits[circuit.name] = circuit
+        self._notify()
+        return None
+
+    async def alerts(self) -> list[AlertRecord]:
+        """See `Backend.alerts`."""
+        return [self._alerts[key] for key in sorted(self._alerts)]
+
+    async def change_alerts(self, lease: Lease, changes: AlertChanges) -> None:
+        """See `Backend.change_alerts`."""
+        self._check(lease)
+        for record in changes.kept:
+            self._alerts[record.key] = record
+        for key in changes.resolved:
+            self._alerts.pop(key, None)
+        for number in changes.settled:
+            self._notices.pop(number, None)
+        for number, attempts, due_us in changes.delayed:
+            if number in self._notices:
+                self._notices[number] = self._notices[number]._replace(attempts=attempts, due_us=due_us)
+        for sink, body, due_us in changes.notices:
+            number = self._last_notice = self._last_notice + 1
+            self._notices[number] = Notice(number, sink, body, 0, due_us)
+        while len(self._notices) > NOTICES_MAX:
+            del self._notices[next(iter(self._notices))]
+
+    async def notices(self, sink: str, limit: int) -> list[Notice]:
+        """See `Backend.notices`."""
+        return [notice for notice in self._notices.values() if notice.sink == sink][:limit]
+
+    async def takeovers(self, since_us: int) -> list[Takeover]:
+        """See `Backend.takeovers`."""
+        return [takeover for takeover in self._takeovers if takeover.at_us >= since_us]
+
+    async def quiet(self, before_us: int, limit: int) -> list[QuietInstance]:
+        """See `Backend.quiet`."""
+        found: list[QuietInstance] = []
+        for wake_us, instance_id in self._wakes[: bisect_left(self._wakes, (before_us, ""))]:
+            record, rows = self._instances[instance_id].record, self._instances[instance_id].rows
+            recorded_us = rows[-1].at_us if rows else record.created_us
+            if record.status is Status.STALLED or recorded_us < before_us:
+                quiet = QuietInstance(
+                    instance_id, record.workflow, record.status, wake_us, recorded_us, record.stall_reason
+                )
+                found.append(quiet)
+        return sorted(found, key=lambda each: (each.recorded_us, each.id))[:limit]
 
     # -- the client's side ----------------------------------------------------------------------------------
 
@@ -393,6 +476,44 @@ class MemoryBackend(MemoryTasks):
             and bool(known.rows)
             and known.rows[-1].first_seq == rewrite.after_seq
         )
+
+    async def debounce(self, start: DebouncedStart) -> str:
+        """See `Backend.debounce`."""
+        key = (start.new.workflow, start.new.version, start.key)
+        window = self._windows.get(key)
+        known = None if window is None else self._instances.get(window.instance)
+        if window is not None and known is not None and not known.record.status.is_terminal:
+            until_us = window.until_us
+            start_at_us = start.start_at_us if until_us is None else min(start.start_at_us, until_us)
+            self._windows[key] = window._replace(changed=start.changed, start_at_us=start_at_us)
+            if known.record.status is Status.PENDING and known.record.wake_us:
+                self._wake_instead_at(known, start_at_us)
+            return window.instance
+        if not self._may_insert(start.new):
+            raise InstancesExist({start.new.id})
+        self._insert(start.new)
+        self._windows[key] = _Window(start.new.id, start.changed, start.start_at_us, start.until_us)
+        self._put(start.new.id, start.started, None)
+        self._notify()
+        return start.new.id
+
+    def _wake_instead_at(self, instance: _Instance, wake_us: int) -> None:
+        record = instance.record
+        self._drop_wake(record)
+        instance.record = msgspec.structs.replace(record, wake_us=wake_us)
+        insort(self._wakes, (wake_us, record.id))
+
+    async def close_window(self, instance_id: str, now_us: int) -> int | None:
+        """See `Backend.close_window`."""
+        for key, window in self._windows.items():
+            if window.instance == instance_id:
+                if window.start_at_us > now_us:
+                    return window.start_at_us
+                del self._windows[key]
+                if not self._instances[instance_id].record.status.is_terminal:
+                    self._put(instance_id, window.changed, None)
+                break
+        return None
 
     async def record(self, instance_id: str) -> InstanceRecord | None:
         """See `Backend.record`."""

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Sequence
 from types import CoroutineType, GeneratorType
 from typing import Any, Final, cast
 
+import msgspec
+
 from durableflow.core.branch import Steps
 from durableflow.core.current import current_execution
 from durableflow.core.decisions import NO_TURN, Program
@@ -267,6 +269,11 @@ class Execution(Rounds):
         if 0 < self.started.deadline_us <= now_us:
             found.append(ev.InstanceTimedOut())
         return found
+
+    def postpone(self, start_at_us: int) -> None:
+        """Have the clock not say before this moment that it is to begin; forgotten when it is put away."""
+        assert self.started is not None
+        self.started = msgspec.structs.replace(self.started, start_at_us=start_at_us)
 
     def due_retries(self, now_us: int) -> list[PendingActivity]:
         """Activities whose next attempt may start at `now_us`."""

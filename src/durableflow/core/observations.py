@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from durableflow.core.turn import WORKER_LOST
 from durableflow.errors import CorruptHistory, EventTimeout
 from durableflow.model import events as ev
@@ -39,7 +41,7 @@ def _note_instance_started(execution: Execution, event: ev.InstanceStarted) -> b
 
 
 def _deliver_instance_started(execution: Execution, event: ev.InstanceStarted) -> None:
-    if event.start_at_us <= execution.now_us and not event.queue:
+    if event.start_at_us <= execution.now_us and not event.queue and not event.debounced:
         execution.begin_noted = True
         execution.begin()
 
@@ -53,6 +55,14 @@ def _note_instance_began(execution: Execution, _: ev.InstanceBegan) -> bool:
 
 def _deliver_instance_began(execution: Execution, _: ev.InstanceBegan) -> None:
     execution.begin()
+
+
+def _note_start_changed(execution: Execution, event: ev.StartChanged) -> bool:
+    started = execution.started
+    if started is None or not started.debounced or execution.begin_noted:
+        return False
+    execution.started = msgspec.structs.replace(started, input=event.input, deadline_us=event.deadline_us)
+    return True
 
 
 # -- activities ---------------------------------------------------------------------------------------------
@@ -258,5 +268,6 @@ HANDLERS: Final[dict[type, tuple[Note, Deliver | None]]] = {
     ev.InstanceResumed: (_note_instance_resumed, None),
     ev.InstanceTerminated: (_note_instance_terminated, None),
     ev.InstanceTimedOut: (_note_instance_timed_out, None),
+    ev.StartChanged: (_note_start_changed, None),
 }
 """For each observation: what is noted at once (may refuse it), and how it is delivered (held while suspended)."""

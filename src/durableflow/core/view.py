@@ -143,6 +143,8 @@ class _Folding:
     def take(self, event: ev.Event, at_us: int) -> None:  # noqa: C901  # one case an event, each a line or two
         view, tasks = self.view, self.tasks
         match event:
+            case ev.StartChanged(input=data):
+                view.input = data
             case ev.InstanceStarted():
                 self._start(event, at_us)
             case ev.CancelRequested() if self._format > 1:

@@ -141,7 +141,8 @@ class InstanceStarted(msgspec.Struct, frozen=True, array_like=True, tag="instanc
 
     `start_at_us` is 0, or the moment before which the code must not begin;
     `deadline_us` is 0, or the moment at which the instance fails. With a `queue`, the code
-    does not begin before that queue admits the instance.
+    does not begin before that queue admits the instance. One that is `debounced` does
+    not begin before it is told so, also when its moment has come: its input may yet be replaced.
     """
 
     workflow: str
@@ -153,6 +154,7 @@ class InstanceStarted(msgspec.Struct, frozen=True, array_like=True, tag="instanc
     origin: Origin | None = None
     round: Round | None = None
     queue: str = ""
+    debounced: bool = False
 
 
 class InstanceBegan(msgspec.Struct, frozen=True, array_like=True, tag="instance_began", gc=False):
@@ -280,6 +282,13 @@ class InstanceTerminated(msgspec.Struct, frozen=True, array_like=True, tag="inst
 
 class InstanceTimedOut(msgspec.Struct, frozen=True, array_like=True, tag="instance_timed_out", gc=False):
     """The deadline of the instance has passed: it fails, at once."""
+
+
+class StartChanged(msgspec.Struct, frozen=True, array_like=True, tag="start_changed", gc=False):
+    """Of a debounced instance that has not begun: the input of the latest start, which is the one that counts."""
+
+    input: bytes
+    deadline_us: int = 0
 
 
 # -- decisions ------------------------------------------------------------------------------------------------
@@ -434,6 +443,7 @@ Observation: TypeAlias = (
     | InstanceResumed
     | InstanceTerminated
     | InstanceTimedOut
+    | StartChanged
 )
 Decision: TypeAlias = (
     ActivityScheduled

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from durableflow.model.alert import AlertKind, Severity
 from durableflow.model.status import Status
 
 
@@ -122,6 +123,59 @@ class ScheduleUnreadable(msgspec.Struct, frozen=True):
     reason: str
 
 
+class AttemptLost(msgspec.Struct, frozen=True):
+    """An attempt was running when its worker's process ended; it was made again, or given up, by the retry policy."""
+
+    instance_id: str
+    activity: str
+    attempt: int
+
+
+class StallHealed(msgspec.Struct, frozen=True):
+    """The cause of an instance's stall is gone: it goes on."""
+
+    instance_id: str
+
+
+class AlertRaised(msgspec.Struct, frozen=True):
+    """Something needs a person; `repeated` when it was raised before and lasts."""
+
+    kind: AlertKind
+    subject: str
+    severity: Severity
+    details: str
+    repeated: bool
+
+
+class AlertResolved(msgspec.Struct, frozen=True):
+    """What an alert was raised for is over."""
+
+    kind: AlertKind
+    subject: str
+
+
+class NoticeGivenUp(msgspec.Struct, frozen=True):
+    """A sink of alerts did not take a notice, however often it was tried."""
+
+    sink: str
+    notice: int
+    attempts: int
+    reason: str
+
+
+class CircuitOpened(msgspec.Struct, frozen=True):
+    """So many attempts failed in a row that none is made for a while."""
+
+    circuit: str
+    failures: int
+
+
+class CircuitClosed(msgspec.Struct, frozen=True):
+    """Probes succeeded, or somebody reset the circuit: attempts are made again."""
+
+    circuit: str
+
+
 Fact: TypeAlias = (
     WorkerLeads
     | WorkerLost
@@ -138,5 +192,12 @@ Fact: TypeAlias = (
     | SlotsMissed
     | SlotsSkipped
     | ScheduleUnreadable
+    | AttemptLost
+    | StallHealed
+    | AlertRaised
+    | AlertResolved
+    | NoticeGivenUp
+    | CircuitOpened
+    | CircuitClosed
 )
 Listener: TypeAlias = Callable[[Fact], None]

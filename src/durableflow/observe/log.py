@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from durableflow.model.alert import Severity
 from durableflow.observe import facts
 
 _LOGGER: Final = logging.getLogger("durableflow.engine")
@@ -85,6 +86,48 @@ def _log_unreadable(fact: facts.ScheduleUnreadable) -> None:
     _LOGGER.error("schedule %s cannot be read and does not fire: %s", fact.schedule_id, fact.reason)
 
 
+def _log_lost_attempt(fact: facts.AttemptLost) -> None:
+    text = "attempt %d of activity %s of instance %s was lost with its worker"
+    _LOGGER.warning(text, fact.attempt, fact.activity, fact.instance_id)
+
+
+def _log_healed(fact: facts.StallHealed) -> None:
+    _LOGGER.warning("instance %s is not STALLED any more", fact.instance_id)
+
+
+def _log_alert(fact: facts.AlertRaised) -> None:
+    _LOGGER.log(
+        logging.ERROR if fact.severity is Severity.ERROR else logging.WARNING,
+        "alert %s of %s%s: %s",
+        fact.kind.value,
+        fact.subject,
+        " lasts" if fact.repeated else "",
+        fact.details,
+    )
+
+
+def _log_resolved(fact: facts.AlertResolved) -> None:
+    _LOGGER.warning("alert %s of %s is resolved", fact.kind.value, fact.subject)
+
+
+def _log_given_up(fact: facts.NoticeGivenUp) -> None:
+    _LOGGER.error(
+        "notice %d of an alert is given up after %d attempts to deliver it to %s: %s",
+        fact.notice,
+        fact.attempts,
+        fact.sink,
+        fact.reason,
+    )
+
+
+def _log_opened(fact: facts.CircuitOpened) -> None:
+    _LOGGER.warning("circuit %s is open after %d failures in a row", fact.circuit, fact.failures)
+
+
+def _log_closed(fact: facts.CircuitClosed) -> None:
+    _LOGGER.warning("circuit %s is closed again", fact.circuit)
+
+
 _WRITERS: Final[dict[type, Callable[[Any], None]]] = {
     facts.InstanceStalled: _log_stall,
     facts.AttemptEnded: _log_attempt,
@@ -96,5 +139,12 @@ _WRITERS: Final[dict[type, Callable[[Any], None]]] = {
     facts.SlotsMissed: _log_missed,
     facts.SlotsSkipped: _log_skipped,
     facts.ScheduleUnreadable: _log_unreadable,
+    facts.AttemptLost: _log_lost_attempt,
+    facts.StallHealed: _log_healed,
+    facts.AlertRaised: _log_alert,
+    facts.AlertResolved: _log_resolved,
+    facts.NoticeGivenUp: _log_given_up,
+    facts.CircuitOpened: _log_opened,
+    facts.CircuitClosed: _log_closed,
 }
 """What is written of the facts that are more than debugging."""

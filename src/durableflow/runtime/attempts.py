@@ -27,9 +27,11 @@ from durableflow.core.turn import PendingActivity
 from durableflow.errors import ActivityCancelled, HandedOver, PayloadTooLarge, UsageError, qualified_name
 from durableflow.model import converter
 from durableflow.model import events as ev
+from durableflow.model.circuit import CIRCUIT_OPEN
 from durableflow.model.failure import Failure, record
 from durableflow.model.retry import DEFAULT_RETRY
 from durableflow.runtime.alarms import Alarm, Alarms
+from durableflow.runtime.circuits import Circuits
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.settings import Settings
 from durableflow.runtime.threads import DaemonThreads
@@ -130,6 +132,7 @@ class Attempts:
         beat: told `(owner, task, attempt, details)` of each heartbeat that is to be recorded.
         ended: told of each failed attempt, for the observers.
         offer: makes a token durable that can finish an attempt, and gives it.
+        circuits: say of activities that have a circuit breaker whether they may be attempted; without, all may.
     """
 
     def __init__(
@@ -140,6 +143,7 @@ class Attempts:
         beat: Callable[[Owner, int, int, bytes], None],
         ended: EndListener,
         offer: Callable[[Attempt], Coroutine[Any, Any, str]],
+        circuits: Circuits | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -147,6 +151,9 @@ class Attempts:
         self._record_beat = beat
         self._told_ended = ended
         self._offer = offer
+        self._circuits = circuits
+        if circuits is not None:
+            circuits.admit, circuits.refuse = self._place, self._refuse
         self._threads = DaemonThreads(settings.activity_threads)
         self._free_places = {
             "loop": settings.activity_concurrency,
@@ -168,7 +175,13 @@ class Attempts:
     # -- places ---------------------------------------------------------------------------------------------
 
     def reserve(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> bool:
-        """Take a place for the next attempt; False when there is none."""
+        """Take a place for the next attempt; False when there is none, or its circuit holds it back."""
+        if (
+            self._circuits is not None
+            and definition.circuit is not None
+            and not self._circuits.admits(owner.id, activity, definition)
+        ):
+            return False
         limit = definition.max_concurrency
         if limit is not None and self._by_name[definition.name] >= limit:
             return False
@@ -190,6 +203,8 @@ class Attempts:
             self._by_name[definition.name] -= 1
         if self._isolated == (owner.id, activity.task):
             self._isolated = None
+        if self._circuits is not None and definition.circuit is not None:
+            self._circuits.give_back(owner.id, activity.task)
         if self._queues:
             self._serve_queue()
 
@@ -198,12 +213,36 @@ class Attempts:
         if activity.task in owner.requests:
             return
         request = owner.requests[activity.task] = Request(owner, activity, definition, next(self._orders))
+        self._place(request)
+
+    def _place(self, request: Request) -> None:
+        owner, activity, definition = request.owner, request.activity, request.definition
         line = (definition.name, bool(activity.losses) and is_suspect(activity))
+        if self._is_held_back(request):
+            return
         if line not in self._queues and self.reserve(owner, activity, definition):
             self._grant(request, activity.attempt)
         else:
             self._queues.setdefault(line, deque()).append(request)
             self._watch_schedule(request)
+
+    def _is_held_back(self, request: Request) -> bool:
+        """Whether it waits for its circuit, or was refused by it, and is not to be in a queue for places."""
+        owner, activity, definition = request.owner, request.activity, request.definition
+        if (
+            self._circuits is None
+            or definition.circuit is None
+            or self._circuits.admits(owner.id, activity, definition)
+        ):
+            return False
+        self._watch_schedule(request)
+        self._circuits.hold(request)
+        return True
+
+    def _refuse(self, request: Request, text: str) -> None:
+        """No attempt follows: its circuit is open, and it is not to wait for that."""
+        failure = Failure(CIRCUIT_OPEN, f"activity {request.activity.name!r} was not attempted: {text}")
+        self._end_unmade(request, failure)
 
     def request_after_loss(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
         """Begin the attempt behind the current one in the turn in which its owner is told that this one was lost.
@@ -224,6 +263,8 @@ class Attempts:
                 alarm.cancel()
             if request.granted:
                 self.release(owner, request.activity, request.definition)
+            elif self._circuits is not None and request.definition.circuit is not None:
+                self._circuits.give_back(owner.id, task)
 
     def _grant(self, request: Request, attempt: int) -> None:
         request.granted = True
@@ -236,7 +277,7 @@ class Attempts:
         while True:
             first: Request | None = None
             for line, queue in list(self._queues.items()):
-                while queue and not queue[0].is_waiting:
+                while queue and (not queue[0].is_waiting or self._is_held_back(queue[0])):
                     queue.popleft()
                 if not queue:
                     del self._queues[line]
@@ -259,7 +300,7 @@ class Attempts:
     def _watch_schedule(self, request: Request) -> None:
         """Give up what finds no place in time."""
         options, activity = request.activity.options, request.activity
-        if options is None:
+        if options is None or request.alarms:
             return
         wanted_at_us = max(activity.scheduled_at_us, activity.retry_at_us)
         limits = [
@@ -272,11 +313,12 @@ class Attempts:
                 request.alarms.append(self._alarms.at(since_us + limit_us, call))
 
     def _give_up(self, request: Request, text: str) -> None:
+        if request.is_waiting:
+            self._end_unmade(request, Failure(_TIMEOUT, f"activity {request.activity.name!r} {text}"))
+
+    def _end_unmade(self, request: Request, failure: Failure) -> None:
         owner, activity = request.owner, request.activity
-        if not request.is_waiting:
-            return
         self.withdraw(owner, activity.task)
-        failure = Failure(_TIMEOUT, f"activity {activity.name!r} {text}")
         made = activity.attempt - activity.uncounted - 1
         self._told_ended(Attempt(owner, activity, request.definition), failure, final=True)
         owner.tell(ev.ActivityFailed(activity.task, failure, made, activity.attempt))
@@ -303,6 +345,11 @@ class Attempts:
         options = activity.options
         if options is not None:
             self._watch(attempt, options)
+        if self._circuits is not None and definition.circuit is not None:
+            broken = self._circuits.broken_key(owner.id, activity.task)
+            if broken is not None:
+                self._loop.call_soon(self._ended, attempt, None, broken)
+                return
         if definition.is_async:
             attempt.task = asyncio.Task(self._run_async(attempt), loop=self._loop, name=definition.name)
         elif definition.is_transactional:
@@ -361,6 +408,8 @@ class Attempts:
         if not attempt.over:
             if output is not None:
                 self._close(attempt)
+                if self._circuits is not None and attempt.definition.circuit is not None:
+                    self._circuits.succeeded(attempt.owner.id, attempt.activity, attempt.definition)
                 attempt.owner.tell(ev.ActivityCompleted(attempt.activity.task, output, attempt.number))
             elif isinstance(error, HandedOver) and attempt.is_offered:
                 self._close(attempt)
@@ -406,6 +455,8 @@ class Attempts:
 
     def _fail(self, attempt: Attempt, failure: Failure, type_names: tuple[str, ...]) -> None:
         self._close(attempt)
+        if self._circuits is not None and attempt.definition.circuit is not None:
+            self._circuits.failed(attempt.owner.id, attempt.activity, attempt.definition, type_names)
         event = failed_attempt(attempt.activity, failure, type_names, self._clock)
         self._told_ended(attempt, failure, final=isinstance(event, ev.ActivityFailed))
         attempt.owner.tell(event)
@@ -496,6 +547,8 @@ class Attempts:
             if not attempt.over:
                 self.cancel(attempt, "this worker has lost its lease")
         self._queues.clear()
+        if self._circuits is not None:
+            self._circuits.clear()
 
     async def join(self) -> None:
         """Wait for the interrupted coroutines to end, then let the idle threads end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from durableflow.authoring.registry import Registry
@@ -46,6 +46,8 @@ class Effects:
         self._stalls = stalls
         self._check = check
         self._answers = answers
+        self.gate: Callable[[Live, list[ev.Observation]], list[ev.Observation]] = lambda _, due: due
+        """Gives what is due without what has to wait for the store; see `windows`."""
 
     def apply(self, taken: TakenTurn) -> None:
         """The turn of `taken` is durable."""
@@ -163,7 +165,7 @@ class Effects:
         if live.gone or live.execution.ended is not None:  # its last commit is under way
             return
         live.alarm_us = None
-        observed = live.execution.due_observations(self._means.clock.now_us())
+        observed = self.gate(live, live.execution.due_observations(self._means.clock.now_us()))
         for event in observed:
             live.tell(event)
         if live.execution.unstarted:

@@ -45,6 +45,7 @@ class Inbox:
         self._again_from = sys.maxsize
         """Behind this number messages are read again."""
         self._wanted = asyncio.Event()
+        self._readers: list[asyncio.Future[None]] = []
         self.on_round: Callable[[], object] | None = None
         self.is_behind = False
         """Something that was written to it in this process has not been read."""
@@ -57,7 +58,11 @@ class Inbox:
         """
         while True:
             self._wanted.clear()
+            readers, self._readers = self._readers, []
             await self._means.patiently(self._read)
+            for told in readers:
+                if not told.done():
+                    told.set_result(None)
             self.is_behind = self._wanted.is_set()
             await self._means.patiently(self._wait)
             if self.on_round is not None:
@@ -82,6 +87,13 @@ class Inbox:
         """Have it read: this worker's own instances, or this process, have written something; nobody else says so."""
         self.is_behind = True
         self._wanted.set()
+
+    async def read(self) -> None:
+        """Return when the instances have been told what is there now."""
+        told: asyncio.Future[None] = self._loop.create_future()
+        self._readers.append(told)
+        self.look()
+        await told
 
     async def _read(self) -> None:
         while True:

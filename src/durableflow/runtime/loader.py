@@ -199,9 +199,13 @@ class Loader:
         self._instances.live[instance_id] = live
         live.status, live.wake_us, live.custom_status = record.status, record.wake_us, record.custom_status
         if record.status is Status.STALLED:
+            self._means.recovered.stalls += 1
+            self._means.tell(facts.StallHealed(instance_id))
             live.call_up()  # its next turn, be it an empty one, writes the status that it has now
         if loaded.rows:  # else it has only been started, by another instance or process
             self._means.tell(facts.InstanceRecovered(instance_id, live.execution.next_seq - live.base_seq))
+        if self._wakes.was_under_way(instance_id) and loaded.rows and record.status is not Status.STALLED:
+            self._means.recovered.instances += 1
         self._go_on(live, messages, loaded.heartbeats)
         return live
 
@@ -250,7 +254,7 @@ class Loader:
         execution = live.execution
         elsewhere = execution.elsewhere
         self._tell_answers(live, messages, beats)
-        for due in execution.due_observations(self._means.clock.now_us()):
+        for due in self._effects.gate(live, execution.due_observations(self._means.clock.now_us())):
             live.tell(due)
         for number, event in messages:
             live.seen_message = number
@@ -288,6 +292,8 @@ class Loader:
             if said is not None:
                 live.tell(said, None, number)
             else:
+                self._means.recovered.attempts += 1
+                self._means.tell(facts.AttemptLost(live.id, activity.name, activity.attempt))
                 lost = failed_attempt(activity, _LOST, (WORKER_LOST,), self._means.clock)
                 live.tell(lost)
                 if type(lost) is ev.AttemptFailed:

@@ -18,6 +18,19 @@ T = TypeVar("T")
 _LOOK_AGAIN_S: Final = 0.1
 
 
+class Recoveries:
+    """Counts, since this worker began.
+
+    Attributes:
+        instances: were under way when the worker before ended, and were taken up.
+        attempts: were running then, and are lost.
+        stalls: healed, because their cause was gone.
+    """
+
+    def __init__(self) -> None:
+        self.instances = self.attempts = self.stalls = 0
+
+
 class Means:
     """Handed to each part of a worker.
 
@@ -25,6 +38,7 @@ class Means:
         lease: the latest; its worker id is the fence of every commit.
         tell: told the facts of `observe.facts`.
         background: what is under way beside the loops.
+        recovered: what went on by itself after something had broken.
     """
 
     def __init__(self, backend: Backend, clock: Clock, settings: Settings, tell: facts.Listener, lease: Lease) -> None:
@@ -36,6 +50,7 @@ class Means:
         self.alarms = Alarms(clock)
         self.offered: set[tuple[str, int]] = set()
         """Instance and number of the activities that a token may finish."""
+        self.recovered = Recoveries()
         self.background: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 

@@ -33,6 +33,7 @@ FROM_OUTSIDE: Final = frozenset(
         ev.InstanceSuspended,
         ev.InstanceResumed,
         ev.InstanceTerminated,
+        ev.StartChanged,
     }
 )
 """What clients and other instances send, and the queue that admits an instance."""

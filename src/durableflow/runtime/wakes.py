@@ -35,6 +35,7 @@ class Wakes:
         self._scanned_until_us = 0
         self._next_scan_us: int | None = None
         self.recovering = True
+        self._under_way: set[str] = set()
 
     async def recover(self) -> None:
         """Load what was going on when the worker before ended; then look for what falls due."""
@@ -42,6 +43,13 @@ class Wakes:
         await self._wake_found(_NO_WAKE, self._scanned_until_us)
         await self._plan_scan()
         self.recovering = False
+
+    def was_under_way(self, instance_id: str) -> bool:
+        """True, once, for one that was under way when the worker before ended."""
+        if instance_id not in self._under_way:
+            return False
+        self._under_way.discard(instance_id)
+        return True
 
     async def retry_stalled(self) -> None:
         """Try those again whose cause may be gone: a stalled instance's moment is 0."""
@@ -51,6 +59,8 @@ class Wakes:
         while True:
             found = await self._means.patiently(partial(self._means.backend.due, after, until_us, _PAGE))
             for wake_us, instance_id in found:
+                if self.recovering and wake_us == 0:
+                    self._under_way.add(instance_id)
                 self._wake_at(wake_us, instance_id)
             if len(found) < _PAGE:
                 return

@@ -15,7 +15,7 @@ evicted at any time. What each part does:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -28,14 +28,20 @@ from durableflow.model import events as ev
 from durableflow.model.failure import Failure
 from durableflow.model.tokens import SECRET_BITS, new_token
 from durableflow.observe import facts
+from durableflow.observe.sinks import AlertSink
 from durableflow.runtime.agenda import Agenda
+from durableflow.runtime.alert_policy import AlertPolicy
 from durableflow.runtime.answers import Answers
 from durableflow.runtime.attempts import Attempt, Attempts, Owner
+from durableflow.runtime.circuits import Circuits
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.commits import Commits
+from durableflow.runtime.conditions import Conditions
+from durableflow.runtime.deliveries import Deliveries
 from durableflow.runtime.effects import Effects
 from durableflow.runtime.ends import Ends
 from durableflow.runtime.guard import TurnGuard
+from durableflow.runtime.health import AlertHook, Watch
 from durableflow.runtime.inbox import Inbox
 from durableflow.runtime.instances import Instances
 from durableflow.runtime.live import Ack, Live
@@ -49,6 +55,21 @@ from durableflow.runtime.tasks import answered_until_us, dump_options
 from durableflow.runtime.transactions import Transactions
 from durableflow.runtime.turns import Turns
 from durableflow.runtime.wakes import Wakes
+from durableflow.runtime.windows import Windows
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    """What went on by itself after something had broken, since the worker began.
+
+    Attributes:
+        instances: were under way when the worker before ended, and were taken up.
+        attempts: were running then, and are lost; what follows is for their retry policies to say.
+        stalls: healed, because their cause was gone.
+    """
+
+    instances: int = 0
+    attempts: int = 0
+    stalls: int = 0
 
 
 class WorkerStatistics(msgspec.Struct, frozen=True):
@@ -60,6 +81,16 @@ class WorkerStatistics(msgspec.Struct, frozen=True):
     turns: int
     loads: int
     evictions: int
+    recovered: Recovered = Recovered()
+
+
+class Alerting(msgspec.Struct, frozen=True):
+    """Who is told of what is wrong, and when it is."""
+
+    policy: AlertPolicy
+    hooks: Sequence[AlertHook] = ()
+    sinks: Sequence[AlertSink] = ()
+    worker: str = ""
 
 
 class Worker:
@@ -68,6 +99,7 @@ class Worker:
     Args:
         registry: what is known here; learns from what is passed to it.
         tell: told the facts of `observe.facts`.
+        alerting: says what is wrong, and to whom; None for nothing and nobody.
     """
 
     def __init__(
@@ -78,14 +110,19 @@ class Worker:
         settings: Settings,
         tell: facts.Listener,
         lease: Lease,
+        alerting: Alerting | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._registry = registry
         self._settings = settings
-        self._tell = tell
-        self._means = means = Means(backend, clock, settings, tell, lease)
+        self._tell = self._tell_and_note if alerting is not None else tell
+        self._listener = tell
+        self._means = means = Means(backend, clock, settings, self._tell, lease)
         self._agenda = agenda = Agenda()
-        self.attempts = Attempts(settings, clock, means.alarms, self._note_beat, self._note_attempt_ended, self._offer)
+        self.circuits = circuits = Circuits(means)
+        self.attempts = Attempts(
+            settings, clock, means.alarms, self._note_beat, self._note_attempt_ended, self._offer, circuits
+        )
         self._guard = guard = TurnGuard(settings.turn_warn_s, settings.turn_limit_s, self._note_blocked)
         self.instances = instances = Instances(means, agenda, self.attempts, guard)
         self.ends = ends = Ends()
@@ -106,6 +143,17 @@ class Worker:
         self.message = inbox.deliver
         self.look_into_inbox = inbox.look
         self.attempts.begin_in_store = Transactions(means, self.attempts, inbox.look).begin
+        effects.gate = Windows(means, inbox, effects.arm).gate
+        self._conditions: Conditions | None = None
+        self._watch: Watch | None = None
+        self._deliveries: Deliveries | None = None
+        if alerting is not None:
+            self._conditions = Conditions(means, instances, circuits, alerting.policy, alerting.worker)
+            if alerting.sinks:
+                self._deliveries = Deliveries(means, alerting.sinks)
+            self._watch = Watch(
+                means, self._conditions, alerting.policy, alerting.hooks, self._deliveries, alerting.worker
+            )
 
     # -- life cycle -----------------------------------------------------------------------------------------
 
@@ -125,6 +173,13 @@ class Worker:
                 loops.create_task(self._wakes.recover(), name="durableflow recovery")
                 loops.create_task(self._means.renew_for_ever(), name="durableflow lease")
                 loops.create_task(self._inbox.run(), name="durableflow inbox")
+                if self._means.backend.shared:
+                    loops.create_task(self.circuits.run(), name="durableflow circuits")
+                if self._watch is not None:
+                    loops.create_task(self._watch.run(), name="durableflow watch")
+                if self._deliveries is not None:
+                    for sink in self._deliveries.sinks:
+                        loops.create_task(self._deliveries.serve(sink), name=f"durableflow {sink.name}")
                 loops.create_task(self._commits.run(), name="durableflow commits")
         except* LeaseLost as group:
             raise group.exceptions[0] from None
@@ -160,7 +215,7 @@ class Worker:
 
     def statistics(self) -> WorkerStatistics:
         """Counts, as of now."""
-        commits = self._commits
+        commits, recovered = self._commits, self._means.recovered
         return WorkerStatistics(
             len(self.instances.live),
             len(self.attempts.running),
@@ -168,6 +223,7 @@ class Worker:
             commits.turns,
             self._loader.loads,
             commits.evictions,
+            Recovered(recovered.instances, recovered.attempts, recovered.stalls),
         )
 
     @property
@@ -179,6 +235,7 @@ class Worker:
             or self._inbox.is_behind
             or self.instances.loading
             or self._means.background
+            or (self._watch is not None and self._watch.is_looking)
             or self._wakes.recovering
         )
 
@@ -270,6 +327,11 @@ class Worker:
         return token
 
     # -- notes of the attempts and the guard ----------------------------------------------------------------
+
+    def _tell_and_note(self, fact: facts.Fact) -> None:
+        if self._conditions is not None:
+            self._conditions.note(fact)
+        self._listener(fact)
 
     def _note_beat(self, owner: Owner, task: int, attempt: int, details: bytes) -> None:
         """Called on any thread."""

@@ -15,6 +15,7 @@ from durableflow.backends.base import (
     Commit,
     DeadLetter,
     DeadLetterQuery,
+    DebouncedStart,
     HistoryRow,
     InstanceRecord,
     Lease,
@@ -22,13 +23,25 @@ from durableflow.backends.base import (
     Message,
     Outgoing,
     Query,
+    QuietInstance,
     Rewrite,
     ScheduleRow,
     ScheduleWrite,
     SendResult,
     UserWork,
 )
+from durableflow.backends.sqlite.alerts import (
+    ALERTS_SQL,
+    NOTICES_SQL,
+    QUIET_SQL,
+    TAKEOVERS_SQL,
+    as_alerts,
+    as_quiet,
+    change_alerts,
+    note_takeover,
+)
 from durableflow.backends.sqlite.arrivals import take_in
+from durableflow.backends.sqlite.circuits import CIRCUITS_SQL, as_circuit, swap
 from durableflow.backends.sqlite.commit import (
     REFUSALS,
     Packed,
@@ -52,7 +65,10 @@ from durableflow.backends.sqlite.serving import TaskTables
 from durableflow.backends.sqlite.thread import ConnectionThread
 from durableflow.backends.sqlite.transact import UserTransactions
 from durableflow.backends.sqlite.watch import ChangeWatch
+from durableflow.backends.sqlite.windows import close_window, debounce
 from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, UsageError
+from durableflow.model.alert import AlertChanges, AlertRecord, Notice, Takeover
+from durableflow.model.circuit import Circuit
 from durableflow.model.status import Status
 
 T = TypeVar("T")
@@ -217,6 +233,7 @@ class SqliteBackend(TaskTables):
             cursor = connection.execute("insert into workers (name, expires_us) values (?, ?)", (name, now_us + ttl_us))
             worker_id = cursor.lastrowid
             assert worker_id is not None
+            note_takeover(connection, worker_id, name, now_us)
             self._lock.take(worker_id)
             return Lease(worker_id, now_us + ttl_us)
 
@@ -351,6 +368,40 @@ class SqliteBackend(TaskTables):
             raise self._not_open()
         return await self._watch.wait(timeout_s)
 
+    async def circuits(self) -> list[Circuit]:
+        """See `Backend.circuits`."""
+        return [as_circuit(row) for row in await self._read(CIRCUITS_SQL, ())]
+
+    async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
+        """See `Backend.swap_circuit`."""
+        return await self._write(lambda connection: swap(connection, circuit))
+
+    async def alerts(self) -> list[AlertRecord]:
+        """See `Backend.alerts`."""
+        return as_alerts(await self._read(ALERTS_SQL, ()))
+
+    async def change_alerts(self, lease: Lease, changes: AlertChanges) -> None:
+        """See `Backend.change_alerts`."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            if connection.execute("select 1 from workers where id = ?", (lease.worker_id,)).fetchone() is None:
+                raise lease_lost(lease)
+            change_alerts(connection, changes)
+
+        await self._write(change)
+
+    async def notices(self, sink: str, limit: int) -> list[Notice]:
+        """See `Backend.notices`."""
+        return [Notice(*row) for row in await self._read(NOTICES_SQL, (sink, limit))]
+
+    async def takeovers(self, since_us: int) -> list[Takeover]:
+        """See `Backend.takeovers`."""
+        return [Takeover(*row) for row in await self._read(TAKEOVERS_SQL, (since_us,))]
+
+    async def quiet(self, before_us: int, limit: int) -> list[QuietInstance]:
+        """See `Backend.quiet`."""
+        return [as_quiet(row) for row in await self._read(QUIET_SQL, (before_us, before_us, limit))]
+
     # -- the client's side ----------------------------------------------------------------------------------
 
     async def send(self, messages: Sequence[Outgoing]) -> list[SendResult]:
@@ -386,6 +437,14 @@ class SqliteBackend(TaskTables):
     async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
         """See `Backend.rewrite`."""
         await self._write(partial(write_rewrites, rewrites=rewrites))
+
+    async def debounce(self, start: DebouncedStart) -> str:
+        """See `Backend.debounce`."""
+        return await self._write(lambda connection: debounce(connection, start))
+
+    async def close_window(self, instance_id: str, now_us: int) -> int | None:
+        """See `Backend.close_window`."""
+        return await self._write(lambda connection: close_window(connection, instance_id, now_us))
 
     async def record(self, instance_id: str) -> InstanceRecord | None:
         """See `Backend.record`."""

@@ -14,7 +14,7 @@ from durableflow.backends.sqlite.tasks import write_tasks
 from durableflow.model.status import TERMINAL
 
 TERMINAL_SQL: Final = "(" + ", ".join(repr(status.value) for status in sorted(TERMINAL)) + ")"
-HANGING_TABLES: Final = ("history", "inbox", "heartbeats", "tags", "dead_letters", "tasks")
+HANGING_TABLES: Final = ("history", "inbox", "heartbeats", "tags", "dead_letters", "tasks", "windows")
 """Tables whose rows belong to the instance that their column `instance` names."""
 
 

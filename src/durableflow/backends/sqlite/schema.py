@@ -143,6 +143,54 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     create index tasks_expiry on tasks (expires_us) where expires_us is not null;
     create index tasks_key on tasks (queue, priority, fairness_key, vtime);
     """,
+    """
+    create table circuits (
+        name text primary key,
+        state text not null,
+        failures integer not null,
+        successes integer not null,
+        probes_out integer not null,
+        opened_us integer not null,
+        probe_at_us integer not null,
+        revision integer not null
+    ) without rowid;
+    """,
+    """
+    create table alerts (
+        kind text not null,
+        subject text not null,
+        severity text not null,
+        since_us integer not null,
+        told_us integer not null,
+        details text not null,
+        primary key (kind, subject)
+    ) without rowid;
+    create table notices (
+        number integer primary key autoincrement,
+        sink text not null,
+        body blob not null,
+        attempts integer not null,
+        due_us integer not null
+    );
+    create index notices_sink on notices (sink, number);
+    create table takeovers (
+        worker integer primary key,
+        name text not null,
+        at_us integer not null
+    );
+    """,
+    """
+    create table windows (
+        workflow text not null,
+        version integer not null,
+        key text not null,
+        instance text not null unique,
+        changed blob not null,
+        start_at_us integer not null,
+        until_us integer,
+        primary key (workflow, version, key)
+    ) without rowid;
+    """,
 )
 """Schema changes in order; `pragma user_version` counts those that were made."""
 

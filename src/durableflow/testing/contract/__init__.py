@@ -9,7 +9,9 @@ Whoever writes a backend subclasses this in a test module, and pytest does the r
 The tests need nothing but pytest's `tmp_path`: each runs an event loop of its own.
 """
 
+from durableflow.testing.contract.alerts import AlertContract
 from durableflow.testing.contract.arriving import ArrivingContract
+from durableflow.testing.contract.circuits import CircuitContract
 from durableflow.testing.contract.commits import CommitContract
 from durableflow.testing.contract.keeping import KeepingContract
 from durableflow.testing.contract.leases import LeaseContract
@@ -21,6 +23,7 @@ from durableflow.testing.contract.schedules import ScheduleContract
 from durableflow.testing.contract.sending import SendingContract
 from durableflow.testing.contract.store import ODD_IDS, a_change, a_row, an_instance, refused
 from durableflow.testing.contract.transacting import TransactingContract
+from durableflow.testing.contract.windows import WindowContract
 
 __all__ = ["ODD_IDS", "BackendContract", "a_change", "a_row", "an_instance", "refused"]
 
@@ -37,5 +40,8 @@ class BackendContract(
     LetterContract,
     OthersContract,
     ScheduleContract,
+    CircuitContract,
+    AlertContract,
+    WindowContract,
 ):
     """Subclass it and say how to make a backend; see the module's docstring."""

@@ -1,0 +1,73 @@
+"""Alerts, their notices, takeovers, and instances of which nothing was heard; in transactions of the caller's."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+from durableflow.backends.base import QuietInstance
+from durableflow.model.alert import NOTICES_MAX, AlertChanges, AlertKind, AlertRecord, Severity
+from durableflow.model.status import Status
+
+ALERTS_SQL: Final = "select kind, subject, severity, since_us, told_us, details from alerts order by kind, subject"
+NOTICES_SQL: Final = "select number, sink, body, attempts, due_us from notices where sink = ? order by number limit ?"
+TAKEOVERS_SQL: Final = "select worker, name, at_us from takeovers where at_us >= ? order by worker"
+QUIET_SQL: Final = f"""
+    select id, workflow, status, wake_us, recorded_us, stall_reason from (
+        select *, coalesce(
+            (select at_us from history where instance = id order by first_seq desc limit 1), created_us
+        ) as recorded_us
+        from instances where wake_us is not null and wake_us < ?
+    )
+    where status = '{Status.STALLED.value}' or recorded_us < ? order by recorded_us, id limit ?
+"""
+_KINDS: Final = frozenset(kind.value for kind in AlertKind)
+_SEVERITIES: Final = frozenset(severity.value for severity in Severity)
+_TAKEOVERS_MAX: Final = 1_000
+
+
+def as_alerts(rows: Sequence[Sequence[Any]]) -> list[AlertRecord]:
+    """The alerts of these rows, without those of a kind that only a newer version knows."""
+    return [_as_alert(row) for row in rows if row[0] in _KINDS and row[2] in _SEVERITIES]
+
+
+def _as_alert(row: Sequence[Any]) -> AlertRecord:
+    kind, subject, severity, since_us, told_us, details = row
+    return AlertRecord(AlertKind(kind), subject, Severity(severity), since_us, told_us, details)
+
+
+def as_quiet(row: Sequence[Any]) -> QuietInstance:
+    """The instance of a row; a status that cannot be read is as good as STALLED."""
+    instance_id, workflow, status, wake_us, recorded_us, stall_reason = row
+    known = Status(status) if status in Status.__members__ else Status.STALLED
+    return QuietInstance(instance_id, workflow, known, wake_us, recorded_us, stall_reason)
+
+
+def change_alerts(connection: sqlite3.Connection, changes: AlertChanges) -> None:
+    """See `Backend.change_alerts`."""
+    connection.executemany(
+        "insert or replace into alerts (kind, subject, severity, since_us, told_us, details) values (?, ?, ?, ?, ?, ?)",
+        [(a.kind.value, a.subject, a.severity.value, a.since_us, a.told_us, a.details) for a in changes.kept],
+    )
+    connection.executemany(
+        "delete from alerts where kind = ? and subject = ?",
+        [(kind.value, subject) for kind, subject in changes.resolved],
+    )
+    connection.executemany("delete from notices where number = ?", [(number,) for number in changes.settled])
+    connection.executemany(
+        "update notices set attempts = ?, due_us = ? where number = ?",
+        [(notice.attempts, notice.due_us, notice.number) for notice in changes.delayed],
+    )
+    connection.executemany("insert into notices (sink, body, attempts, due_us) values (?, ?, 0, ?)", changes.notices)
+    if changes.notices:
+        connection.execute(
+            "delete from notices where number <= (select number from notices order by number desc limit 1 offset ?)",
+            (NOTICES_MAX,),
+        )
+
+
+def note_takeover(connection: sqlite3.Connection, worker_id: int, name: str, now_us: int) -> None:
+    """Remember it, and no more than the latest thousand."""
+    connection.execute("insert into takeovers values (?, ?, ?)", (worker_id, name, now_us))
+    connection.execute("delete from takeovers where worker <= ?", (worker_id - _TAKEOVERS_MAX,))
