@@ -120,11 +120,12 @@ class World:
     async def crash(self, engine: Engine) -> None:
         """What is in its memory is gone, nothing more is written, and its process is known to be dead."""
         self._open.remove(engine)
-        task, engine._task = engine._task, None
-        assert task is not None
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        tasks, engine._task, engine._serving = (engine._task, engine._serving), None, None
+        for task in tasks:
+            assert task is not None
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         backend = getattr(engine._backend, "_real", engine._backend)
         if isinstance(backend, SqliteBackend):
             thread = backend._thread

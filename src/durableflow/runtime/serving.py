@@ -117,6 +117,8 @@ class QueueServer:
                 loops.create_task(self._alarms.run(), name="durableflow queue alarms")
                 if self._backend.shared:
                     loops.create_task(self._watch(), name="durableflow queue watch")
+        except* EngineClosed:
+            pass  # the store was closed before this was stopped
         finally:
             self._attempts.abandon()
             self._alarms.clear()
