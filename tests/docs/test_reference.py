@@ -35,6 +35,8 @@ from durableflow.observe import facts
 from durableflow.testing import histories, plugin, words
 from durableflow.testing.clock import START
 from durableflow.testing.stand_ins import MISSING
+from durableflow.trouble import Trouble
+from durableflow.work import Work
 
 PAGES = Path(__file__).parents[2] / "docs" / "reference"
 API, COMMAND_LINE, ERRORS, EVENTS, FACTS, SETTINGS, TESTING = (
@@ -176,6 +178,10 @@ def test_the_glossary_has_each_status() -> None:
 SIGNATURE = re.compile(r"^(?:#{2,6} )?`(?P<name>[A-Za-z_][\w.]*)(?:\((?P<parameters>.*)\))?`$", re.MULTILINE)
 HEADINGS = {heading["name"]: heading["parameters"] for heading in SIGNATURE.finditer(API)}
 FOR_THE_ENGINE = {
+    "Alert.of",
+    "CircuitBreaker.circuit_of",
+    "CircuitBreaker.ignores",
+    "CircuitBreaker.reset_us",
     "Calendar.after",
     "Cron.after",
     "Interval.after",
@@ -201,7 +207,7 @@ FOR_THE_ENGINE = {
 }
 
 
-CLIENT_PARTS = (Looking, Asking, ManyInstances)
+CLIENT_PARTS = (Looking, Asking, ManyInstances, Work, Trouble)
 
 
 def resolve(name: str) -> object:

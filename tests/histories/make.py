@@ -226,6 +226,17 @@ def handed_over(scene: Scene) -> None:
     scene.done(1, "lamp from shelf 7")
 
 
+def debounced(scene: Scene) -> None:
+    """The input that counts is the last one, and comes before the code begins."""
+    flow = golden.handed_over
+    scene.execution = Execution(f"golden-{scene.name}", flow)
+    scene.tell(ev.InstanceStarted(flow.name, flow.version, b'["not yet"]', debounced=True))
+    scene.tell(ev.StartChanged(b"[]", 0))
+    scene.tell(ev.InstanceBegan())
+    scene.done(1, "lamp from shelf 7")
+    scene.done(2, "chair from shelf 7")
+
+
 def before_the_patches(scene: Scene) -> None:
     scene.start(Workflow(golden.lamps_as_they_were, name=golden.lamps.name))
     scene.done(1, "lamp from shelf 7")
@@ -322,7 +333,7 @@ def forked(scene: Scene) -> None:
 SCENES: list[Callable[[Scene], None]] = [
     order, saga, retries, timers, events, branches, facts, pause, tidy, terminated, timed_out, quick, still_open,
     second_thoughts, handed_over, before_the_patches, between_the_patches, after_the_patches, family, days, stages,
-    rewound, forked,
+    rewound, forked, debounced,
 ]  # fmt: skip
 
 

@@ -36,6 +36,7 @@ ENDS = {
     "v0.1.0/second_thoughts": Status.COMPLETED,
     "v0.1.0/stages": Status.COMPLETED,
     "v0.1.0/handed_over": Status.COMPLETED,
+    "v0.1.0/debounced": Status.COMPLETED,
     "v0.1.0/still_open": Status.RUNNING,
     "v0.1.0/terminated": Status.TERMINATED,
     "v0.1.0/tidy": Status.CANCELLED,

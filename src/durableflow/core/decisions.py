@@ -279,6 +279,11 @@ class Decider(Driver):
         activity.started = False
         self.unstarted[activity.task] = activity
 
+    def reschedule(self, activity: PendingActivity) -> None:
+        """It goes into its queue once more."""
+        if not self.replaying:
+            self._turn.schedule(activity)
+
     def set_elsewhere(self, activity: PendingActivity) -> None:
         """Its current attempt is none of the owning worker's."""
         if self.elsewhere is None:

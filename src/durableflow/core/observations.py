@@ -128,10 +128,17 @@ def _note_activity_retried(execution: Execution, event: ev.ActivityRetried) -> b
     activity = execution.activities.get(event.task)
     if activity is None or event.attempt != activity.attempt:
         return False
+    activity.losses = 0
+    activity.scheduled_at_us = execution.now_us
+    if activity.options is not None and activity.options.queue:
+        activity.attempt, activity.uncounted = 1, 0  # as its new task in the queue counts them
+        execution.reschedule(activity)
+        return True
     activity.uncounted = activity.attempt
     activity.attempt += 1
-    activity.losses = 0
     activity.retry_at_us = execution.now_us
+    if execution.elsewhere:
+        execution.elsewhere.pop(activity.task, None)  # it was handed over; the next attempt is made here again
     execution.set_unstarted(activity)
     return True
 

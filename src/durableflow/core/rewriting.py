@@ -43,9 +43,11 @@ class Plan(NamedTuple):
 class _Attempt:
     """Where an activity stands, as far as rows were read."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_queued: bool) -> None:
         self.number = 1
         self.started = True
+        self.is_queued = is_queued
+        """It is to go into its queue again, wherever it stands."""
 
 
 def rewind(instance_id: str, rows: Sequence[Row], seq: int | None, deadline_us: int | None) -> Plan:
@@ -180,15 +182,17 @@ def _attempts(rows: Iterable[Row]) -> dict[int, _Attempt]:
     open_: dict[int, _Attempt] = {}
     for event in _all(rows):
         match event:
-            case ev.ActivityScheduled(task=task):
-                open_[task] = _Attempt()
+            case ev.ActivityScheduled(task=task, options=options):
+                open_[task] = _Attempt(is_queued=options is not None and bool(options.queue))
             case ev.ActivityQueued(task=task) if task in open_:
                 open_[task].started = False
             case ev.ActivityStarted(task=task) if task in open_:
                 open_[task].started = True
             case ev.AttemptFailed(task=task) | ev.ActivityRetried(task=task) if task in open_:
-                open_[task].number += 1
-                open_[task].started = False
+                attempt = open_[task]
+                is_new = attempt.is_queued and isinstance(event, ev.ActivityRetried)
+                attempt.number = 1 if is_new else attempt.number + 1
+                attempt.started = attempt.is_queued
             case ev.ActivityCompleted(task=task) | ev.ActivityFailed(task=task) | ev.TaskCancelled(task=task):
                 open_.pop(task, None)
             case _:

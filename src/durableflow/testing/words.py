@@ -21,6 +21,11 @@ def started(workflow: AnyWorkflow, *args: object, **kwargs: object) -> ev.Instan
     return ev.InstanceStarted(workflow.name, workflow.version, data)
 
 
+def start_changed(workflow: AnyWorkflow, *args: object, **kwargs: object) -> ev.StartChanged:
+    """A debounced instance, whose code has not begun, was started again with these arguments."""
+    return ev.StartChanged(workflow.arguments.dump(args, kwargs, f"the input of workflow {workflow.name!r}"))
+
+
 def scheduled(task: int, activity: AnyActivity | str, *args: object, **kwargs: object) -> ev.ActivityScheduled:
     """The workflow called an activity."""
     if isinstance(activity, str):
