@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from durableflow.backends.base import Message, Outgoing
 from durableflow.errors import (
@@ -56,32 +56,43 @@ class Inbox:
         Nobody else reads: of two readers one could come with a message that its instance has taken, has been evicted
         and loaded again since, and so knows nothing of.
         """
-        while True:
-            self._wanted.clear()
-            readers, self._readers = self._readers, []
-            await self._means.patiently(self._read)
-            for told in readers:
-                if not told.done():
-                    told.set_result(None)
-            self.is_behind = self._wanted.is_set()
-            await self._means.patiently(self._wait)
-            if self.on_round is not None:
-                self.on_round()
+        change: asyncio.Future[bool] | None = None
+        try:
+            while True:
+                self._wanted.clear()
+                if change is None and self._means.backend.shared:
+                    change = asyncio.ensure_future(self._means.patiently(self._hear))
+                    await asyncio.sleep(0)  # it listens before this looks: nothing is missed in between
+                readers, self._readers = self._readers, []
+                await self._means.patiently(self._read)
+                for told in readers:
+                    if not told.done():
+                        told.set_result(None)
+                self.is_behind = self._wanted.is_set()
+                if await self._wait(change):
+                    change = None
+                if self.on_round is not None:
+                    self.on_round()
+        finally:
+            if change is not None:
+                change.cancel()
 
-    async def _wait(self) -> None:
-        """Until there may be something to read; the store's hint is a hint, and the look is the truth."""
-        if not self._means.backend.shared:
-            await self._wanted.wait()
-            return
-        change = asyncio.ensure_future(self._means.backend.wait_for_change(_LONGEST_WAIT_S))
+    async def _hear(self) -> bool:
+        """A hint, or the end of patience; the look is the truth."""
+        return await self._means.backend.wait_for_change(_LONGEST_WAIT_S)
+
+    async def _wait(self, change: asyncio.Future[bool] | None) -> bool:
+        """Until there may be something to read; True when that is what `change` says, which is used up."""
         wanted = asyncio.ensure_future(self._wanted.wait())
         try:
-            await asyncio.wait([change, wanted], return_when=asyncio.FIRST_COMPLETED)
-            if change.done():
-                change.result()
+            first: list[asyncio.Future[Any]] = [wanted] if change is None else [wanted, change]
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            change.cancel()
             wanted.cancel()
+        if change is not None and change.done():
+            change.result()
+            return True
+        return False
 
     def look(self) -> None:
         """Have it read: this worker's own instances, or this process, have written something; nobody else says so."""
