@@ -35,6 +35,7 @@ from durableflow.runtime.tasks import activity_of, end_of, overdue_answer
 
 _LONGEST_WAIT_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 0.1
+_LAST_WORDS_S: Final = 5.0
 _OVERDUE_BATCH: Final = 500
 _BEGIN: Final = ev.dump_event(ev.InstanceBegan())
 _NOBODY: Final = 0
@@ -128,8 +129,10 @@ class QueueServer:
         """Wait for running attempts for the grace time, give back what has not begun, write what became of all."""
         self._is_stopping = True
         await self._attempts.stop(self._settings.grace_s)
-        while self._ends or self._is_writing or self._is_busy:  # noqa: ASYNC110  # the loops set no event for this
-            await asyncio.sleep(0.001)
+        with suppress(TimeoutError):  # what is not written by then is taken back when the lease of its claim ends
+            async with asyncio.timeout(_LAST_WORDS_S):
+                while self._ends or self._is_writing or self._is_busy:  # noqa: ASYNC110  # the loops set no event
+                    await asyncio.sleep(0.001)
         if self._server_id:
             with suppress(StorageError):
                 await self._backend.retire_server(self._server_id)
@@ -260,7 +263,11 @@ class QueueServer:
         if self._server_id:
             await self._backend.renew_server(self._server_id, self._ttl_us, self._clock.now_us())
         now_us = self._clock.now_us()
+        settled: set[tuple[int, int]] = set()
         while tasks := await self._backend.overdue_tasks(self._server_id, now_us, _OVERDUE_BATCH):
+            known, settled = settled, settled.union((task.number, task.attempt) for task in tasks)
+            if self._is_stopping or settled == known:
+                return  # what was refused is looked at anew in the next round
             ends: list[TaskEnd] = []
             for task in tasks:
                 event = overdue_answer(task, self._clock)
