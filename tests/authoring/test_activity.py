@@ -11,6 +11,7 @@ import pytest
 from durableflow import (
     ActivityCancelled,
     ActivityContext,
+    CircuitBreaker,
     PayloadError,
     RetryPolicy,
     UsageError,
@@ -230,3 +231,15 @@ def test_a_thread_can_wait_for_its_cancellation() -> None:
     late = context([])
     late.mark_cancelled("before anybody waited")
     assert late.wait_cancelled()
+
+
+def test_what_does_not_go_together_is_refused_where_it_is_written() -> None:
+    breaker = CircuitBreaker(3)
+    with pytest.raises(ValueError, match="cannot have a circuit breaker"):
+        activity(queue="mail", circuit=breaker)
+    with pytest.raises(ValueError, match="cannot have a circuit breaker"):
+        Activity(len, name="size", circuit=breaker).options(queue="mail")
+    with pytest.raises(ValueError, match="not in a queue: 'mail'"):
+        activity(transactional=True, queue="mail")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    with pytest.raises(ValueError, match="has no circuit"):
+        activity(transactional=True, circuit=breaker)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]

@@ -504,3 +504,20 @@ def test_other_options_of_a_child_and_another_version_are_no_difference(live: Li
 def test_names_of_children_can_not_meet() -> None:
     assert derived_id("a", 11) != derived_id("a/1", 1)
     assert program_of(kid) is kid
+
+
+def test_a_child_can_neither_go_through_a_queue_nor_be_debounced(live: Live) -> None:
+    tried: list[str] = []
+
+    def parent(ctx: Context) -> Any:
+        each: dict[str, Any]
+        for each in ({"queue": "imports"}, {"instance_id": "c", "debounce": 1}):
+            try:
+                ctx.call_workflow(kid.options(**each), 1)
+            except UsageError as error:
+                tried.append(str(error))
+        yield from ctx.sleep(1)
+
+    live(parent)
+    assert "started through a queue" in tried[0]
+    assert "cannot be debounced" in tried[1]

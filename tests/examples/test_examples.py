@@ -18,6 +18,9 @@ pytestmark = pytest.mark.slow  # each starts interpreters
 
 FOLDER = Path(__file__).parents[2] / "examples"
 ENDS = {
+    "alerts": ["a lamp in a box", "alerts now: 0"],
+    "circuit": ["10 orders are paid"],
+    "debounce": ["one page for all edits: True"],
     "approval_token": ["a lamp: approved by Ada"],
     "changed_code": [
         "order-1: a lamp in a box, with a card",
