@@ -175,7 +175,10 @@ class MemoryTasks:
             for queue in self._queues.values()
             for _, _, number in queue.waiting
         )
-        expiry = min((task.expires_us for task in self._tasks.values() if task.expires_us is not None), default=None)
+        expiry = min(
+            (t.expires_us for t in self._tasks.values() if t.expires_us is not None and t.state != CLAIMED),
+            default=None,
+        )
         leases = [expires_us for each, expires_us in self._servers.items() if each != request.server_id]
         is_overdue = (expiry is not None and expiry <= now_us) or any(each <= now_us for each in leases)
         moments = [each for each in (due, expiry, *leases) if each is not None and each > now_us]
@@ -211,9 +214,9 @@ class MemoryTasks:
                 takes_suspect = takes_suspect and not task.is_suspect
             for task in taken:
                 owner = ADMITTED if task.task == START else request.server_id
-                made = task._replace(state=CLAIMED, claimed_by=owner, started_us=now_us, expires_us=None)
+                made = task._replace(state=CLAIMED, claimed_by=owner, started_us=now_us)
                 self._keep(made)
-                queue.lanes[task.priority] = max(queue.lanes.get(task.priority, 0), self._vtimes[task.number])
+                queue.lanes[task.priority] = max(queue.lanes.get(task.priority, 0), self._vtimes[task.number] + 1)
                 if task.task == START:
                     assert request.admission is not None
                     self._put(task.instance_id, request.admission)
@@ -256,7 +259,7 @@ class MemoryTasks:
         return [
             task
             for _, task in sorted(self._tasks.items())
-            if (task.expires_us is not None and task.expires_us <= now_us)
+            if (task.expires_us is not None and task.expires_us <= now_us and task.state != CLAIMED)
             or (task.state == CLAIMED and task.claimed_by in dead)
         ][:limit]
 

@@ -63,7 +63,8 @@ class StoredTask(NamedTuple):
     Attributes:
         queue: empty for an activity without one whose attempt was handed over.
         options: as bytes; see `events.ActivityOptions`.
-        expires_us: the moment from which it is overdue, or None.
+        expires_us: the moment from which it is overdue, or None; of one that is claimed, from which it will be if it is
+            given back.
         claimed_by: the server that has claimed it, `ADMITTED`, or 0.
         started_us: when it was last claimed, or handed over.
         token_digest: of the token that may finish it, or None.

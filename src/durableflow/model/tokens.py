@@ -18,6 +18,7 @@ from durableflow.errors import TokenRefused
 _PREFIX: Final = "df1."
 SECRET_BITS: Final = 256
 _TOKEN_CHARS_MAX: Final = 8_000
+_NUMBERS_MAX: Final = 2**53
 
 
 class TokenParts(NamedTuple):
@@ -48,7 +49,9 @@ def read_token(token: str) -> TokenParts:
         text = token[len(_PREFIX) :]
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         instance_id, task, attempt, secret = msgspec.msgpack.decode(data, type=tuple[str, int, int, bytes])
-    except (AttributeError, ValueError, binascii.Error, msgspec.DecodeError) as error:
+        if not (0 < task < _NUMBERS_MAX and 0 < attempt < _NUMBERS_MAX):
+            raise ValueError("no such number")
+    except (AttributeError, TypeError, ValueError, binascii.Error, msgspec.DecodeError) as error:
         message = f"{str(token)[:16]!r}... is not the token of an activity; pass on what hand_over() gave, as it is"
         raise TokenRefused("malformed", message) from error
     return TokenParts(instance_id, task, attempt, sha256(secret).digest())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 
 from durableflow.backends.base import Backend
-from durableflow.backends.tasks import HANDED_OVER, StoredTask, TaskBeat
+from durableflow.backends.tasks import CLAIMED, HANDED_OVER, StoredTask, TaskBeat
 from durableflow.errors import NonRetryableError, TokenRefused, qualified_name
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure, record
@@ -93,7 +93,8 @@ class Tokens:
             )
         if not hmac.compare_digest(task.token_digest, parts.digest):
             raise TokenRefused("wrong", f"{what} is not the one that was given out")
-        if task.expires_us is not None and task.expires_us <= self._clock.now_us():
+        is_due = task.expires_us is not None and task.expires_us <= self._clock.now_us()
+        if is_due and task.state != CLAIMED:  # of one that is claimed, it is the time by which it was to be
             raise TokenRefused("expired", f"{what} came too late: the time of this attempt is over")
         return task
 

@@ -136,7 +136,9 @@ def look(connection: sqlite3.Connection, request: ClaimRequest, now_us: int, is_
     claimable = (due is not None and due <= now_us) or (
         connection.execute(f"select 1 from tasks where state = 0 and {_MAY_TAKE} limit 1", given).fetchone() is not None
     )
-    expiry = connection.execute("select min(expires_us) from tasks where expires_us is not null").fetchone()[0]
+    expiry = connection.execute(
+        "select min(expires_us) from tasks where expires_us is not null and state <> 2"
+    ).fetchone()[0]
     overdue = expiry is not None and expiry <= now_us
     if not overdue:
         overdue = bool(dead_servers(connection, request.server_id, now_us, is_dead))
@@ -199,7 +201,7 @@ def claim(connection: sqlite3.Connection, request: ClaimRequest, now_us: int) ->
                 next_us = _earlier(next_us, rate_next_us(limits, later_us))
         admitted += [row[1] for row in taken if row[2] == START]
         claimed += [
-            _stored(row)._replace(state=CLAIMED, claimed_by=request.server_id, started_us=now_us, expires_us=None)
+            _stored(row)._replace(state=CLAIMED, claimed_by=request.server_id, started_us=now_us)
             for row in taken
             if row[2] != START
         ]
@@ -221,12 +223,12 @@ def _mark_claimed(
     connection: sqlite3.Connection, request: ClaimRequest, queue: str, rows: Sequence[tuple[Any, ...]], now_us: int
 ) -> None:
     connection.executemany(
-        "update tasks set state = 2, claimed_by = ?, started_us = ?, expires_us = null where number = ?",
+        "update tasks set state = 2, claimed_by = ?, started_us = ? where number = ?",
         [(ADMITTED if row[2] == START else request.server_id, now_us, row[0]) for row in rows],
     )
     lanes: dict[int, int] = {}
     for row in rows:
-        lanes[row[8]] = max(lanes.get(row[8], 0), row[21])
+        lanes[row[8]] = max(lanes.get(row[8], 0), row[21] + 1)  # else a key that is served at once is always first
     connection.executemany(
         "insert into lanes values (?, ?, ?) on conflict do update set vtime = max(vtime, excluded.vtime)",
         [(queue, priority, vtime) for priority, vtime in lanes.items()],
@@ -250,7 +252,7 @@ def overdue_tasks(connection: sqlite3.Connection, now_us: int, dead: Sequence[in
         if connection.execute(f"delete from servers where id = ?1 and {unclaimed}", (each,)).rowcount != 1:
             connection.execute("update servers set expires_us = -1 where id = ?", (each,))
     rows = connection.execute(
-        f"select {_STORED} from tasks where expires_us <= ?1 or (state = 2 and claimed_by in "
+        f"select {_STORED} from tasks where (expires_us <= ?1 and state <> 2) or (state = 2 and claimed_by in "
         "(select id from servers where expires_us < 0)) order by number limit ?2",
         (now_us, limit),
     )
