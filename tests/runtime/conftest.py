@@ -86,6 +86,7 @@ class World:
     def new_engine(self, backend: Any = None, **settings: Any) -> Engine:
         """An engine that knows nothing but what it is given, not yet opened."""
         known = {name: settings.pop(name, ()) for name in ("workflows", "activities")}
+        known["queues"] = settings.pop("queues", None)
         settings.setdefault("grace_s", 0.05)
         return Engine(
             backend or self.backend(),

@@ -312,6 +312,31 @@ async def test_queues_that_nobody_serves_are_told_by_whoever_knows_them(world: W
         assert told(world) == [("raised", "queue_unserved"), ("resolved", "queue_unserved")]
 
 
+async def test_a_queue_that_no_engine_serves_is_told_until_one_does_or_it_is_paused(world: World) -> None:
+    @activity(queue="letters", retry=1)
+    async def deliver(number: int) -> int:
+        return number
+
+    @workflow
+    async def letter(ctx: Context, number: int) -> int:
+        return await ctx.call_activity(deliver, number)
+
+    known = {"workflows": [letter], "activities": [deliver]}
+    async with Opened(world, queues=[], **known) as engine:
+        handle = await engine.start(letter, 5)
+        await world.advance(60)
+        assert await kept(world) == []
+        await world.advance(20)
+        (alert,) = await kept(world)
+        assert (alert.kind, alert.subject) == (AlertKind.QUEUE_UNSERVED, "letters")
+        await engine.pause_queue("letters")
+        await world.advance(10)
+        assert await kept(world) == [], "somebody wants it so"
+    async with Opened(world, **known) as engine:
+        await engine.resume_queue("letters")
+        assert await engine.result(handle.id, timeout=5) == 5
+
+
 async def test_so_many_alerts_of_a_kind_are_kept_and_no_more(world: World) -> None:
     async with Opened(world, policy=msgspec.structs.replace(POLICY, most=3)) as engine:
         for n in range(6):

@@ -54,7 +54,7 @@ class Conditions:
     """Finds out what is wrong.
 
     Attributes:
-        unserved_queues: who knows of queues; None when there are none.
+        unserved_queues: asked for queues that nobody serves; by default the store is.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Conditions:
         self._led_us = means.clock.now_us()
         self._refused_commits: deque[_Happening] = deque(maxlen=_REMEMBERED)
         self._blocked: deque[_Happening] = deque(maxlen=_REMEMBERED)
-        self.unserved_queues: UnservedQueues | None = None
+        self.unserved_queues: UnservedQueues = self._unserved
 
     def note(self, fact: facts.Fact) -> None:
         """Told of each fact, some on the guard's thread."""
@@ -181,9 +181,18 @@ class Conditions:
             if circuit.name in names
         ]
 
+    async def _unserved(self, before_us: int) -> list[UnservedQueue]:
+        """Queues in which something has waited since before that, though it might be taken, and nothing is."""
+        return [
+            UnservedQueue(queue.name, queue.oldest_us, queue.waiting)
+            for queue in await self._means.backend.queues()
+            if queue.oldest_us is not None
+            and queue.oldest_us < before_us - queue.limits.rate_period_us
+            and not queue.claimed
+            and not queue.limits.is_paused
+        ]
+
     async def _queues(self, now_us: int) -> list[Condition]:
-        if self.unserved_queues is None:
-            return []
         return [
             Condition(
                 AlertKind.QUEUE_UNSERVED,
