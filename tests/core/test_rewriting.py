@@ -462,3 +462,12 @@ def test_results_told_to_an_old_attempt_do_not_reach_a_copy() -> None:
     story = Story(two_steps)
     _, copy = forked(story, None)
     assert copy.tell(done(1, "stale")).refused == [done(1, "stale")]
+
+
+@pytest.mark.parametrize("how", [{"queue": "imports"}, {"debounced": True}])
+def test_what_waits_to_be_let_in_is_no_place_to_fork_from(how: dict[str, Any]) -> None:
+    waiting = [(1, NOON, [ev.InstanceStarted("flow", 1, b"[]", **how)])]
+    with pytest.raises(UsageError, match="had not begun there"):
+        rewriting.fork(waiting, None, ev.Origin(forked_from="i"), None)
+    begun = [*waiting, (2, NOON, [ev.InstanceBegan(), ev.TimerCreated(1, NOON)])]
+    assert len(rewriting.fork(begun, None, ev.Origin(forked_from="i"), None).rows) == 2

@@ -111,6 +111,8 @@ def fork(rows: Sequence[Row], seq: int | None, origin: ev.Origin, version: int |
     first_seq, at_us, events = kept[0]
     started = events[0]
     assert isinstance(started, ev.InstanceStarted)
+    if (started.queue or started.debounced) and not any(isinstance(event, ev.InstanceBegan) for event in _all(kept)):
+        raise UsageError("its code had not begun there, so there is nothing to go on from; start another instance")
     started = msgspec.structs.replace(started, origin=origin, version=version or started.version, deadline_us=0)
     kept[0] = (first_seq, at_us, [started, *events[1:]])
     base = first_seq - 1
