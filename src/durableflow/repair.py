@@ -58,9 +58,7 @@ class Repair:
         try:
             await self._backend.rewrite(rewrites)
         except AppendConflict as error:
-            raise InstanceNotActive(
-                min(error.instance_ids), "changed", "rewind: somebody else did something with it; look again"
-            ) from None
+            raise _changed(min(error.instance_ids)) from None
 
     async def _rewinds(
         self, record: InstanceRecord, before: int | None, *, force: bool, timeout_us: int | None, reason: str
@@ -69,6 +67,9 @@ class Repair:
         if record.status is not Status.FAILED:
             raise InstanceNotActive(record.id, record.status, "rewind, which is for FAILED ones; fork or restart it")
         rows = await read_rows(self._backend, record.id, record.base_seq)
+        known = await self._backend.record(record.id)
+        if known is None or (known.status, known.base_seq) != (record.status, record.base_seq):
+            raise _changed(record.id)  # between the two questions
         deadline_us = None if timeout_us is None else self._now_us + timeout_us
         plan = rewriting.rewind(record.id, rows, before, deadline_us)
         if plan.lost and not force:
@@ -166,6 +167,10 @@ class Repair:
         early = [event for row in await self._backend.history(record.id, 1, _EARLY_ROWS) for event in events_of(row)]
         inputs = [event.input for event in early if isinstance(event, ev.StartChanged)]
         return msgspec.structs.replace(started, input=inputs[-1] if inputs else started.input)
+
+
+def _changed(instance_id: str) -> InstanceNotActive:
+    return InstanceNotActive(instance_id, "changed", "rewind: somebody else did something with it; look again")
 
 
 _OUTCOMES: Final = ("delivered", "missing", "over")

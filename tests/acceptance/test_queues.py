@@ -13,12 +13,12 @@ from durableflow import ActivityFailed, Context, Engine, RetryPolicy, Settings, 
 pytestmark = pytest.mark.slow
 
 SERVER = """
-import asyncio, sys, time
+import asyncio, os, sys, time
 from durableflow import Engine, Settings, activity
 
 @activity(name="count", queue="counting")
 def count(number: int) -> int:
-    print("began", flush=True)
+    os.write(1, b"began\\n")  # whole, though others say it at the same time
     time.sleep(60)
     return number
 
@@ -72,9 +72,11 @@ async def test_claims_of_a_process_that_was_killed_are_taken_by_another(tmp_path
         command: Sequence[str] = [sys.executable, "-c", SERVER, url]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: ASYNC220  # begun at once
             assert server.stdout is not None
-            assert await asyncio.to_thread(server.stdout.readline) == "began\n"
-            assert (await leading.queue("counting")).running > 0
-            server.kill()
+            try:
+                assert await asyncio.to_thread(server.stdout.readline) == "began\n"
+                assert (await leading.queue("counting")).running > 0
+            finally:
+                server.kill()
         async with Engine(url, workflows=[], activities=[count], settings=settings):
             assert await handle.result(timeout=15) == sum(range(40))
         kinds = [each.kind for each in await handle.history()]

@@ -288,6 +288,49 @@ async def test_a_message_that_came_with_a_load_is_not_told_again_by_whoever_read
     del backend.inbox
 
 
+async def test_messages_of_one_sender_keep_their_order_though_the_instance_is_being_loaded(world: World) -> None:
+    """The first is read while the instance is loaded without it; the second is in the reader's hand by then."""
+    backend = world.backend()
+    load_gate, inbox_gate, is_read = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    inbox_gate.set()
+    real_load, real_inbox = backend.load, backend.inbox
+
+    async def slow_load(ids: Any) -> Any:
+        loaded = await real_load(ids)
+        await load_gate.wait()
+        return loaded
+
+    async def slow_inbox(after: int, limit: int) -> Any:
+        messages = await real_inbox(after, limit)
+        if not inbox_gate.is_set():
+            is_read.set()
+            await inbox_gate.wait()
+        return messages
+
+    async with world.engine(backend) as engine, Client(world.backend(), clock=world.clock) as client:
+        await engine.start(counts.options(instance_id="c"), 10)
+        await world.settle()
+        worker = world.worker(engine)
+        worker.instances.forget(worker.instances.live["c"], None)
+        backend.load, backend.inbox = slow_load, slow_inbox
+        worker.instances.want("c")
+        await asyncio.sleep(0.02)  # the snapshot is taken
+        await client.raise_event("c", "one", 1)
+        worker.look_into_inbox()
+        await world.until(lambda: "c" in worker._inbox._parked)
+        inbox_gate.clear()
+        await client.raise_event("c", "one", 9)
+        worker.look_into_inbox()
+        await is_read.wait()
+        load_gate.set()
+        await world.until(lambda: "c" in worker.instances.live)
+        inbox_gate.set()
+        assert await engine.result("c", timeout=5) == 10
+        received = [each for each in await engine.history("c") if each.kind == "event_received"]
+        assert [each.event.payload for each in received] == [b"1", b"9"]
+    del backend.load, backend.inbox
+
+
 # -- rounds ---------------------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,8 @@ class Inbox:
         self._seen = 0
         self._ahead: set[int] = set()
         """Came with a load, and were not read yet."""
+        self._parked: dict[str, int] = {}
+        """Instances that were being loaded when a message for them was read, and the number of the first of those."""
         self._again_from = sys.maxsize
         """Behind this number messages are read again."""
         self._wanted = asyncio.Event()
@@ -111,6 +113,8 @@ class Inbox:
             seen, self._again_from = min(self._seen, self._again_from), sys.maxsize
             self._seen = seen
             messages = await self._means.backend.inbox(seen, _PAGE)
+            if self._again_from < seen:
+                continue  # earlier ones come first
             if not messages:
                 return
             for message in messages:
@@ -128,20 +132,26 @@ class Inbox:
         self._ahead.update(number for number in numbers if number > self._seen)
 
     def _route(self, message: Message) -> None:
-        live = self._instances.live.get(message.instance_id)
+        instance_id = message.instance_id
+        loading = self._instances.loading.get(instance_id)
+        live = self._instances.live.get(instance_id)
+        if instance_id in self._parked:
+            return  # it is read again, behind those that came before it
         if live is not None:
             self._take(live, message)
-        elif message.instance_id in self._instances.loading:
-            self._instances.loading[message.instance_id].add_done_callback(partial(self._read_again, message.number))
+        elif loading is not None:
+            self._parked[instance_id] = message.number
+            loading.add_done_callback(partial(self._read_again, instance_id))
         else:
-            self._instances.want(message.instance_id)
+            self._instances.want(instance_id)
 
-    def _read_again(self, number: int, loading: asyncio.Future[Live]) -> None:
-        """The load that was under way is done; if it failed, the message stays in the inbox for the next.
+    def _read_again(self, instance_id: str, loading: asyncio.Future[Live]) -> None:
+        """The load that was under way is done; if it failed, the messages stay in the inbox for the next.
 
-        It may have come with the load or not, and its instance may be gone and be loaded again by now: only the store
-        knows whether it is still to be taken.
+        They may have come with the load or not, and their instance may be gone and be loaded again by now: only the
+        store knows whether they are still to be taken.
         """
+        number = self._parked.pop(instance_id)
         if not loading.cancelled() and loading.exception() is None:
             self._again_from = min(self._again_from, number - 1)
             self.look()
