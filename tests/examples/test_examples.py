@@ -58,6 +58,7 @@ ENDS = {
         "order-1: parcel to Harbour Street 4",
         "order-2: refunded and put back, because it could not be sent",
     ],
+    "many": ["10 orders in the archive, 10 cancelled"],
     "mail_queue": ["90 letters sent, one not: no such address (3 attempts)"],
     "outbox": [
         "order-1: a lamp in a box, 950 paid",
