@@ -14,15 +14,11 @@ from durableflow import CircuitBreaker, Context, Engine, RetryPolicy, activity, 
 BANK = Path("bank.txt")
 
 
-def is_bank_up() -> bool:
-    return BANK.exists()
-
-
 @activity(
     retry=RetryPolicy(max_attempts=20, initial=0.05, backoff=1), circuit=CircuitBreaker(3, reset=0.5, name="bank")
 )
-def pay(order: int) -> str:
-    if not is_bank_up():
+async def pay(order: int) -> str:
+    if not await asyncio.to_thread(BANK.exists):
         print(f"  the bank does not answer for order {order}")
         raise ConnectionError("the bank does not answer")
     return f"order {order} is paid"
