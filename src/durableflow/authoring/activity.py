@@ -111,6 +111,10 @@ class Activity(Generic[P, R_co]):
         self.max_concurrency = max_concurrency
         self.is_transactional = transactional
         self.circuit = circuit
+        self.place: Literal["loop", "thread", "store"] = (
+            "loop" if self.is_async else "store" if transactional else "thread"
+        )
+        """Where its attempts run; there is only so much room in each."""
         self.arguments = converter.Arguments(function, skip=1 if transactional else 0)
         self.arguments_text = f"the arguments of activity {self.name!r}"
         self._load_result: converter.Loader | None = None
@@ -136,11 +140,6 @@ class Activity(Generic[P, R_co]):
 
     def __repr__(self) -> str:
         return f"<activity {self.name}>"
-
-    @property
-    def place(self) -> Literal["loop", "thread", "store"]:
-        """Where its attempts run; there is only so much room in each."""
-        return "loop" if self.is_async else "store" if self.is_transactional else "thread"
 
     def options(
         self,

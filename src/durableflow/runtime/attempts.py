@@ -70,6 +70,7 @@ class Attempt:
         "number",
         "over",
         "owner",
+        "runner",
         "seal",
         "task",
     )
@@ -86,8 +87,21 @@ class Attempt:
         self.is_offered = False
         """There is a token that can finish it."""
         self.context: ActivityContext | None = None
+        self.runner: Attempts | None = None
         self.seal = Lock() if definition.is_transactional else None
         """Of a transactional one: taken once, by the store that is about to commit it or by who gives it up."""
+
+    # What its context holds on to: methods, for a partial would be one object more for each attempt.
+
+    def beat(self, details: bytes) -> None:
+        """Called by user code, on any thread."""
+        assert self.runner is not None
+        self.runner.note_beat(self, details)
+
+    def offer(self) -> Coroutine[Any, Any, str]:
+        """Make a token that can finish it."""
+        assert self.runner is not None
+        return self.runner.offer(self)
 
     def give_up(self) -> bool:
         """Settle that it comes to nothing; False when that is too late, because the store is committing it."""
@@ -150,7 +164,7 @@ class Attempts:
         self._alarms = alarms
         self._record_beat = beat
         self._told_ended = ended
-        self._offer = offer
+        self.offer = offer
         self._circuits = circuits
         if circuits is not None:
             circuits.admit, circuits.refuse = self._place, self._refuse
@@ -177,8 +191,8 @@ class Attempts:
     def reserve(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> bool:
         """Take a place for the next attempt; False when there is none, or its circuit holds it back."""
         if (
-            self._circuits is not None
-            and definition.circuit is not None
+            definition.circuit is not None
+            and self._circuits is not None
             and not self._circuits.admits(owner.id, activity, definition)
         ):
             return False
@@ -203,7 +217,7 @@ class Attempts:
             self._by_name[definition.name] -= 1
         if self._isolated == (owner.id, activity.task):
             self._isolated = None
-        if self._circuits is not None and definition.circuit is not None:
+        if definition.circuit is not None and self._circuits is not None:
             self._circuits.give_back(owner.id, activity.task)
         if self._queues:
             self._serve_queue()
@@ -330,6 +344,7 @@ class Attempts:
         if owner.requests:
             owner.requests.pop(activity.task, None)  # its place is the attempt's now
         attempt = Attempt(owner, activity, definition)
+        attempt.runner = self
         owner.attempts[activity.task] = attempt
         self.running.add(attempt)
         attempt.context = ActivityContext(
@@ -338,14 +353,14 @@ class Attempts:
             activity.name,
             attempt.number,
             activity.details,
-            partial(self._beat, attempt),
-            partial(self._offer, attempt),
+            attempt.beat,
+            attempt.offer,
             None if definition.is_async else self._loop,
         )
         options = activity.options
         if options is not None:
             self._watch(attempt, options)
-        if self._circuits is not None and definition.circuit is not None:
+        if definition.circuit is not None and self._circuits is not None:
             broken = self._circuits.broken_key(owner.id, activity.task)
             if broken is not None:
                 self._loop.call_soon(self._ended, attempt, None, broken)
@@ -506,7 +521,7 @@ class Attempts:
         if attempt.task is not None:
             attempt.task.cancel(reason)
 
-    def _beat(self, attempt: Attempt, details: bytes) -> None:
+    def note_beat(self, attempt: Attempt, details: bytes) -> None:
         """Called by user code, on any thread."""
         if len(details) > self._settings.payload_limit_bytes:
             raise PayloadTooLarge("the heartbeat details", len(details), self._settings.payload_limit_bytes)

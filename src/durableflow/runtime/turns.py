@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from durableflow.authoring.registry import AnyActivity, Registry
 from durableflow.backends.base import Commit, Heartbeat, HistoryRow, InstanceChange, NewInstance
 from durableflow.backends.tasks import ALL_TASKS
@@ -19,6 +21,10 @@ from durableflow.runtime.means import Means
 from durableflow.runtime.messages import is_answer, sent_by
 from durableflow.runtime.stalls import history_too_long, reason_of
 from durableflow.runtime.tasks import new_task
+
+# Looked up once: until Python 3.12 a member of an enum costs as much as three calls.
+_FAILED: Final = Status.FAILED
+_STALLED: Final = Status.STALLED
 
 
 class TakenTurn:
@@ -124,7 +130,7 @@ class Turns:
                 return
         elif turn.events:
             self._write_turn(taken, batch.commit)
-        elif live.status is Status.STALLED:
+        elif live.status is _STALLED:
             self._write_change(live, turn, batch.commit)
         for _, _, number in taken.told:
             if number:
@@ -225,10 +231,14 @@ class Turns:
         self._write_change(live, turn, commit)
 
     def _write_rows(self, live: Live, turn: Turn, commit: Commit) -> None:
-        for first_seq, events in turn.closed:
-            self._write_row(live, HistoryRow(live.id, first_seq, turn.at_us, ev.dump_events(events)), commit)
-            live.begin_round(first_seq + len(events))
-        self._write_row(live, HistoryRow(live.id, turn.first_seq, turn.at_us, ev.dump_events(turn.events)), commit)
+        if turn.closed:
+            for first_seq, events in turn.closed:
+                self._write_row(live, HistoryRow(live.id, first_seq, turn.at_us, ev.dump_events(events)), commit)
+                live.begin_round(first_seq + len(events))
+        row = HistoryRow(live.id, turn.first_seq, turn.at_us, ev.dump_events(turn.events))
+        commit.rows.append(row)
+        if live.log is not None:
+            live.log.append(row)
         for activity, failed in turn.exhausted:
             commit.dead_letters.append(letter_of_activity(live.id, activity, failed, turn.at_us))
         for send in turn.sends:
@@ -259,9 +269,9 @@ class Turns:
         finished_us = None if execution.ended is None else turn.at_us
         base_seq, live.round_begun = live.round_begun, None
         version = None if base_seq is None or execution.started is None else execution.started.version
-        if status is Status.FAILED and execution.ended is not None:
+        if status is _FAILED and execution.ended is not None:
             commit.dead_letters.append(letter_of_end(live.id, execution.program.name, execution.ended, turn.at_us))
-        elif live.status is Status.STALLED:
+        elif live.status is _STALLED:
             commit.redeemed.append(live.id)
         new = live.new
         if new is not None:
