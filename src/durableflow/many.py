@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
-from pathlib import Path
-from typing import Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import msgspec
 
@@ -29,6 +28,9 @@ from durableflow.runtime.exports import (
 )
 from durableflow.runtime.filters import InstanceFilter, pages_of, query_of, says_nothing
 from durableflow.runtime.messages import check_sent
+
+if TYPE_CHECKING:
+    from pathlib import Path  # it brings urllib and ipaddress
 
 _BULK_PAGE: Final = 200
 """So many instances are in memory, and in one transaction, at a time."""
@@ -77,6 +79,8 @@ class ManyInstances:
                 f"ends are {', '.join(sorted(TERMINAL))}"
             )
         before_us = self._clock.now_us() - to_us(older_than, "older_than")
+        from pathlib import Path
+
         file = None if export_to is None else await asyncio.to_thread(ExportFile, Path(export_to))
         try:
             return await self._purge_found(statuses, before_us, batch, file)
@@ -181,6 +185,8 @@ class ManyInstances:
             InstanceNotFound: there is none of one of the ids.
         """
         chosen = self._chosen(instance_ids, where)
+        from pathlib import Path
+
         return await export_file(self._backend, Path(path), chosen, must_exist=instance_ids is not None)
 
     async def import_instances(self, path: str | Path, *, active: bool = False) -> ImportReport:
@@ -197,6 +203,8 @@ class ManyInstances:
             UsageError: an instance is not over, and `active` is False; nothing was written.
             InstanceExists: an id is taken by another instance; those before it in the file are there.
         """
+        from pathlib import Path
+
         return await import_file(self._backend, Path(path), active=active)
 
     async def _chosen(self, instance_ids: Iterable[str] | None, where: InstanceFilter) -> AsyncGenerator[Sequence[str]]:

@@ -188,8 +188,18 @@ def test_outside_of_an_activity_there_is_no_context_of_one() -> None:
         activity_context()
 
 
+class Voice:
+    """Keeps what is said."""
+
+    def __init__(self, beats: list[bytes]) -> None:
+        self.beat = beats.append
+
+    async def offer(self) -> str:
+        return "a token"
+
+
 def context(beats: list[bytes], details: bytes | None = None) -> ActivityContext:
-    return ActivityContext("order-1", 7, "charge", 2, details, beats.append)
+    return ActivityContext("order-1", 7, "charge", 2, details, Voice(beats))
 
 
 def test_an_attempt_knows_itself_and_what_the_one_before_it_said() -> None:

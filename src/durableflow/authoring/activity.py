@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from durableflow.core.current import current_execution
 from durableflow.errors import ActivityCancelled, DirectCallError, RegistrationError, UsageError
@@ -332,6 +332,18 @@ class ActivityDecorator:
         return made
 
 
+class Voice(Protocol):
+    """By which an activity's context reaches the attempt that it is of."""
+
+    def beat(self, details: bytes) -> None:
+        """Keep the details of a heartbeat; called on any thread."""
+        ...
+
+    def offer(self) -> Coroutine[Any, Any, str]:
+        """Make a token that can finish the attempt."""
+        ...
+
+
 class ActivityContext:
     """What a running activity may know and say; got by `activity_context()`.
 
@@ -339,10 +351,22 @@ class ActivityContext:
         instance_id: the instance that asked for it.
         activity: its name.
         attempt: which one this is, counted from 1.
-        idempotency_key: the same for all attempts of this call; pass it to the services you call.
-        heartbeat_details: what the last recorded heartbeat of an earlier attempt said, or None.
         is_transactional: whether it runs inside a transaction of the store, for which all others wait.
     """
+
+    __slots__ = (
+        "_cancelled",
+        "_details",
+        "_is_cancelled",
+        "_loop",
+        "_task",
+        "_voice",
+        "activity",
+        "attempt",
+        "cancel_reason",
+        "instance_id",
+        "is_transactional",
+    )
 
     def __init__(
         self,
@@ -351,22 +375,25 @@ class ActivityContext:
         activity_name: str,
         attempt: int,
         details: bytes | None,
-        beat: Callable[[bytes], None],
-        offer: Callable[[], Coroutine[Any, Any, str]] | None = None,
+        voice: Voice,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.instance_id = instance_id
+        self._task = task
         self.activity = activity_name
         self.attempt = attempt
-        self.idempotency_key = f"{instance_id}/{task}"
         self._details = details
-        self._beat = beat
-        self._offer = offer
+        self._voice = voice
         self._is_cancelled = False
         self._cancelled: threading.Event | None = None
         self.cancel_reason = ""
         self._loop = loop
         self.is_transactional = False
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for all attempts of this call; pass it to the services you call."""
+        return f"{self.instance_id}/{self._task}"
 
     @property
     def heartbeat_details(self) -> Any:
@@ -395,7 +422,7 @@ class ActivityContext:
         """
         if self._is_cancelled:
             raise ActivityCancelled(f"activity {self.activity!r} is no longer wanted: {self.cancel_reason}")
-        self._beat(converter.dump(details, "the heartbeat details"))
+        self._voice.beat(converter.dump(details, "the heartbeat details"))
 
     async def hand_over(self) -> str:
         """A token with which any process may finish this activity: `client.complete(token, value)`.
@@ -408,11 +435,9 @@ class ActivityContext:
         Raises:
             ActivityCancelled: the result is no longer wanted.
         """
-        if self._offer is None:
-            raise UsageError("hand_over() works only inside an activity that an engine runs")
         if self._is_cancelled:
             raise ActivityCancelled(f"activity {self.activity!r} is no longer wanted: {self.cancel_reason}")
-        return await self._offer()
+        return await self._voice.offer()
 
     def hand_over_blocking(self) -> str:
         """`hand_over` for activities that are plain functions, and so run in a thread."""

@@ -48,7 +48,9 @@ class Answers:
 
     def tell_end(self, instance_id: str, status: Status) -> None:
         """No more answers come from this instance."""
-        for futures in self._waiting.pop(instance_id, {}).values():
+        if instance_id not in self._waiting:
+            return
+        for futures in self._waiting.pop(instance_id).values():
             for future in futures:
                 reject(future, InstanceNotActive(instance_id, status, UNANSWERED))
 

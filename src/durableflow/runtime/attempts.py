@@ -82,7 +82,7 @@ class Attempt:
         self.number = activity.attempt
         self.over = False
         self.task: asyncio.Task[None] | None = None
-        self.alarms: list[Alarm] = []
+        self.alarms: list[Alarm] | tuple[()] = ()
         self.beat_us = 0
         self.is_offered = False
         """There is a token that can finish it."""
@@ -91,7 +91,7 @@ class Attempt:
         self.seal = Lock() if definition.is_transactional else None
         """Of a transactional one: taken once, by the store that is about to commit it or by who gives it up."""
 
-    # What its context holds on to: methods, for a partial would be one object more for each attempt.
+    # How its context reaches it, which holds on to the attempt alone: methods would be an object more each.
 
     def beat(self, details: bytes) -> None:
         """Called by user code, on any thread."""
@@ -353,8 +353,7 @@ class Attempts:
             activity.name,
             attempt.number,
             activity.details,
-            attempt.beat,
-            attempt.offer,
+            attempt,
             None if definition.is_async else self._loop,
         )
         options = activity.options
@@ -489,17 +488,17 @@ class Attempts:
             self._watch_beats(attempt, options.heartbeat_us)
 
     def _time_out_at(self, attempt: Attempt, due_us: int, text: str) -> None:
-        attempt.alarms.append(self._alarms.at(due_us, lambda: self.time_out(attempt, text)))
+        attempt.alarms = [*attempt.alarms, self._alarms.at(due_us, lambda: self.time_out(attempt, text))]
 
     def _watch_beats(self, attempt: Attempt, heartbeat_us: int) -> None:
         def look() -> None:
             if attempt.beat_us + heartbeat_us <= self._clock.now_us():
                 self.time_out(attempt, f"gave no heartbeat for {heartbeat_us / 1e6:g} s")
             elif not attempt.over:
-                attempt.alarms = [alarm for alarm in attempt.alarms if alarm.call is not None]
-                attempt.alarms.append(self._alarms.at(attempt.beat_us + heartbeat_us, look))
+                kept = [alarm for alarm in attempt.alarms if alarm.call is not None]
+                attempt.alarms = [*kept, self._alarms.at(attempt.beat_us + heartbeat_us, look)]
 
-        attempt.alarms.append(self._alarms.at(attempt.beat_us + heartbeat_us, look))
+        attempt.alarms = [*attempt.alarms, self._alarms.at(attempt.beat_us + heartbeat_us, look)]
 
     def time_out(self, attempt: Attempt, text: str) -> None:
         """The attempt has failed by the clock; its code is told to stop, and what it still says is ignored."""

@@ -20,6 +20,8 @@ from durableflow.runtime.means import Means
 _REMEMBERED: Final = 1_000
 _QUIET_MOST: Final = 1_000
 _DETAILS_CHARS: Final = 1_000
+NOTED: Final = frozenset({facts.CommitRetried, facts.TurnBlocked})
+"""The facts that conditions are found in; the many others need not be shown."""
 
 
 class Condition(NamedTuple):
@@ -71,13 +73,10 @@ class Conditions:
         self.unserved_queues: UnservedQueues = self._unserved
 
     def note(self, fact: facts.Fact) -> None:
-        """Told of each fact, some on the guard's thread."""
-        kind = type(fact)
-        if kind is facts.CommitRetried:
-            assert isinstance(fact, facts.CommitRetried)
+        """Told of each fact that is one of `NOTED`, some on the guard's thread."""
+        if isinstance(fact, facts.CommitRetried):
             self._refused_commits.append(_Happening(self._means.clock.now_us(), self._worker, fact.reason))
-        elif kind is facts.TurnBlocked:
-            assert isinstance(fact, facts.TurnBlocked)
+        elif isinstance(fact, facts.TurnBlocked):
             text = f"a turn blocked the event loop for {fact.seconds:.1f} s at {fact.location}"
             self._blocked.append(_Happening(self._means.clock.now_us(), fact.instance_id, text))
 

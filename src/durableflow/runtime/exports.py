@@ -15,8 +15,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -26,6 +25,9 @@ from durableflow.core.view import HistoryEvent, numbered
 from durableflow.errors import CorruptHistory, InstanceExists, InstanceNotFound, UsageError
 from durableflow.model import events as ev
 from durableflow.runtime.messages import outgoing
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FILE_FORMAT: Final = 1
 _PAGE_ROWS: Final = 1_000

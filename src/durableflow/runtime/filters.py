@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from datetime import datetime
-from difflib import get_close_matches
 from typing import Any, TypedDict, cast
 
 import msgspec
@@ -44,6 +43,8 @@ def query_of(where: InstanceFilter) -> Query:
         ValueError: a time without a time zone.
     """
     for name in where.keys() - InstanceFilter.__annotations__.keys():
+        from difflib import get_close_matches
+
         close = get_close_matches(name, InstanceFilter.__annotations__, 1)
         known = ", ".join(sorted(InstanceFilter.__annotations__))
         raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import threading
 import time
@@ -44,6 +43,9 @@ class TurnGuard:
         self._loop_thread = 0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        import ctypes  # when an engine is opened, not whenever the library is imported
+
+        self._ctypes = ctypes
 
     def start(self) -> None:
         """Watch the calling thread's turns."""
@@ -72,7 +74,7 @@ class TurnGuard:
             self._instance_id = None
             fired, self._fired = self._fired, False
             if fired:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._loop_thread), None)
+                self._ctypes.pythonapi.PyThreadState_SetAsyncExc(self._ctypes.c_ulong(self._loop_thread), None)
         return self.location if fired else None
 
     def run(self, instance_id: str, turn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -116,7 +118,9 @@ class TurnGuard:
                 return
             self.location = self._where()
             self._fired = True
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._loop_thread), ctypes.py_object(TurnStopped))
+            self._ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                self._ctypes.c_ulong(self._loop_thread), self._ctypes.py_object(TurnStopped)
+            )
 
     def _where(self) -> str:
         frame = sys._current_frames().get(self._loop_thread)  # pyright: ignore[reportPrivateUsage]  # the documented way to another thread's stack

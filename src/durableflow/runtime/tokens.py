@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
-
 from durableflow.backends.base import Backend
 from durableflow.backends.tasks import CLAIMED, HANDED_OVER, StoredTask, TaskBeat
 from durableflow.errors import NonRetryableError, TokenRefused, qualified_name
@@ -91,6 +89,8 @@ class Tokens:
             raise TokenRefused(
                 "stale", f"{what} is of attempt {parts.attempt}, which is over; attempt {task.attempt} has its own"
             )
+        import hmac
+
         if not hmac.compare_digest(task.token_digest, parts.digest):
             raise TokenRefused("wrong", f"{what} is not the one that was given out")
         is_due = task.expires_us is not None and task.expires_us <= self._clock.now_us()

@@ -231,10 +231,12 @@ class Turns:
         self._write_change(live, turn, commit)
 
     def _write_rows(self, live: Live, turn: Turn, commit: Commit) -> None:
-        if turn.closed:
-            for first_seq, events in turn.closed:
-                self._write_row(live, HistoryRow(live.id, first_seq, turn.at_us, ev.dump_events(events)), commit)
-                live.begin_round(first_seq + len(events))
+        for first_seq, events in turn.closed:
+            closed = HistoryRow(live.id, first_seq, turn.at_us, ev.dump_events(events))
+            commit.rows.append(closed)
+            if live.log is not None:
+                live.log.append(closed)
+            live.begin_round(first_seq + len(events))
         row = HistoryRow(live.id, turn.first_seq, turn.at_us, ev.dump_events(turn.events))
         commit.rows.append(row)
         if live.log is not None:
@@ -243,11 +245,6 @@ class Turns:
             commit.dead_letters.append(letter_of_activity(live.id, activity, failed, turn.at_us))
         for send in turn.sends:
             commit.sends.append(sent_by(live.id, send, turn.at_us))
-
-    def _write_row(self, live: Live, row: HistoryRow, commit: Commit) -> None:
-        commit.rows.append(row)
-        if live.log is not None:
-            live.log.append(row)
 
     def _drop_tasks(self, taken: TakenTurn, commit: Commit) -> None:
         """Have the store forget what is no longer wanted of queues and tokens."""

@@ -36,7 +36,7 @@ from durableflow.runtime.attempts import Attempt, Attempts, Owner
 from durableflow.runtime.circuits import Circuits
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.commits import Commits
-from durableflow.runtime.conditions import Conditions
+from durableflow.runtime.conditions import NOTED, Conditions
 from durableflow.runtime.deliveries import Deliveries
 from durableflow.runtime.effects import Effects
 from durableflow.runtime.ends import Ends
@@ -329,7 +329,7 @@ class Worker:
     # -- notes of the attempts and the guard ----------------------------------------------------------------
 
     def _tell_and_note(self, fact: facts.Fact) -> None:
-        if self._conditions is not None:
+        if type(fact) in NOTED and self._conditions is not None:
             self._conditions.note(fact)
         self._listener(fact)
 

@@ -105,6 +105,10 @@ _WRITES: Final = {
         insert into instances
             (id, workflow, version, status, created_us, finished_us, wake_us, tags, base_seq, parent, custom_status)
             select {_items(0, 1, 2, 3, 4, 5, 6, 7, 8, 9)}, {_piece(10)} from json_each(new.new);""",
+    # Each item that is taken out of JSON costs; most instances that are made, and most changes, need only a few.
+    "plain_new": f"""
+        insert into instances (id, workflow, version, status, created_us, wake_us)
+            select {_items(0, 1, 2, 3, 4, 5)} from json_each(new.plain_new);""",
     "tags": f"insert into tags (key, value, instance) select {_items(0, 1, 2)} from json_each(new.tags);",
     "rows": f"""
         insert into history (instance, first_seq, at_us, events)
@@ -112,6 +116,9 @@ _WRITES: Final = {
     "changes": f"""
         insert into changes (id, status, wake_us, finished_us, stall_reason, base_seq, version, custom_status)
             select {_items(0, 1, 2, 3, 4, 5, 6)}, {_piece(7)} from json_each(new.changes);""",
+    "plain_changes": f"""
+        insert into changes (id, status, wake_us, finished_us)
+            select {_items(0, 1, 2, 3)} from json_each(new.plain_changes);""",
     "consumed": "delete from inbox where number in (select value from json_each(new.consumed));",
     "heartbeats": f"""
         insert or replace into heartbeats (instance, task, attempt, details)
@@ -139,8 +146,8 @@ _WRITES: Final = {
 
 _OF_TASKS: Final = ("tasks", "tasks_dropped")
 _SHAPES: Final = (
-    ("new", "rows"),
-    ("rows", "changes", "finished"),
+    ("plain_new", "rows"),
+    ("rows", "plain_changes", "finished"),
     tuple(name for name in _WRITES if name not in _OF_TASKS),
     tuple(_WRITES),
 )
@@ -208,41 +215,57 @@ def pack(lease: Lease, commit: Commit) -> Packed | None:
         at += len(data)
         return at - len(data), len(data)
 
-    new = [
-        (
-            i.id,
-            i.workflow,
-            i.version,
-            i.status,
-            i.created_us,
-            i.finished_us,
-            i.wake_us,
-            tags_text(i) if i.tags else None,
-            i.base_seq,
-            i.parent,
-            *(() if i.custom_status is None else piece(i.custom_status)),
-        )
+    new: list[tuple[Any, ...]]
+    new_is_plain = all(
+        i.parent is None and i.finished_us is None and not i.tags and i.base_seq == 1 and i.custom_status is None
         for i in commit.new
-    ]
+    )
+    if new_is_plain:
+        new = [(i.id, i.workflow, i.version, i.status, i.created_us, i.wake_us) for i in commit.new]
+    else:
+        new = [
+            (
+                i.id,
+                i.workflow,
+                i.version,
+                i.status,
+                i.created_us,
+                i.finished_us,
+                i.wake_us,
+                tags_text(i) if i.tags else None,
+                i.base_seq,
+                i.parent,
+                *(() if i.custom_status is None else piece(i.custom_status)),
+            )
+            for i in commit.new
+        ]
     rows: list[tuple[Any, ...]] = []
     for instance_id, first_seq, at_us, events in commit.rows:  # the many; a call for each would show
         size = len(events)
         rows.append((instance_id, first_seq, at_us, at, size))
         pieces.append(events)
         at += size
-    changes = [
-        (
-            c.id,
-            c.status,
-            c.wake_us,
-            c.finished_us,
-            c.stall_reason,
-            c.base_seq,
-            c.version,
-            *(() if c.custom_status is None else piece(c.custom_status)),
-        )
+    changes: list[tuple[Any, ...]]
+    changes_are_plain = all(
+        c.custom_status is None and c.stall_reason is None and c.base_seq is None and c.version is None
         for c in commit.changes
-    ]
+    )
+    if changes_are_plain:
+        changes = [(c.id, c.status, c.wake_us, c.finished_us) for c in commit.changes]
+    else:
+        changes = [
+            (
+                c.id,
+                c.status,
+                c.wake_us,
+                c.finished_us,
+                c.stall_reason,
+                c.base_seq,
+                c.version,
+                *(() if c.custom_status is None else piece(c.custom_status)),
+            )
+            for c in commit.changes
+        ]
     tasks = [
         (t.instance_id, t.task, t.queue, t.name, *piece(t.input), *piece(t.options), t.priority, t.fairness_key,
          t.not_before_us, t.expires_us, t.scheduled_at_us)
@@ -251,10 +274,12 @@ def pack(lease: Lease, commit: Commit) -> Packed | None:
     heartbeats = [(b.instance_id, b.task, b.attempt, *piece(b.details)) for b in commit.heartbeats]
     lists: dict[str, Sequence[Any]] = {
         "replaced": [i.id for i in commit.new if i.replace],
-        "new": new,
+        "new": () if new_is_plain else new,
+        "plain_new": new if new_is_plain else (),
         "tags": [(key, value, i.id) for i in commit.new if i.tags for key, value in i.tags.items()],
         "rows": rows,
-        "changes": changes,
+        "changes": () if changes_are_plain else changes,
+        "plain_changes": changes if changes_are_plain else (),
         "consumed": commit.consumed,
         "heartbeats": heartbeats,
         "tasks": tasks,
