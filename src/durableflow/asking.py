@@ -15,7 +15,7 @@ from durableflow.authoring.workflow import Workflow
 from durableflow.backends.base import InstanceRecord, Outgoing
 from durableflow.core.execution import Execution, replay_rows
 from durableflow.errors import InstanceNotActive, PayloadTooLarge, UsageError
-from durableflow.looking import POLL_S, Looking
+from durableflow.looking import Looking
 from durableflow.model import converter
 from durableflow.model import events as ev
 from durableflow.model.duration import Duration, to_us
@@ -23,6 +23,7 @@ from durableflow.model.failure import request_failed
 from durableflow.model.ids import RANDOM_BITS, check_name, fresh_id
 from durableflow.repair import latest_round, read_rows
 from durableflow.runtime.answers import UNANSWERED
+from durableflow.runtime.awaited import POLL_S
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.messages import check_sent
 
@@ -117,7 +118,7 @@ class Asking(Looking):
 
     async def _look_for_answer(self, instance_id: str, request_id: str) -> ev.RequestAnswered:
         while True:
-            change = asyncio.ensure_future(self._backend.wait_for_change(POLL_S))
+            change = asyncio.ensure_future(self._backend.wait_for_change(POLL_S, "ends"))
             try:
                 answer = await self._find_answer(instance_id, request_id)
                 if answer is not None:

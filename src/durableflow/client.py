@@ -55,8 +55,17 @@ class Client(Asking, ManyInstances, Work, Trouble):
         self._payload_limit_bytes = payload_limit_bytes
 
     async def __aenter__(self) -> Self:
-        await self._backend.open()
+        await self._open_store()
         return self
+
+    async def _open_store(self) -> None:
+        await self._backend.open()
+        self._keep_time()
+
+    def _keep_time(self) -> None:
+        """Count by the clock of the store, if it has one of its own and the caller gave none."""
+        if isinstance(self._clock, SystemClock):
+            self._clock.skew_us = self._backend.clock_skew_us
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._backend.close()

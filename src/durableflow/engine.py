@@ -34,6 +34,7 @@ from durableflow.runtime.circuit_reports import CircuitStatus
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.ends import End
 from durableflow.runtime.health import AlertHook
+from durableflow.runtime.instances import InstanceElsewhere
 from durableflow.runtime.serving import QueueServer, read_queues
 from durableflow.runtime.settings import Settings
 from durableflow.runtime.worker import Alerting, Worker, WorkerStatistics
@@ -114,7 +115,7 @@ class Engine(Client):
         if self._task is not None:
             raise UsageError(f"{self!r} is open already; make another Engine to open the store twice")
         self._registry.include(DEFAULT, workflows=self._takes_all[0], activities=self._takes_all[1])
-        await self._backend.open()
+        await self._open_store()
         self._closing = False
         self._led = asyncio.Event()
         self._server = QueueServer(
@@ -319,7 +320,7 @@ class Engine(Client):
     async def _ask(self, instance_id: str, request: ev.RequestReceived) -> ev.RequestAnswered:
         self._check_open()
         worker = self._worker
-        if worker is None:
+        if worker is None or not self._runs(worker, instance_id):
             return await super()._ask(instance_id, request)
         future = worker.answers.answer(instance_id, request.request_id)
         try:
@@ -342,7 +343,7 @@ class Engine(Client):
 
     async def _query(self, instance_id: str, name: str, data: bytes, workflow: Workflow[..., Any] | None) -> bytes:
         self._check_open()
-        if self._worker is not None:
+        if self._worker is not None and self._runs(self._worker, instance_id):
             with suppress(InstanceNotActive, InstanceStalled):  # its history can be looked into all the same
                 return await self._worker.query(instance_id, name, data)
         return await super()._query(instance_id, name, data, workflow)
@@ -367,6 +368,8 @@ class Engine(Client):
 
     async def _wait_for_end(self, instance_id: str) -> End:
         self._check_open()
+        if self._backend.is_fleet:
+            return await self._wait_for_end_in_fleet(instance_id)
         worker = self._worker
         if worker is None:
             return await self._wait_for_end_elsewhere(instance_id)
@@ -390,6 +393,26 @@ class Engine(Client):
             if future.cancelled() or not future.done():
                 worker.ends.stop_waiting(instance_id, future)
 
+    def _runs(self, worker: Worker, instance_id: str) -> bool:
+        """Whether this process is the one to ask about an instance."""
+        return not self._backend.is_fleet or instance_id in worker.instances.live
+
+    async def _wait_for_end_in_fleet(self, instance_id: str) -> End:
+        """It may go to another worker at any time, and come back."""
+        while True:
+            worker = self._worker
+            if worker is None or not self._runs(worker, instance_id):
+                return await super()._wait_for_end(instance_id)
+            future = worker.ends.end(instance_id)
+            try:
+                return await future
+            except (InstanceElsewhere, EngineClosed):
+                self._check_open()
+                await asyncio.sleep(0)
+            finally:
+                if future.cancelled() or not future.done():
+                    worker.ends.stop_waiting(instance_id, future)
+
     async def _wait_for_end_elsewhere(self, instance_id: str) -> End:
         while self._worker is None:
             end = await self._look_for_end(instance_id)
@@ -399,7 +422,7 @@ class Engine(Client):
         return await self._wait_for_end(instance_id)
 
     def _status_change(self, instance_id: str) -> asyncio.Future[Any]:
-        if self._worker is None:
+        if self._worker is None or not self._runs(self._worker, instance_id):
             return super()._status_change(instance_id)
         return self._worker.ends.status_change(instance_id)
 

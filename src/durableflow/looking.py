@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from durableflow.authoring.workflow import Workflow
-from durableflow.backends.base import Backend, InstanceRecord, Query
+from durableflow.backends.base import Backend, Ending, InstanceRecord, Query
 from durableflow.core.view import HistoryEvent, InstanceView, fold, numbered
 from durableflow.errors import (
     CorruptHistory,
@@ -32,9 +32,9 @@ from durableflow.model.failure import Failure, workflow_failed
 from durableflow.model.ids import check_name
 from durableflow.model.status import Status
 from durableflow.repair import read_rows
+from durableflow.runtime.awaited import POLL_S, Awaited
 from durableflow.runtime.ends import End
 
-POLL_S: Final = 0.25
 
 
 class InstanceStatus(msgspec.Struct, frozen=True):
@@ -71,6 +71,7 @@ class Looking:
     """The part of a `Client` that only looks."""
 
     _backend: Backend
+    _waits: Awaited | None = None
 
     async def result(
         self, instance_id: str, *, workflow: Workflow[..., Any] | None = None, timeout: Duration | None = None
@@ -97,24 +98,27 @@ class Looking:
         return _outcome(instance_id, end, workflow)
 
     async def _wait_for_end(self, instance_id: str) -> End:
-        while True:
-            change = asyncio.ensure_future(self._backend.wait_for_change(POLL_S))
-            try:
-                end = await self._look_for_end(instance_id)
-                if end is not None:
-                    return end
-                await change
-            finally:
-                change.cancel()
+        end = await self._look_for_end(instance_id)
+        while end is None:
+            end = await self._look_for_end(instance_id, await self._awaited().ending(instance_id))
+        return end
 
-    async def _look_for_end(self, instance_id: str) -> End | None:
+    def _awaited(self) -> Awaited:
+        """Asks the store for the ends that are waited for in this process, for all of them at once."""
+        if self._waits is None:
+            self._waits = Awaited(self._backend)
+        return self._waits
+
+    async def _look_for_end(self, instance_id: str, ending: Ending | None = None) -> End | None:
         """How it ended, None while it goes on; raises when it is not there or stalled."""
-        record = await self._record(instance_id)
+        record = ending.record if ending is not None else await self._record(instance_id)
+        if record is None:
+            raise InstanceNotFound(instance_id)
         if record.status is Status.STALLED:
             raise InstanceStalled(instance_id, record.stall_reason or "no reason recorded")
         if not record.status.is_terminal:
             return None
-        row = await self._backend.last_row(instance_id)
+        row = ending.last_row if ending is not None else await self._backend.last_row(instance_id)
         if row is None:
             await self._record(instance_id)  # raises when it was purged meanwhile
             raise CorruptHistory(f"instance {instance_id!r} is {record.status} but has no history")

@@ -124,7 +124,9 @@ class FoldsIds(MemoryBackend):
 
 
 class PagesByTimeAlone(MemoryBackend):
-    async def due(self, after: tuple[int, str], until_us: int, limit: int) -> list[tuple[int, str]]:
+    async def due(
+        self, after: tuple[int, str], until_us: int, limit: int, lease: Lease | None = None
+    ) -> list[tuple[int, str]]:
         return [each for each in self._wakes if after[0] < each[0] < until_us][:limit]
 
 

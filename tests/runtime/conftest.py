@@ -236,11 +236,13 @@ class FaultyBackend:
         self.loaded += instance_ids
         return await self._real.load(instance_ids)
 
-    async def due(self, after: tuple[int, str], until_us: int, limit: int) -> list[tuple[int, str]]:
+    async def due(
+        self, after: tuple[int, str], until_us: int, limit: int, lease: Lease | None = None
+    ) -> list[tuple[int, str]]:
         if self.read_faults:
             self.read_faults -= 1
             raise StorageError("planted")
-        return await self._real.due(after, until_us, limit)
+        return await self._real.due(after, until_us, limit, lease)
 
     async def renew(self, lease: Lease, ttl_us: int, now_us: int) -> Lease:
         self.renewals += 1

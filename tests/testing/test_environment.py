@@ -121,9 +121,11 @@ async def test_a_restart_finds_what_fell_due_meanwhile(store: str) -> None:
 
 
 class SlowToRecover(MemoryBackend):
-    async def due(self, after: tuple[int, str], until_us: int, limit: int) -> list[tuple[int, str]]:
+    async def due(
+        self, after: tuple[int, str], until_us: int, limit: int, lease: Lease | None = None
+    ) -> list[tuple[int, str]]:
         await asyncio.sleep(0.02)
-        return await super().due(after, until_us, limit)
+        return await super().due(after, until_us, limit, lease)
 
 
 async def test_time_waits_until_an_engine_has_found_what_is_open() -> None:

@@ -23,7 +23,8 @@ import msgspec
 from durableflow.backends.alerts import AlertStore, QuietInstance
 from durableflow.backends.circuits import CircuitStore
 from durableflow.backends.dead_letters import DeadLetter, DeadLetterQuery, DeadLetterStore
-from durableflow.backends.looking import InstanceReader, Query
+from durableflow.backends.looking import Ending, InstanceReader, Query
+from durableflow.backends.ownership import ClaimedInstance, MessagePage, OwnerStore, Share, Topic
 from durableflow.backends.records import (
     Heartbeat,
     HistoryRow,
@@ -43,10 +44,12 @@ from durableflow.model.status import Status
 __all__ = [
     "Arrival",
     "Backend",
+    "ClaimedInstance",
     "Commit",
     "DeadLetter",
     "DeadLetterQuery",
     "DebouncedStart",
+    "Ending",
     "Heartbeat",
     "HistoryRow",
     "InstanceChange",
@@ -54,6 +57,7 @@ __all__ = [
     "Lease",
     "LoadedInstance",
     "Message",
+    "MessagePage",
     "NewInstance",
     "Outgoing",
     "Query",
@@ -62,6 +66,8 @@ __all__ = [
     "ScheduleRow",
     "ScheduleWrite",
     "SendResult",
+    "Share",
+    "Topic",
     "UserWork",
 ]
 
@@ -101,6 +107,8 @@ class Commit(msgspec.Struct):
     tasks: list[NewTask] = []
     tasks_dropped: list[tuple[str, int]] = []
     """Instance and number of what is no longer wanted; see `tasks.ALL_TASKS`."""
+    has_answers: bool = False
+    """Somebody outside may wait for what a row says, though no instance is over."""
 
     def finished_ids(self) -> list[str]:
         """Instances that are over with this commit."""
@@ -115,6 +123,8 @@ class LoadedInstance(NamedTuple):
     rows: list[HistoryRow]
     messages: list[Message]
     heartbeats: list[Heartbeat]
+    is_ours: bool = True
+    """False for one that another worker of a fleet owns, or nobody."""
 
 
 UserWork: TypeAlias = Callable[[Any, Sequence[Message]], bytes]
@@ -125,6 +135,7 @@ UserWork: TypeAlias = Callable[[Any, Sequence[Message]], bytes]
 
 
 class Backend(
+    OwnerStore,
     TaskStore,
     InstanceReader,
     DeadLetterStore,
@@ -207,24 +218,37 @@ class Backend(
         """
         ...
 
-    async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
-        """These instances, whole; unknown ones are left out."""
+    async def load(self, instance_ids: Sequence[str], lease: Lease | None = None) -> list[LoadedInstance]:
+        """These instances, whole; unknown ones are left out.
+
+        Args:
+            lease: of the worker that would go on with them: `is_ours` says which of them it owns.
+        """
         ...
 
-    async def due(self, after: tuple[int, str], until_us: int, limit: int) -> list[tuple[int, str]]:
-        """`(wake_us, id)` of active instances behind `after` and before `until_us`, in that order."""
+    async def due(
+        self, after: tuple[int, str], until_us: int, limit: int, lease: Lease | None = None
+    ) -> list[tuple[int, str]]:
+        """`(wake_us, id)` of active instances behind `after` and before `until_us`, in that order.
+
+        Args:
+            lease: of a worker, whose own are meant; None for all of the store.
+        """
         ...
 
-    async def next_wake(self, from_us: int) -> int | None:
-        """The earliest wake time that is not before `from_us`."""
+    async def next_wake(self, from_us: int, lease: Lease | None = None) -> int | None:
+        """The earliest wake time that is not before `from_us`; of whose instances, see `due`."""
         ...
 
     async def inbox(self, after: int, limit: int) -> list[Message]:
-        """Messages numbered above `after`, in order."""
+        """Messages numbered above `after`, in order, for whichever instance."""
         ...
 
-    async def wait_for_change(self, timeout_s: float) -> bool:
-        """Return True as soon as another process may have written something; False after `timeout_s`."""
+    async def wait_for_change(self, timeout_s: float, topic: Topic = "anything") -> bool:
+        """Return True as soon as another process may have written something; False after `timeout_s`.
+
+        It may also return for what is not of the topic, and may miss a change: a hint, no more.
+        """
         ...
 
     # -- the client's side ----------------------------------------------------------------------------------

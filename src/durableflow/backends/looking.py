@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -28,6 +28,14 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 100
 
 
+class Ending(NamedTuple):
+    """An instance that is over, with its last row, or STALLED; or, without a record, one that is not there."""
+
+    instance_id: str
+    record: InstanceRecord | None
+    last_row: HistoryRow | None
+
+
 class InstanceReader(Protocol):
     """The part of a backend that answers those who only look; each method is one transaction."""
 
@@ -41,6 +49,10 @@ class InstanceReader(Protocol):
 
     async def last_row(self, instance_id: str) -> HistoryRow | None:
         """The latest history row of an instance."""
+        ...
+
+    async def ends(self, instance_ids: Sequence[str]) -> list[Ending]:
+        """Those of these instances that are over or STALLED, and those that are not there."""
         ...
 
     async def list_records(self, query: Query) -> list[InstanceRecord]:

@@ -13,10 +13,15 @@ from durableflow.model.status import Status
 
 
 class Lease(NamedTuple):
-    """Proof that a worker owns the store's instances; `worker_id` is the fence of its commits."""
+    """Proof that a worker owns instances of the store; `worker_id` is the fence of its commits.
+
+    `is_first`: of the workers of a fleet, the one that does what only one should: schedules, alerts. Two may believe so
+    for a moment, so the store guards what must not happen twice.
+    """
 
     worker_id: int
     expires_us: int
+    is_first: bool = True
 
 
 class NewInstance(NamedTuple):

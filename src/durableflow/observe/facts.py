@@ -23,6 +23,18 @@ class WorkerLost(msgspec.Struct, frozen=True):
     worker: str
 
 
+class InstancesClaimed(msgspec.Struct, frozen=True):
+    """This worker of a fleet took over instances that nobody owned."""
+
+    count: int
+
+
+class InstancesHandedOver(msgspec.Struct, frozen=True):
+    """This worker of a fleet gave instances away that were more than its share."""
+
+    count: int
+
+
 class InstanceRecovered(msgspec.Struct, frozen=True):
     """An instance was replayed from its history into memory."""
 
@@ -179,6 +191,8 @@ class CircuitClosed(msgspec.Struct, frozen=True):
 Fact: TypeAlias = (
     WorkerLeads
     | WorkerLost
+    | InstancesClaimed
+    | InstancesHandedOver
     | InstanceRecovered
     | InstanceEnded
     | InstanceStalled

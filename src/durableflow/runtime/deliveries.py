@@ -14,6 +14,8 @@ from durableflow.runtime.means import Means
 from durableflow.runtime.threads import DaemonThreads
 
 _PAGE = 20
+_NOT_FIRST_US = 1_000_000
+"""So often a worker of a fleet looks whether it has become the one that delivers."""
 
 
 class Deliveries:
@@ -37,6 +39,9 @@ class Deliveries:
         threads = DaemonThreads(1)
         try:
             while True:
+                if not means.lease.is_first:
+                    await means.clock.wait(asyncio.Event(), means.clock.now_us() + _NOT_FIRST_US)
+                    continue
                 news.clear()
                 notices = await means.patiently(partial(means.backend.notices, sink.name, _PAGE))
                 if not notices:

@@ -65,12 +65,18 @@ class Watch:
     async def run(self) -> None:
         """Look for ever; the first time after one interval, when what was under way has been taken up."""
         clock = self._means.clock
-        self._known = {alert.key: alert for alert in await self._means.patiently(self._means.backend.alerts)}
+        was_first = False
         try:
             while True:
                 until_us = clock.now_us() + in_us(self._policy, "interval")
                 while clock.now_us() < until_us:
                     await clock.wait(asyncio.Event(), until_us)
+                if not self._means.lease.is_first:
+                    was_first = False
+                    continue
+                if not was_first:
+                    was_first = True
+                    await self._learn_alerts()
                 self.is_looking = True
                 try:
                     await self._means.patiently(self.look)
@@ -84,6 +90,9 @@ class Watch:
             self._threads.stop()
             for task in self._tasks:
                 task.cancel()
+
+    async def _learn_alerts(self) -> None:
+        self._known = {alert.key: alert for alert in await self._means.patiently(self._means.backend.alerts)}
 
     async def look(self) -> None:
         """Find out what is wrong, and say what has changed.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -39,13 +38,12 @@ class Inbox:
         self._instances = instances
         self._stalls = stalls
         self._loop = asyncio.get_running_loop()
-        self._seen = 0
-        self._ahead: set[int] = set()
-        """Came with a load, and were not read yet."""
-        self._parked: dict[str, int] = {}
-        """Instances that were being loaded when a message for them was read, and the number of the first of those."""
-        self._again_from = sys.maxsize
-        """Behind this number messages are read again."""
+        self._settled = 0
+        """Up to this number all has been read, and nothing will appear."""
+        self._known: set[int] = set()
+        """Numbers behind that which were read here, or have come with a load."""
+        self._parked: dict[str, list[Message]] = {}
+        """What was read for instances that are being loaded."""
         self._wanted = asyncio.Event()
         self._readers: list[asyncio.Future[None]] = []
         self.on_round: Callable[[], object] | None = None
@@ -81,7 +79,7 @@ class Inbox:
 
     async def _hear(self) -> bool:
         """A hint, or the end of patience; the look is the truth."""
-        return await self._means.backend.wait_for_change(_LONGEST_WAIT_S)
+        return await self._means.backend.wait_for_change(_LONGEST_WAIT_S, "inbox")
 
     async def _wait(self, change: asyncio.Future[bool] | None) -> bool:
         """Until there may be something to read; True when that is what `change` says, which is used up."""
@@ -109,57 +107,56 @@ class Inbox:
         await told
 
     async def _read(self) -> None:
+        after = self._settled
         while True:
-            seen, self._again_from = min(self._seen, self._again_from), sys.maxsize
-            self._seen = seen
-            messages = await self._means.backend.inbox(seen, _PAGE)
-            if self._again_from < seen:
-                continue  # earlier ones come first
-            if not messages:
-                return
-            for message in messages:
-                self._seen = max(self._seen, message.number)
-                if message.number not in self._ahead:
+            page = await self._means.backend.read_inbox(self._means.lease, after, _PAGE)
+            for message in page.messages:
+                after = message.number
+                if after not in self._known:
+                    self._known.add(after)
                     self._route(message)
-            self._ahead = {number for number in self._ahead if number > self._seen}
+            self._settled = max(self._settled, page.settled)
+            self._known = {number for number in self._known if number > self._settled}
+            if len(page.messages) < _PAGE:
+                return
             await asyncio.sleep(0)
 
-    def note_loaded(self, numbers: Iterable[int]) -> None:
+    def note_loaded(self, instance_id: str, numbers: Sequence[int]) -> None:
         """These messages have come with a load; they must not come from here as well.
 
         The instance may have taken them, and left memory, and come back, before what was read is routed.
         """
-        self._ahead.update(number for number in numbers if number > self._seen)
+        self._known.update(number for number in numbers if number > self._settled)
+        parked = self._parked.get(instance_id)
+        if parked is not None:
+            came = set(numbers)
+            parked[:] = [message for message in parked if message.number not in came]
 
     def _route(self, message: Message) -> None:
+        """Tell a live instance; any other is loaded, and gets the message with that."""
         instance_id = message.instance_id
         loading = self._instances.loading.get(instance_id)
         live = self._instances.live.get(instance_id)
         if instance_id in self._parked:
-            return  # it is read again, behind those that came before it
-        if live is not None:
+            self._parked[instance_id].append(message)
+        elif live is not None:
             self._take(live, message)
         elif loading is not None:
-            self._parked[instance_id] = message.number
-            loading.add_done_callback(partial(self._read_again, instance_id))
+            self._parked[instance_id] = [message]
+            loading.add_done_callback(partial(self._unpark, instance_id))
         else:
             self._instances.want(instance_id)
 
-    def _read_again(self, instance_id: str, loading: asyncio.Future[Live]) -> None:
-        """The load that was under way is done; if it failed, the messages stay in the inbox for the next.
-
-        They may have come with the load or not, and their instance may be gone and be loaded again by now: only the
-        store knows whether they are still to be taken.
-        """
-        number = self._parked.pop(instance_id)
-        if not loading.cancelled() and loading.exception() is None:
-            self._again_from = min(self._again_from, number - 1)
-            self.look()
+    def _unpark(self, instance_id: str, loading: asyncio.Future[Live]) -> None:
+        """The load is done. What did not come with it was written after it had begun; if it failed, the next brings it."""
+        parked = self._parked.pop(instance_id)
+        if loading.cancelled() or loading.exception() is not None:
+            return
+        live = loading.result()
+        for message in parked:
+            self._take(live, message)
 
     def _take(self, live: Live, message: Message) -> None:
-        if message.number <= live.seen_message:
-            return
-        live.seen_message = message.number
         try:
             event = event_in(message)
         except CorruptHistory as error:
@@ -182,6 +179,10 @@ class Inbox:
             if self._instances.stopping:
                 raise EngineClosed("the engine is closing")
             live = self._instances.live.get(instance_id)
+            if live is None and self._means.backend.is_fleet:  # whose it is, the store knows
+                await self._keep(outgoing(instance_id, event), asked)
+                self.look()
+                return
             if live is None:
                 try:
                     live = await self._instances.load(instance_id)

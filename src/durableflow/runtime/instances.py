@@ -21,6 +21,14 @@ from durableflow.runtime.messages import Word, interrupted, is_word
 _LOAD_AGAIN_US: Final = 1_000_000
 
 
+class InstanceElsewhere(Exception):
+    """This worker does not own the instance, so it is not loaded here."""
+
+    def __init__(self, instance_id: str) -> None:
+        self.instance_id = instance_id
+        super().__init__(f"instance {instance_id!r} is another worker's")
+
+
 class Instances:
     """The table that all parts of a worker look into.
 
@@ -123,6 +131,13 @@ class Instances:
         reject(self.loading.pop(instance_id, None), error)
         if self.was_wanted_again(instance_id) or again:
             self.want_later(instance_id)
+
+    def let_go(self, live: Live) -> bool:
+        """Put one away that only waits; False when it does not."""
+        if not live.is_idle or live.new is not None:
+            return False
+        self.forget(live, None)
+        return True
 
     # -- putting away ---------------------------------------------------------------------------------------
 

@@ -48,7 +48,6 @@ class Live:
         "queued",
         "requests",
         "round_begun",
-        "seen_message",
         "started",
         "status",
         "take_note",
@@ -75,7 +74,6 @@ class Live:
         self.attempts: dict[int, Attempt] = {}
         self.requests: dict[int, Request] = {}
         """Activities that wait for a place, or have one and wait for the commit that lets them begin."""
-        self.seen_message = 0
         self.alarm: Alarm | None = None
         self.alarm_us: int | None = None
         self.status = Status.PENDING

@@ -27,7 +27,7 @@ from durableflow.runtime.attempts import Attempts, failed_attempt
 from durableflow.runtime.effects import Effects
 from durableflow.runtime.ends import End, Ends
 from durableflow.runtime.guard import TurnGuard
-from durableflow.runtime.instances import Instances
+from durableflow.runtime.instances import InstanceElsewhere, Instances
 from durableflow.runtime.live import Live, reject
 from durableflow.runtime.means import Means
 from durableflow.runtime.messages import FROM_OUTSIDE, Word, event_in, events_of, is_termination, is_word
@@ -76,8 +76,8 @@ class Loader:
         self._guard = guard
         self._alone: set[str] = set()
         """Instances that could not be loaded together with others."""
-        self.on_messages: Callable[[Iterable[int]], None] = lambda _: None
-        """Told the numbers of messages that came with an instance."""
+        self.on_messages: Callable[[str, Sequence[int]], None] = lambda *_: None
+        """Told of each instance that is brought in the numbers of the messages that came with it."""
         self.loads = 0
         """How many instances have been brought in."""
 
@@ -124,7 +124,7 @@ class Loader:
         return ids, asyncio.ensure_future(self._read([each for each in ids if each not in table.live]))
 
     async def _read(self, instance_ids: list[str]) -> list[LoadedInstance]:
-        return await self._means.backend.load(instance_ids) if instance_ids else []
+        return await self._means.backend.load(instance_ids, self._means.lease) if instance_ids else []
 
     def _fail(self, instance_ids: Sequence[str], error: Exception) -> None:
         """They are tried again later, each alone: one of them may be what the store cannot answer for."""
@@ -164,6 +164,7 @@ class Loader:
 
         Raises:
             InstanceNotFound, InstanceNotActive: there is nothing to replay.
+            InstanceElsewhere: another worker of the fleet owns it, or nobody.
             _Stalled: it cannot be followed.
         """
         self._ends.forget_recent(instance_id)  # another process may have replaced the one that ended
@@ -171,6 +172,8 @@ class Loader:
             self._ends.fail(instance_id, InstanceNotFound(instance_id))
             raise InstanceNotFound(instance_id)
         record = loaded.record
+        if not loaded.is_ours and not record.status.is_terminal:
+            raise InstanceElsewhere(instance_id)
         if record.status.is_terminal:
             self._agenda.drop_messages(message.number for message in loaded.messages)
             if loaded.rows and self._ends.is_awaited(instance_id):
@@ -194,7 +197,7 @@ class Loader:
                 self._stalls.stuck.add(instance_id)
             raise _Stalled(reason, is_known=is_known) from error
         self.loads += 1
-        self.on_messages(number for number, _ in messages)
+        self.on_messages(instance_id, [number for number, _ in messages])
         self._wakes.forget(instance_id)
         self._instances.live[instance_id] = live
         live.status, live.wake_us, live.custom_status = record.status, record.wake_us, record.custom_status
@@ -257,7 +260,6 @@ class Loader:
         for due in self._effects.gate(live, execution.due_observations(self._means.clock.now_us())):
             live.tell(due)
         for number, event in messages:
-            live.seen_message = number
             if type(event) in FROM_OUTSIDE or (elsewhere and is_word(event) and event.task in elsewhere):
                 live.tell(cast("ev.Observation", event), None, number)
         self._effects.request_due(live)

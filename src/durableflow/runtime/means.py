@@ -10,12 +10,14 @@ from durableflow.backends.base import Backend, Commit, Lease, SendResult, UserWo
 from durableflow.errors import EngineClosed, LeaseLost, StorageError
 from durableflow.observe import facts
 from durableflow.runtime.alarms import Alarms
-from durableflow.runtime.clock import Clock
+from durableflow.runtime.clock import Clock, SystemClock
 from durableflow.runtime.settings import Settings
 
 T = TypeVar("T")
 
 _LOOK_AGAIN_S: Final = 0.1
+_SAFE_PART: Final = 0.9
+"""Of the time of a lease: what it allowed has been stopped when it ends."""
 
 
 class Recoveries:
@@ -69,9 +71,20 @@ class Means:
             LeaseLost: another worker took over.
         """
         ttl_us = round(self.settings.lease_s * 1_000_000)
+        renewed_s = self._loop.time()
         while True:
             await asyncio.sleep(self.settings.lease_s / 3)
-            self.lease = await self.patiently(lambda: self.backend.renew(self.lease, ttl_us, self.clock.now_us()))
+            asked_s = self._loop.time()
+            try:
+                async with asyncio.timeout_at(renewed_s + _SAFE_PART * self.settings.lease_s):
+                    lease = await self.patiently(lambda: self.backend.renew(self.lease, ttl_us, self.clock.now_us()))
+            except TimeoutError:
+                raise LeaseLost(
+                    f"worker {self.lease.worker_id} could not renew its lease in time: from here on another one may take over"
+                ) from None
+            self.lease, renewed_s = lease, asked_s
+            if isinstance(self.clock, SystemClock):
+                self.clock.skew_us = self.backend.clock_skew_us
 
     async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """The answer to a question, asked again for as long as the store cannot answer.

@@ -52,6 +52,8 @@ class Schedules:
 
     def look(self) -> None:
         """Fire what is due; then know when to look again."""
+        if not self._means.lease.is_first:
+            return
         self._is_wanted = True
         if not self._is_looking and not self.stopping:
             self._is_looking = True

@@ -17,6 +17,15 @@ def open_backend(url: str) -> Backend:
         from durableflow.backends.sqlite import SqliteBackend
 
         return SqliteBackend.from_url(rest)
+    if separator and scheme in ("postgresql", "postgres"):
+        try:
+            from durableflow.backends.postgres import PostgresBackend
+        except ModuleNotFoundError as error:
+            if error.name != "asyncpg":
+                raise
+            raise UsageError(f'{scheme}://... needs a driver: pip install "durableflow[postgres]"') from error
+
+        return PostgresBackend(f"postgresql://{rest}")
     if separator and scheme == "memory":
         from durableflow.backends.memory import MemoryBackend
 
@@ -27,5 +36,5 @@ def open_backend(url: str) -> Backend:
         return MemoryBackend()
     raise UsageError(
         f"{url!r} names no store; write 'sqlite:///orders.db' (a file), 'sqlite:////var/orders.db' "
-        "(an absolute path) or 'memory://' (for tests)"
+        "(an absolute path), 'postgresql://user:password@host/database' or 'memory://' (for tests)"
     )

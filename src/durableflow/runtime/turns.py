@@ -245,6 +245,8 @@ class Turns:
             commit.dead_letters.append(letter_of_activity(live.id, activity, failed, turn.at_us))
         for send in turn.sends:
             commit.sends.append(sent_by(live.id, send, turn.at_us))
+        if turn.answered:
+            commit.has_answers = True
 
     def _drop_tasks(self, taken: TakenTurn, commit: Commit) -> None:
         """Have the store forget what is no longer wanted of queues and tokens."""

@@ -57,7 +57,7 @@ class Wakes:
 
     async def _wake_found(self, after: tuple[int, str], until_us: int) -> None:
         while True:
-            found = await self._means.patiently(partial(self._means.backend.due, after, until_us, _PAGE))
+            found = await self._means.patiently(partial(self._means.backend.due, after, until_us, _PAGE, self._means.lease))
             for wake_us, instance_id in found:
                 if self.recovering and wake_us == 0:
                     self._under_way.add(instance_id)
@@ -74,6 +74,16 @@ class Wakes:
                 self._wake_at(live.wake_us, live.id)
             else:
                 self._scan_before(live.wake_us)
+
+    def take_over(self, wake_us: int | None, instance_id: str) -> None:
+        """It was another worker's: go on with it now, or at its moment."""
+        if wake_us == 0:
+            self._under_way.add(instance_id)
+        if wake_us is not None:
+            if wake_us < self._scanned_until_us:
+                self._wake_at(wake_us, instance_id)
+            else:
+                self._scan_before(wake_us)
 
     def forget(self, instance_id: str) -> None:
         """It is in memory and has alarms of its own."""
@@ -95,7 +105,7 @@ class Wakes:
     # -- behind the horizon ---------------------------------------------------------------------------------
 
     async def _plan_scan(self) -> None:
-        next_us = await self._means.patiently(partial(self._means.backend.next_wake, self._scanned_until_us))
+        next_us = await self._means.patiently(partial(self._means.backend.next_wake, self._scanned_until_us, self._means.lease))
         if next_us is not None:
             self._scan_before(next_us)
 

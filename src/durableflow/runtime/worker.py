@@ -40,6 +40,7 @@ from durableflow.runtime.conditions import NOTED, Conditions
 from durableflow.runtime.deliveries import Deliveries
 from durableflow.runtime.effects import Effects
 from durableflow.runtime.ends import Ends
+from durableflow.runtime.fleet import Fleet
 from durableflow.runtime.guard import TurnGuard
 from durableflow.runtime.health import AlertHook, Watch
 from durableflow.runtime.inbox import Inbox
@@ -136,6 +137,7 @@ class Worker:
         stalls.on_sent = inbox.look
         self._commits = Commits(means, agenda, instances, turns, effects, ends, stalls, wakes, inbox)
         self._loader = Loader(means, registry, instances, agenda, ends, stalls, wakes, effects, self.attempts, guard)
+        self._fleet = Fleet(means, instances, wakes, ends)
         self.schedules = schedules = Schedules(means, inbox.look)
         self._loader.on_messages = inbox.note_loaded
         inbox.on_round = schedules.look
@@ -173,6 +175,8 @@ class Worker:
                 loops.create_task(self._wakes.recover(), name="durableflow recovery")
                 loops.create_task(self._means.renew_for_ever(), name="durableflow lease")
                 loops.create_task(self._inbox.run(), name="durableflow inbox")
+                if self._means.backend.is_fleet:
+                    loops.create_task(self._fleet.run(), name="durableflow fleet")
                 if self._means.backend.shared:
                     loops.create_task(self.circuits.run(), name="durableflow circuits")
                 if self._watch is not None:

@@ -15,8 +15,10 @@ from durableflow.backends.base import (
     Message,
     Outgoing,
     SendResult,
+    Topic,
     UserWork,
 )
+from durableflow.backends.ownership import SoleOwner
 from durableflow.backends.memory.alerts import MemoryAlerts
 from durableflow.backends.memory.circuits import MemoryCircuits
 from durableflow.backends.memory.dead_letters import MemoryDeadLetters
@@ -30,6 +32,7 @@ from durableflow.model.alert import Takeover
 
 
 class MemoryBackend(
+    SoleOwner,
     MemoryReader, MemoryDeadLetters, MemorySchedules, MemoryCircuits, MemoryAlerts, MemoryWindows, MemoryTransfers
 ):
     """Everything in dictionaries of one process; gone with it.
@@ -150,7 +153,11 @@ class MemoryBackend(
             "use 'sqlite:///orders.db', or in a test a stand-in for the activity, or an environment on such a file"
         )
 
-    async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
+    async def load(
+        self,
+        instance_ids: Sequence[str],
+        lease: Lease | None = None,  # noqa: ARG002  # a sole owner's
+    ) -> list[LoadedInstance]:
         """See `Backend.load`."""
         found: list[LoadedInstance] = []
         for instance_id in instance_ids:
@@ -162,13 +169,19 @@ class MemoryBackend(
                 found.append(LoadedInstance(instance.record, instance.rows[first:], messages, beats))
         return found
 
-    async def due(self, after: tuple[int, str], until_us: int, limit: int) -> list[tuple[int, str]]:
+    async def due(
+        self,
+        after: tuple[int, str],
+        until_us: int,
+        limit: int,
+        lease: Lease | None = None,  # noqa: ARG002  # a sole owner's
+    ) -> list[tuple[int, str]]:
         """See `Backend.due`."""
         first = bisect_right(self._wakes, after)
         last = bisect_left(self._wakes, (until_us, ""))
         return self._wakes[first : min(last, first + limit)]
 
-    async def next_wake(self, from_us: int) -> int | None:
+    async def next_wake(self, from_us: int, lease: Lease | None = None) -> int | None:  # noqa: ARG002  # a sole owner's
         """See `Backend.next_wake`."""
         first = bisect_left(self._wakes, (from_us, ""))
         return self._wakes[first][0] if first < len(self._wakes) else None
@@ -177,7 +190,7 @@ class MemoryBackend(
         """See `Backend.inbox`."""
         return list(islice((message for number, message in self._inbox.items() if number > after), limit))
 
-    async def wait_for_change(self, timeout_s: float) -> bool:
+    async def wait_for_change(self, timeout_s: float, topic: Topic = "anything") -> bool:  # noqa: ARG002  # all are told
         """See `Backend.wait_for_change`."""
         watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._watchers.append(watcher)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from durableflow.backends.base import HistoryRow, InstanceRecord, Query
+from durableflow.backends.base import Ending, HistoryRow, InstanceRecord, Query
 from durableflow.backends.memory.rows import Rows, first_seq
 from durableflow.model.status import Status
 
@@ -31,6 +31,19 @@ class MemoryReader(Rows):
         """See `Backend.last_row`."""
         instance = self._instances.get(instance_id)
         return instance.rows[-1] if instance is not None and instance.rows else None
+
+    async def ends(self, instance_ids: Sequence[str]) -> list[Ending]:
+        """See `Backend.ends`."""
+        found: list[Ending] = []
+        for instance_id in instance_ids:
+            instance = self._instances.get(instance_id)
+            if instance is None:
+                found.append(Ending(instance_id, None, None))
+            elif instance.record.status.is_terminal:
+                found.append(Ending(instance_id, instance.record, instance.rows[-1] if instance.rows else None))
+            elif instance.record.status is Status.STALLED:
+                found.append(Ending(instance_id, instance.record, None))
+        return found
 
     async def list_records(self, query: Query) -> list[InstanceRecord]:
         """See `Backend.list_records`."""

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
+import msgspec
+
 from durableflow.backends.base import (
     Arrival,
     Commit,
     DeadLetter,
     DeadLetterQuery,
     DebouncedStart,
+    Ending,
     HistoryRow,
     InstanceRecord,
     Lease,
@@ -28,8 +31,10 @@ from durableflow.backends.base import (
     ScheduleRow,
     ScheduleWrite,
     SendResult,
+    Topic,
     UserWork,
 )
+from durableflow.backends.ownership import SoleOwner
 from durableflow.backends.sqlite.alerts import (
     ALERTS_SQL,
     NOTICES_SQL,
@@ -60,7 +65,9 @@ from durableflow.backends.sqlite.reader import Reader
 from durableflow.backends.sqlite.records import (
     HISTORY_SQL,
     LAST_ROW_SQL,
+    ENDS_SQL,
     RECORD_SQL,
+    as_ending,
     as_record,
     finished_sql,
     lenient_text,
@@ -91,7 +98,7 @@ _LARGE_COMMIT_ROWS: Final = 32
 """Whoever makes such a commit has much to do meanwhile, and must not keep the thread from beginning with it."""
 
 
-class SqliteBackend(TaskTables):
+class SqliteBackend(SoleOwner, TaskTables):
     """Histories in one SQLite file.
 
     Args:
@@ -340,15 +347,25 @@ class SqliteBackend(TaskTables):
             raise outcome
         return outcome
 
-    async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
+    async def load(
+        self,
+        instance_ids: Sequence[str],
+        lease: Lease | None = None,  # noqa: ARG002  # a sole owner's
+    ) -> list[LoadedInstance]:
         """See `Backend.load`."""
         return await self._connection().call(load, instance_ids)
 
-    async def due(self, after: tuple[int, str], until_us: int, limit: int) -> list[tuple[int, str]]:
+    async def due(
+        self,
+        after: tuple[int, str],
+        until_us: int,
+        limit: int,
+        lease: Lease | None = None,  # noqa: ARG002  # a sole owner's
+    ) -> list[tuple[int, str]]:
         """See `Backend.due`."""
         return await self._connection().call(due, after, until_us, limit)
 
-    async def next_wake(self, from_us: int) -> int | None:
+    async def next_wake(self, from_us: int, lease: Lease | None = None) -> int | None:  # noqa: ARG002  # a sole owner's
         """See `Backend.next_wake`."""
         return await self._connection().call(next_wake, from_us)
 
@@ -356,7 +373,7 @@ class SqliteBackend(TaskTables):
         """See `Backend.inbox`."""
         return await self._connection().call(inbox, after, limit)
 
-    async def wait_for_change(self, timeout_s: float) -> bool:
+    async def wait_for_change(self, timeout_s: float, topic: Topic = "anything") -> bool:  # noqa: ARG002  # all are told
         """See `Backend.wait_for_change`."""
         if self._watch is None:
             raise self._not_open()
@@ -437,6 +454,11 @@ class SqliteBackend(TaskTables):
         """See `Backend.last_row`."""
         rows = await self._read(LAST_ROW_SQL, (instance_id,))
         return HistoryRow(*rows[0]) if rows else None
+
+    async def ends(self, instance_ids: Sequence[str]) -> list[Ending]:
+        """See `Backend.ends`."""
+        asked = msgspec.json.encode(instance_ids).decode()
+        return [as_ending(row) for row in await self._read(ENDS_SQL, (asked,))]
 
     async def list_records(self, query: Query) -> list[InstanceRecord]:
         """See `Backend.list_records`."""

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from durableflow.backends.base import InstanceRecord, Query
-from durableflow.model.status import Status
+from durableflow.backends.base import Ending, HistoryRow, InstanceRecord, Query
+from durableflow.model.status import TERMINAL, Status
 
 RECORD_COLUMNS: Final = (
     "id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall_reason, "
@@ -23,6 +23,9 @@ HISTORY_SQL: Final = (
 LAST_ROW_SQL: Final = (
     "select instance, first_seq, at_us, events from history where instance = ? order by first_seq desc limit 1"
 )
+
+
+TERMINAL_OR_STALLED: Final = ", ".join(repr(each.value) for each in sorted(TERMINAL | {Status.STALLED}))
 
 
 def lenient_text(data: bytes) -> str:
@@ -79,6 +82,24 @@ def as_record(row: Sequence[Any]) -> InstanceRecord:
         base_seq,
         parent,
     )
+
+
+ENDS_SQL: Final = (
+    f"select a.value, {', '.join(f'i.{name}' for name in RECORD_COLUMNS.split(', '))}, "
+    "h.instance, h.first_seq, h.at_us, h.events "
+    "from json_each(?) a left join instances i on i.id = a.value left join history h on h.instance = i.id "
+    f"and i.status <> '{Status.STALLED.value}' "
+    "and h.first_seq = (select max(first_seq) from history where instance = i.id) "
+    f"where i.id is null or i.status in ({TERMINAL_OR_STALLED})"
+)
+"""Of instances whose ids are a JSON text: see `Backend.ends`."""
+
+
+def as_ending(row: Sequence[Any]) -> Ending:
+    """What a row of `ENDS_SQL` says."""
+    width = len(RECORD_COLUMNS.split(", ")) + 1
+    record = None if row[1] is None else as_record(row[1:width])
+    return Ending(row[0], record, None if row[width] is None else HistoryRow(*row[width:]))
 
 
 def values_of(record: InstanceRecord) -> tuple[Any, ...]:

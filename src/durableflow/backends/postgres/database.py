@@ -1,0 +1,329 @@
+"""Connections to a Postgres server, and what its answers mean; the driver is known here only.
+
+Each call is a transaction, and nobody's to cancel: a caller that is cancelled leaves, the transaction goes on to its end.
+
+What an error means for what was written:
+
+- The server refused a statement: nothing was. It is told as `Refused`, or, if the server only asks to try again
+  (a deadlock, a serialization failure), the whole transaction is made again.
+- The connection was lost, or the server was shut down, before COMMIT was sent: nothing was.
+- The same while a COMMIT, or a statement that is a transaction of its own, was under way: nobody knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeAlias, TypeVar
+
+import asyncpg
+
+from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, UsageError
+
+T = TypeVar("T")
+
+Connection: TypeAlias = Any
+"""A connection of the driver's; its types say less than they promise."""
+
+_LANES: Final = 4
+_CONNECT_TIMEOUT_S: Final = 10.0
+_TRIES: Final = 10
+_AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
+"""Nothing was written, and the same may succeed when it is made again."""
+_GONE: Final = ("08", "57P")
+"""The connection is lost, or the server ends it: beginnings of SQLSTATE."""
+_LOST: Final = (
+    OSError,
+    TimeoutError,
+    asyncio.IncompleteReadError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
+
+class Refused(StorageError):
+    """The server refused a statement; nothing was written.
+
+    Attributes:
+        state: the SQLSTATE.
+        detail: what the server adds, or empty.
+    """
+
+    def __init__(self, message: str, state: str, detail: str) -> None:
+        super().__init__(message)
+        self.state = state
+        self.detail = detail
+
+
+class _Lost(Exception):
+    """The connection is of no use any more."""
+
+
+class Database:
+    """A few connections to one database.
+
+    Args:
+        url: as the driver takes it, `postgresql://user@host/database`.
+        settings: server settings of each connection; empty behind a pooler, which refuses them.
+        statement_cache_size: 0 behind a pooler that hands connections on between transactions.
+        command_timeout_s: a server that does not answer for so long is taken for lost.
+
+    Attributes:
+        hook: for tests: called with "begin", "before commit" and "after commit"; may raise.
+    """
+
+    def __init__(
+        self, url: str, *, settings: Mapping[str, str], statement_cache_size: int, command_timeout_s: float
+    ) -> None:
+        self._url = url
+        self._settings = dict(settings)
+        self._statement_cache_size = statement_cache_size
+        self._command_timeout_s = command_timeout_s
+        self.hook: Callable[[str], None] | None = None
+        self._idle: list[Connection] = []
+        self._places = asyncio.Semaphore(_LANES)
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._is_open = False
+
+    def __str__(self) -> str:
+        return safe_url(self._url)
+
+    async def open(self) -> None:
+        """Connect once, to know that it can be done.
+
+        Raises:
+            StorageError: it cannot.
+        """
+        self._places = asyncio.Semaphore(_LANES)
+        self._idle = [await self.connect()]
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Let what is under way end, then let go of everything."""
+        self._is_open = False
+        while self._under_way:
+            await asyncio.wait(list(self._under_way))
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await dismiss(connection)
+
+    async def connect(self) -> Connection:
+        """A connection of the caller's own.
+
+        Raises:
+            StorageError: the server cannot be reached, or does not let us in.
+        """
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                return await asyncpg.connect(
+                    self._url,
+                    statement_cache_size=self._statement_cache_size,
+                    server_settings=self._settings or None,
+                    timeout=_CONNECT_TIMEOUT_S,
+                )
+        except (*_LOST, asyncpg.PostgresError) as error:
+            raise StorageError(f"cannot connect to {self}: {error or type(error).__name__}") from error
+        except ValueError as error:
+            raise UsageError(f"{self} is not the address of a Postgres database: {error}") from error
+
+    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What a connection of the caller's own has to say.
+
+        Raises:
+            StorageError: it is lost.
+        """
+        try:
+            async with answers(self._command_timeout_s):
+                return await call()
+        except _Lost as error:
+            raise StorageError(f"{self}: the connection was lost: {error.__cause__!r}") from error
+
+    # -- the three kinds of calls ---------------------------------------------------------------------------
+
+    async def read(self, sql: str, *parameters: object) -> Sequence[Any]:
+        """The rows that answer a question."""
+
+        async def ask() -> Sequence[Any]:
+            for is_last in (False, True):
+                try:
+                    return await self._on_a_connection(lambda connection: self._fetch(connection, sql, parameters))
+                except _Lost as error:
+                    if is_last:
+                        raise StorageError(f"{self}: the connection was lost: {error.__cause__}") from error
+            raise AssertionError
+
+        return await self._to_its_end(ask())
+
+    async def moment(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Call `work`, which only reads, in a transaction that sees the store as it is at one moment."""
+
+        async def look(connection: Connection) -> T:
+            async with answers(self._command_timeout_s):
+                await connection.execute("begin isolation level repeatable read read only")
+            try:
+                async with answers(self._command_timeout_s):
+                    return await work(connection)
+            finally:
+                if not connection.is_closed():
+                    async with answers(self._command_timeout_s):
+                        await connection.execute("rollback")
+
+        async def call() -> T:
+            for is_last in (False, True):
+                try:
+                    return await self._on_a_connection(look)
+                except _Lost as error:
+                    if is_last:
+                        raise StorageError(f"{self}: the connection was lost: {error.__cause__!r}") from error
+            raise AssertionError
+
+        return await self._to_its_end(call())
+
+    async def write(self, sql: str, *parameters: object) -> Sequence[Any]:
+        """One statement, which is a transaction of its own; its rows.
+
+        Raises:
+            Refused: nothing was written.
+            CommitOutcomeUnknown: the connection was lost meanwhile.
+        """
+        if self.hook is not None:
+            return await self.transaction(lambda connection: self._fetch(connection, sql, parameters))
+
+        async def call() -> Sequence[Any]:
+            try:
+                return await self._patiently(lambda connection: self._fetch(connection, sql, parameters))
+            except _Lost as error:
+                raise self._unknown(error.__cause__) from error
+
+        return await self._to_its_end(call())
+
+    async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Call `work` inside a transaction, again if the server asks for it; whatever it raises, nothing is written.
+
+        Raises:
+            CommitOutcomeUnknown: the connection was lost while it was being committed.
+        """
+
+        async def call() -> T:
+            try:
+                return await self._patiently(lambda connection: self._transact(connection, work))
+            except _Lost as error:
+                raise StorageError(f"{self}: {error.__cause__}; nothing was written") from error
+
+        return await self._to_its_end(call())
+
+    # -- how they are made ----------------------------------------------------------------------------------
+
+    async def _to_its_end(self, call: Coroutine[Any, Any, T]) -> T:
+        if not self._is_open:
+            call.close()
+            raise EngineClosed(f"the connection to {self} is not open")
+        task = asyncio.ensure_future(call)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _patiently(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        for tried in range(1, _TRIES + 1):
+            try:
+                return await self._on_a_connection(work)
+            except Refused as error:
+                if error.state not in _AGAIN or tried == _TRIES:
+                    raise
+            await asyncio.sleep(random.uniform(0, 0.002 * 2**tried))  # noqa: S311  # so that two do not meet again
+        raise AssertionError
+
+    async def _on_a_connection(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        async with self._places:
+            connection = self._idle.pop() if self._idle else None
+            if connection is None or connection.is_closed():
+                connection = await self.connect()
+            try:
+                return await work(connection)
+            except _Lost:
+                connection.terminate()
+                for other in self._idle:  # what befell it may have befallen them
+                    other.terminate()
+                self._idle.clear()
+                raise
+            finally:
+                if not connection.is_closed():
+                    self._idle.append(connection)
+
+    async def _fetch(self, connection: Connection, sql: str, parameters: Sequence[object]) -> Sequence[Any]:
+        async with answers(self._command_timeout_s):
+            rows: Sequence[Any] = await connection.fetch(sql, *parameters)
+        return rows
+
+    async def _transact(self, connection: Connection, work: Callable[[Connection], Awaitable[T]]) -> T:
+        hook = self.hook
+        async with answers(self._command_timeout_s):
+            # A transaction has its number before it draws one for a message: readers of the inbox count on it.
+            await connection.execute("begin; select txid_current()")
+        try:
+            if hook is not None:
+                hook("begin")
+            async with answers(self._command_timeout_s):
+                result = await work(connection)
+            if hook is not None:
+                hook("before commit")
+        except _Lost:
+            raise
+        except BaseException:
+            async with answers(self._command_timeout_s):
+                await connection.execute("rollback")
+            raise
+        try:
+            async with answers(self._command_timeout_s):
+                await connection.execute("commit")
+            if hook is not None:
+                hook("after commit")
+        except Refused:
+            raise
+        except BaseException as error:
+            connection.terminate()
+            raise self._unknown(error) from error
+        return result
+
+    def _unknown(self, cause: BaseException | None) -> CommitOutcomeUnknown:
+        return CommitOutcomeUnknown(f"{self}: the commit did not answer: {cause!r}")
+
+
+class answers:  # noqa: N801  # reads as a word where it is used
+    """Inside, errors of the driver become `Refused` or the sign that the connection is lost; a silence is the latter."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout = asyncio.timeout(timeout_s)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError as silence:
+            raise _Lost from silence
+        if isinstance(error, asyncpg.PostgresError):
+            state = error.sqlstate or ""
+            if state.startswith(_GONE):
+                raise _Lost from error
+            raise Refused(str(error), state, getattr(error, "detail", None) or "") from error
+        if isinstance(error, _LOST):
+            raise _Lost from error
+
+
+async def dismiss(connection: Connection) -> None:
+    """Close a connection, politely if that is quick."""
+    with suppress(*_LOST, asyncpg.PostgresError):
+        await connection.close(timeout=2.0)
+    connection.terminate()
+
+
+def safe_url(url: str) -> str:
+    """The address without the password, for messages."""
+    scheme, separator, rest = url.partition("://")
+    login, at, place = rest.rpartition("@")
+    user = login.partition(":")[0]
+    return f"{scheme}{separator}{user}{at}{place.partition('?')[0]}"

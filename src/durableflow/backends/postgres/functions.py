@@ -1,0 +1,285 @@
+"""The functions of a store in Postgres: what must be one round trip, or must be decided where the rows are.
+
+Each begins with the same settings. A table that has just been made has no statistics, and a plan that is kept from then
+on is a bad one; compiling a plan takes longer than all that it is for.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durableflow.backends.postgres.schema import HANGING_TABLES
+
+FENCED: Final = "DF001"
+"""SQLSTATE: the worker was declared dead."""
+TAKEN: Final = "DF002"
+"""SQLSTATE: ids of new instances are taken; the detail names them, as JSON."""
+CONFLICT: Final = "DF003"
+"""SQLSTATE: rows of the history are there already; the detail names their instances, as JSON."""
+
+_SETTINGS: Final = (
+    "set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off "
+    "set enable_bitmapscan = off"
+)
+
+_PURGE_ONE: Final = f"""
+create or replace function {{s}}.purge_one(of_instance text) returns boolean language plpgsql {_SETTINGS} as $$
+begin
+    delete from {{s}}.instances where id = of_instance and finished_us is not null;
+    if not found then
+        return false;
+    end if;
+    {" ".join(f"delete from {{s}}.{table} where instance = of_instance;" for table in HANGING_TABLES)}
+    return true;
+end $$
+"""
+
+_PICK_WORKER: Final = """
+create or replace function {s}.pick_worker() returns bigint language sql volatile as $$
+    select id from {s}.workers where accepts and expires > clock_timestamp() order by random() limit 1
+$$
+"""
+"""One of those that live, or NULL: who comes next claims what nobody owns."""
+
+_SEND_ONE: Final = f"""
+create or replace function {{s}}.send_one(
+    to_instance text, body bytea, key bytea, is_birth boolean, may_replace boolean, new_workflow text,
+    new_version integer, new_status text, new_created bigint, new_wake bigint, new_tags jsonb, new_parent text,
+    new_base bigint, for_owner bigint
+) returns text language plpgsql {_SETTINGS} as $$
+declare
+    is_over boolean;
+begin
+    if is_birth then
+        if may_replace then
+            perform {{s}}.purge_one(to_instance);
+        end if;
+        insert into {{s}}.instances
+            (id, workflow, version, status, created_us, wake_us, tags, parent, base_seq, owner)
+            values (to_instance, new_workflow, new_version, new_status, new_created, new_wake, new_tags, new_parent,
+                new_base, coalesce(for_owner, {{s}}.pick_worker()))
+            on conflict (id) do nothing;
+        if not found then
+            return 'exists';
+        end if;
+    else
+        select finished_us is not null into is_over from {{s}}.instances where id = to_instance;
+        if not found then
+            return 'missing';
+        end if;
+        if is_over then
+            return 'over';
+        end if;
+    end if;
+    insert into {{s}}.inbox (instance, data, event_key) values (to_instance, body, key)
+        on conflict (instance, event_key) where event_key is not null do nothing;
+    return 'delivered';
+end $$
+"""
+
+_SEND: Final = f"""
+create or replace function {{s}}.send(
+    targets text[], bodies bytea[], keys bytea[], births boolean[], replaces boolean[], workflows text[],
+    versions integer[], statuses text[], createds bigint[], wakes bigint[], tag_sets jsonb[], parents text[],
+    bases bigint[], for_owner bigint
+) returns text[] language plpgsql {_SETTINGS} as $$
+declare
+    m record;
+    outcomes text[] := '{{{{}}}}';
+begin
+    perform txid_current();  -- before a number is drawn: readers of the inbox count on it
+    for m in select * from unnest(targets, bodies, keys, births, replaces, workflows, versions, statuses, createds,
+            wakes, tag_sets, parents, bases)
+            as t(target, body, key, birth, replace, workflow, version, status, created, wake, tags, parent, base) loop
+        outcomes := outcomes || {{s}}.send_one(m.target, m.body, m.key, m.birth, m.replace, m.workflow, m.version,
+            m.status, m.created, m.wake, m.tags, m.parent, m.base, for_owner);
+    end loop;
+    return outcomes;
+end $$
+"""
+
+_COMMIT: Final = f"""
+create or replace function {{s}}.commit_turns(
+    worker bigint,
+    new_ids text[], new_workflows text[], new_versions integer[], new_statuses text[], new_createds bigint[],
+    new_finisheds bigint[], new_wakes bigint[], new_tag_sets jsonb[], new_customs bytea[], new_bases bigint[],
+    new_parents text[], replaced text[],
+    row_ids text[], row_seqs bigint[], row_ats bigint[], row_events bytea[],
+    ch_ids text[], ch_statuses text[], ch_wakes bigint[], ch_finisheds bigint[], ch_customs bytea[],
+    ch_stalls text[], ch_bases bigint[], ch_versions integer[],
+    consumed bigint[]
+) returns void language plpgsql {_SETTINGS} as $$
+declare
+    in_the_way text;
+begin
+    perform 1 from {{s}}.workers where id = worker for key share;
+    if not found then
+        raise exception 'the worker was declared dead' using errcode = '{FENCED}';
+    end if;
+    if cardinality(replaced) > 0 then
+        perform {{s}}.purge_one(r.id) from unnest(replaced) as r(id);
+    end if;
+    if cardinality(new_ids) > 0 then
+        with made as (
+            insert into {{s}}.instances (id, workflow, version, status, created_us, finished_us, wake_us, tags,
+                    custom_status, base_seq, parent, owner)
+                select t.*, worker from unnest(new_ids, new_workflows, new_versions, new_statuses, new_createds,
+                    new_finisheds, new_wakes, new_tag_sets, new_customs, new_bases, new_parents) as t
+                on conflict (id) do nothing returning id
+        )
+        select json_agg(n.id) into in_the_way from unnest(new_ids) as n(id)
+            where (select count(*) from made) <> cardinality(new_ids) and n.id not in (select id from made);
+        if in_the_way is not null then
+            raise exception 'ids are taken' using errcode = '{TAKEN}', detail = in_the_way;
+        end if;
+    end if;
+    if cardinality(row_ids) > 0 then
+        with written as (
+            insert into {{s}}.history (instance, first_seq, at_us, events)
+                select * from unnest(row_ids, row_seqs, row_ats, row_events)
+                on conflict (instance, first_seq) do nothing returning instance, first_seq
+        )
+        select json_agg(r.instance) into in_the_way from unnest(row_ids, row_seqs) as r(instance, first_seq)
+            where (select count(*) from written) <> cardinality(row_ids)
+                and (r.instance, r.first_seq) not in (select instance, first_seq from written);
+        if in_the_way is not null then
+            raise exception 'rows are there already' using errcode = '{CONFLICT}', detail = in_the_way;
+        end if;
+    end if;
+    if cardinality(ch_ids) > 0 then
+        update {{s}}.instances as i set status = c.status, wake_us = c.wake, finished_us = c.finished,
+                custom_status = c.custom, stall_reason = c.stall, base_seq = coalesce(c.base, i.base_seq),
+                version = coalesce(c.version, i.version)
+            from unnest(ch_ids, ch_statuses, ch_wakes, ch_finisheds, ch_customs, ch_stalls, ch_bases, ch_versions)
+                as c(id, status, wake, finished, custom, stall, base, version)
+            where i.id = c.id;
+    end if;
+    if cardinality(consumed) > 0 then
+        delete from {{s}}.inbox where number = any(consumed);
+    end if;
+end $$
+"""
+"""The part of a commit that nearly all of them are made up of."""
+
+_COMMIT_RARE: Final = f"""
+create or replace function {{s}}.commit_rare(
+    worker bigint, finished text[],
+    beat_ids text[], beat_tasks bigint[], beat_attempts integer[], beat_details bytea[],
+    letter_ids text[], letter_tasks bigint[], letter_kinds text[], letter_names text[], letter_ats bigint[],
+    letter_attempts integer[], letter_types text[], letter_messages text[],
+    redeemed text[],
+    send_targets text[], send_bodies bytea[], send_keys bytea[], send_senders text[], send_births boolean[],
+    send_replaces boolean[], send_workflows text[], send_versions integer[], send_statuses text[],
+    send_createds bigint[], send_wakes bigint[], send_tag_sets jsonb[], send_parents text[], send_bases bigint[],
+    send_exists bytea[], send_delivered bytea[], send_missing bytea[], send_over bytea[]
+) returns bigint[] language plpgsql {_SETTINGS} as $$
+declare
+    m record;
+    outcome text;
+    answer bytea;
+    owners bigint[];
+begin
+    if cardinality(beat_ids) > 0 then
+        insert into {{s}}.heartbeats (instance, task, attempt, details)
+            select * from unnest(beat_ids, beat_tasks, beat_attempts, beat_details)
+            on conflict (instance, task) do update set attempt = excluded.attempt, details = excluded.details;
+    end if;
+    if cardinality(finished) > 0 then
+        delete from {{s}}.heartbeats where instance = any(finished);
+    end if;
+    if cardinality(letter_ids) > 0 then
+        insert into {{s}}.dead_letters (instance, task, kind, name, at_us, attempts, type_name, message)
+            select * from unnest(letter_ids, letter_tasks, letter_kinds, letter_names, letter_ats, letter_attempts,
+                letter_types, letter_messages)
+            on conflict (instance, task) do update set kind = excluded.kind, name = excluded.name,
+                at_us = excluded.at_us, attempts = excluded.attempts, type_name = excluded.type_name,
+                message = excluded.message;
+    end if;
+    if cardinality(redeemed) > 0 then
+        delete from {{s}}.dead_letters where task = 0 and instance = any(redeemed);
+    end if;
+    if cardinality(send_targets) = 0 then
+        return '{{{{}}}}';
+    end if;
+    for m in select * from unnest(send_targets, send_bodies, send_keys, send_senders, send_births, send_replaces,
+            send_workflows, send_versions, send_statuses, send_createds, send_wakes, send_tag_sets, send_parents,
+            send_bases, send_exists, send_delivered, send_missing, send_over)
+            as t(target, body, key, sender, birth, replace, workflow, version, status, created, wake, tags, parent,
+                base, when_exists, when_delivered, when_missing, when_over) loop
+        outcome := {{s}}.send_one(m.target, m.body, m.key, m.birth, m.replace, m.workflow, m.version, m.status,
+            m.created, m.wake, m.tags, m.parent, m.base, null);
+        answer := case outcome when 'exists' then m.when_exists when 'delivered' then m.when_delivered
+            when 'missing' then m.when_missing else m.when_over end;
+        if answer is not null then
+            insert into {{s}}.inbox (instance, data)
+                select m.sender, answer where exists (select 1 from {{s}}.instances where id = m.sender);
+        end if;
+    end loop;
+    select array_agg(distinct owner) into owners from {{s}}.instances
+        where id = any(send_targets) and owner is distinct from worker;
+    return coalesce(owners, '{{{{}}}}');
+end $$
+"""
+"""The other lists of a commit, in the transaction of `commit_turns`; gives the workers that have got messages."""
+
+_CLAIM: Final = f"""
+create or replace function {{s}}.claim_instances(worker bigint, most integer)
+returns table (instance text, wake bigint) language plpgsql {_SETTINGS} as $$
+declare
+    ghost bigint;
+    room integer := most;
+    got integer;
+begin
+    perform 1 from {{s}}.workers where id = worker for key share;
+    if not found then
+        raise exception 'the worker was declared dead' using errcode = '{FENCED}';
+    end if;
+    for ghost in
+        with recursive owners(owner) as (
+            (select i.owner from {{s}}.instances i where i.finished_us is null and i.owner is not null
+                order by i.owner limit 1)
+            union all
+            select (select i.owner from {{s}}.instances i where i.finished_us is null and i.owner > o.owner
+                order by i.owner limit 1) from owners o where o.owner is not null
+        )
+        select o.owner from owners o
+            where o.owner is not null and not exists (select 1 from {{s}}.workers w where w.id = o.owner)
+        union all select null
+    loop
+        exit when room <= 0;
+        if ghost is null then
+            return query
+                with chosen as (
+                    select i.id from {{s}}.instances i where i.finished_us is null and i.owner is null
+                    order by i.wake_us limit room for update skip locked
+                )
+                update {{s}}.instances as i set owner = worker from chosen c where i.id = c.id
+                returning i.id, i.wake_us;
+        else
+            return query
+                with chosen as (
+                    select i.id from {{s}}.instances i where i.finished_us is null and i.owner = ghost
+                    order by i.wake_us limit room for update skip locked
+                )
+                update {{s}}.instances as i set owner = worker from chosen c where i.id = c.id
+                returning i.id, i.wake_us;
+        end if;
+        get diagnostics got = row_count;
+        room := room - got;
+    end loop;
+end $$
+"""
+"""Take over what nobody living owns; what is due comes first."""
+
+_INBOX: Final = f"""
+create or replace function {{s}}.read_inbox(worker bigint, after bigint, most integer)
+returns table (number bigint, instance text, data bytea) language sql stable {_SETTINGS} as $$
+    select b.number, b.instance, b.data
+    from {{s}}.inbox b
+    where b.number > after and (select i.owner from {{s}}.instances i where i.id = b.instance) = worker
+    order by b.number limit most
+$$
+"""
+
+FUNCTIONS: Final = (_PURGE_ONE, _PICK_WORKER, _SEND_ONE, _SEND, _COMMIT, _COMMIT_RARE, _CLAIM, _INBOX)
+"""In an order in which they can be made; `{{s}}` stands for the schema, quoted."""

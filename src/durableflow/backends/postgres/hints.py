@@ -1,0 +1,142 @@
+"""Hints by NOTIFY: that something was written which concerns somebody else.
+
+A hint is sent after the commit that it is about, in a transaction of its own that writes nothing: inside the writing one
+it would make all commits of the server wait for each other. Those that come while one is on its way go together with the
+next. A hint can be lost, with a connection or by a server that does not know them; whoever waits for one looks now and
+then all the same.
+
+The words of a hint: `w7` there are messages for worker 7, `o` instances that nobody owns, `e` instances are over or
+stalled, `t` tasks, `l` and a number that somebody new listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Final
+
+from durableflow.backends.postgres.database import Connection, Database, dismiss
+from durableflow.errors import DurableflowError
+
+_PAYLOAD_MAX: Final = 7_000
+"""The server takes less than 8,000 bytes."""
+_RECONNECT_S: Final = 0.5
+_ALIVE_S: Final = 5.0
+"""A connection that only listens is asked so often whether it is still there."""
+
+
+class Hints:
+    """Sends hints, and wakes those who wait for one.
+
+    Args:
+        database: sends.
+        listener: its connection listens; another address than the sender's behind a pooler.
+        channel: of the store.
+    """
+
+    def __init__(self, database: Database, listener: Database, channel: str) -> None:
+        self._database = database
+        self._listener = listener
+        self._channel = channel
+        self._waiters: dict[asyncio.Future[None], frozenset[str] | None] = {}
+        self._words: set[str] = set()
+        self._sender: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._is_open = False
+        self._greeting = f"l{secrets.token_hex(8)}"
+        self.is_heard = True
+        """Whether anybody else is known to listen, or it is not known."""
+
+    def open(self) -> None:
+        """Begin to listen, as soon as the server lets us."""
+        self._is_open = True
+        self._listening = asyncio.ensure_future(self._listen_for_ever())
+
+    async def close(self) -> None:
+        """Send what waits, then stop."""
+        self._is_open = False
+        if self._sender is not None:
+            await asyncio.wait([self._sender], timeout=2.0)
+        for task in (self._sender, self._listening):
+            if task is not None and not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        self._wake_all()
+
+    # -- sending --------------------------------------------------------------------------------------------
+
+    def send(self, words: Iterable[str]) -> None:
+        """Have these told to all who listen, soon."""
+        self._words.update(words)
+        if self._words and self._is_open and (self._sender is None or self._sender.done()):
+            self._sender = asyncio.ensure_future(self._send())
+
+    async def _send(self) -> None:
+        while self._words:
+            words, self._words = sorted(self._words), set()
+            payloads: list[str] = [""]
+            for word in words:
+                if len(payloads[-1]) + len(word) > _PAYLOAD_MAX:
+                    payloads.append("")
+                payloads[-1] += f"{word} "
+            with suppress(DurableflowError):
+                await self._database.read("select pg_notify($1, p) from unnest($2::text[]) as p", self._channel, payloads)
+
+    # -- listening ------------------------------------------------------------------------------------------
+
+    async def wait(self, words: frozenset[str] | None, timeout_s: float) -> bool:
+        """Return True when one of these is heard (None: any), or one may have been lost; False after `timeout_s`."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = words
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters.pop(waiter, None)
+        return True
+
+    def tell(self, words: Iterable[str]) -> None:
+        """Wake those in this process who wait for one of these."""
+        said = frozenset(words)
+        for waiter, wanted in list(self._waiters.items()):
+            if not waiter.done() and (wanted is None or not said.isdisjoint(wanted)):
+                waiter.set_result(None)
+
+    def _wake_all(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _listen_for_ever(self) -> None:
+        while True:
+            with suppress(DurableflowError):
+                await self._listen(await self._listener.connect())
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def _listen(self, connection: Connection) -> None:
+        """Until the connection is lost."""
+        lost = asyncio.Event()
+        try:
+            connection.add_termination_listener(lambda _: lost.set())
+            await self._listener.ask(connection, lambda: connection.add_listener(self._channel, self._hear))
+            self._wake_all()  # what was told while nobody listened
+            self.send({self._greeting})
+            while not lost.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_ALIVE_S):
+                        await lost.wait()
+                if not lost.is_set():
+                    await self._listener.ask(connection, lambda: connection.execute("select 1"))
+        finally:
+            await dismiss(connection)
+
+    def _hear(self, _: Any, __: int, ___: str, payload: str) -> None:
+        words = payload.split()
+        if any(word.startswith("l") and word != self._greeting for word in words):
+            self.is_heard = True
+        self.tell(words)
