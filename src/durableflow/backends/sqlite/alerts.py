@@ -6,7 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
-from durableflow.backends.base import QuietInstance
+from durableflow.backends.base import Lease, QuietInstance
+from durableflow.backends.sqlite.commit import check_lease
 from durableflow.model.alert import NOTICES_MAX, AlertChanges, AlertKind, AlertRecord, Severity
 from durableflow.model.status import Status
 
@@ -44,8 +45,9 @@ def as_quiet(row: Sequence[Any]) -> QuietInstance:
     return QuietInstance(instance_id, workflow, known, wake_us, recorded_us, stall_reason)
 
 
-def change_alerts(connection: sqlite3.Connection, changes: AlertChanges) -> None:
+def change_alerts(connection: sqlite3.Connection, lease: Lease, changes: AlertChanges) -> None:
     """See `Backend.change_alerts`."""
+    check_lease(connection, lease)
     connection.executemany(
         "insert or replace into alerts (kind, subject, severity, since_us, told_us, details) values (?, ?, ?, ?, ?, ?)",
         [(a.kind.value, a.subject, a.severity.value, a.since_us, a.told_us, a.details) for a in changes.kept],

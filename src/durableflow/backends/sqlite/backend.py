@@ -52,14 +52,28 @@ from durableflow.backends.sqlite.commit import (
     write_row_by_row,
 )
 from durableflow.backends.sqlite.dead_letters import dead_letters_sql, discard
-from durableflow.backends.sqlite.inbox import send_one
-from durableflow.backends.sqlite.instances import purge_one
-from durableflow.backends.sqlite.loading import load
+from durableflow.backends.sqlite.inbox import inbox, send
+from durableflow.backends.sqlite.instances import purge
+from durableflow.backends.sqlite.loading import due, load, next_wake
 from durableflow.backends.sqlite.lock import WorkerLock
 from durableflow.backends.sqlite.reader import Reader
-from durableflow.backends.sqlite.records import RECORD_COLUMNS, as_record, lenient_text, list_sql
+from durableflow.backends.sqlite.records import (
+    HISTORY_SQL,
+    LAST_ROW_SQL,
+    RECORD_SQL,
+    as_record,
+    finished_sql,
+    lenient_text,
+    list_sql,
+)
 from durableflow.backends.sqlite.rewriting import write_rewrites
-from durableflow.backends.sqlite.schedules import SCHEDULE_COLUMNS, as_rows, write_schedule
+from durableflow.backends.sqlite.schedules import (
+    DUE_SCHEDULES_SQL,
+    SCHEDULE_SQL,
+    SCHEDULES_SQL,
+    as_rows,
+    write_schedule,
+)
 from durableflow.backends.sqlite.schema import MIGRATIONS, migrate, schema_version
 from durableflow.backends.sqlite.serving import TaskTables
 from durableflow.backends.sqlite.thread import ConnectionThread
@@ -332,35 +346,15 @@ class SqliteBackend(TaskTables):
 
     async def due(self, after: tuple[int, str], until_us: int, limit: int) -> list[tuple[int, str]]:
         """See `Backend.due`."""
-
-        def read(connection: sqlite3.Connection) -> list[tuple[int, str]]:
-            return connection.execute(
-                "select wake_us, id from instances where (wake_us, id) > (?, ?) and wake_us < ? "
-                "order by wake_us, id limit ?",
-                (*after, until_us, limit),
-            ).fetchall()
-
-        return await self._connection().call(read)
+        return await self._connection().call(due, after, until_us, limit)
 
     async def next_wake(self, from_us: int) -> int | None:
         """See `Backend.next_wake`."""
-
-        def read(connection: sqlite3.Connection) -> int | None:
-            row = connection.execute("select min(wake_us) from instances where wake_us >= ?", (from_us,)).fetchone()
-            return None if row is None else row[0]
-
-        return await self._connection().call(read)
+        return await self._connection().call(next_wake, from_us)
 
     async def inbox(self, after: int, limit: int) -> list[Message]:
         """See `Backend.inbox`."""
-
-        def read(connection: sqlite3.Connection) -> list[Message]:
-            rows = connection.execute(
-                "select number, instance, data from inbox where number > ? order by number limit ?", (after, limit)
-            )
-            return [Message(*row) for row in rows]
-
-        return await self._connection().call(read)
+        return await self._connection().call(inbox, after, limit)
 
     async def wait_for_change(self, timeout_s: float) -> bool:
         """See `Backend.wait_for_change`."""
@@ -382,13 +376,7 @@ class SqliteBackend(TaskTables):
 
     async def change_alerts(self, lease: Lease, changes: AlertChanges) -> None:
         """See `Backend.change_alerts`."""
-
-        def change(connection: sqlite3.Connection) -> None:
-            if connection.execute("select 1 from workers where id = ?", (lease.worker_id,)).fetchone() is None:
-                raise lease_lost(lease)
-            change_alerts(connection, changes)
-
-        await self._write(change)
+        await self._write(partial(change_alerts, lease=lease, changes=changes))
 
     async def notices(self, sink: str, limit: int) -> list[Notice]:
         """See `Backend.notices`."""
@@ -406,11 +394,7 @@ class SqliteBackend(TaskTables):
 
     async def send(self, messages: Sequence[Outgoing]) -> list[SendResult]:
         """See `Backend.send`."""
-
-        def change(connection: sqlite3.Connection) -> list[SendResult]:
-            return [send_one(connection, message) for message in messages]
-
-        return await self._write(change)
+        return await self._write(partial(send, messages=messages))
 
     async def write_schedule(self, write: ScheduleWrite, lease: Lease | None = None) -> bool:
         """See `Backend.write_schedule`."""
@@ -418,21 +402,15 @@ class SqliteBackend(TaskTables):
 
     async def schedule(self, schedule_id: str) -> ScheduleRow | None:
         """See `Backend.schedule`."""
-        sql = f"select {SCHEDULE_COLUMNS} from schedules where id = ?"
-        return next(iter(as_rows(await self._read(sql, (schedule_id,)))), None)
+        return next(iter(as_rows(await self._read(SCHEDULE_SQL, (schedule_id,)))), None)
 
     async def list_schedules(self, after: str, limit: int) -> list[ScheduleRow]:
         """See `Backend.list_schedules`."""
-        sql = f"select {SCHEDULE_COLUMNS} from schedules where id > ? order by id limit ?"
-        return as_rows(await self._read(sql, (after, limit)))
+        return as_rows(await self._read(SCHEDULES_SQL, (after, limit)))
 
     async def due_schedules(self, after: tuple[int, str], limit: int) -> list[ScheduleRow]:
         """See `Backend.due_schedules`."""
-        sql = (
-            f"select {SCHEDULE_COLUMNS} from schedules where due_us is not null and (due_us, id) > (?, ?) "
-            "order by due_us, id limit ?"
-        )
-        return as_rows(await self._read(sql, (*after, limit)))
+        return as_rows(await self._read(DUE_SCHEDULES_SQL, (*after, limit)))
 
     async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
         """See `Backend.rewrite`."""
@@ -448,28 +426,20 @@ class SqliteBackend(TaskTables):
 
     async def record(self, instance_id: str) -> InstanceRecord | None:
         """See `Backend.record`."""
-        rows = await self._read(f"select {RECORD_COLUMNS} from instances where id = ?", (instance_id,))
+        rows = await self._read(RECORD_SQL, (instance_id,))
         return as_record(rows[0]) if rows else None
 
     async def history(self, instance_id: str, from_seq: int, limit: int) -> list[HistoryRow]:
         """See `Backend.history`."""
-        rows = await self._read(
-            "select instance, first_seq, at_us, events from history where instance = ? and first_seq >= coalesce("
-            "(select max(first_seq) from history where instance = ? and first_seq <= ?), 0) order by first_seq limit ?",
-            (instance_id, instance_id, from_seq, limit),
-        )
-        return [HistoryRow(*row) for row in rows]
+        return [HistoryRow(*row) for row in await self._read(HISTORY_SQL, (instance_id, instance_id, from_seq, limit))]
 
     async def last_row(self, instance_id: str) -> HistoryRow | None:
         """See `Backend.last_row`."""
-        rows = await self._read(
-            "select instance, first_seq, at_us, events from history where instance = ? order by first_seq desc limit 1",
-            (instance_id,),
-        )
+        rows = await self._read(LAST_ROW_SQL, (instance_id,))
         return HistoryRow(*rows[0]) if rows else None
 
     async def list_records(self, query: Query) -> list[InstanceRecord]:
-        """See `Backend.list`."""
+        """See `Backend.list_records`."""
         sql, parameters = list_sql(query)
         return [as_record(row) for row in await self._read(sql, parameters)]
 
@@ -477,13 +447,8 @@ class SqliteBackend(TaskTables):
         self, statuses: Collection[Status], before_us: int, after: tuple[int, str], limit: int
     ) -> list[tuple[int, str]]:
         """See `Backend.finished`."""
-        wanted = sorted(status.value for status in statuses)
-        rows = await self._read(
-            "select created_us, id from instances where (created_us, id) > (?, ?) and finished_us < ? "
-            f"and status in ({', '.join('?' * len(wanted))}) order by created_us, id limit ?",
-            (*after, before_us, *wanted, limit),
-        )
-        return [(created_us, instance_id) for created_us, instance_id in rows]
+        sql, parameters = finished_sql(statuses, before_us, after, limit)
+        return [(created_us, instance_id) for created_us, instance_id in await self._read(sql, parameters)]
 
     async def dead_letters(self, query: DeadLetterQuery) -> list[DeadLetter]:
         """See `Backend.dead_letters`."""
@@ -496,11 +461,7 @@ class SqliteBackend(TaskTables):
 
     async def purge(self, instance_ids: Sequence[str]) -> list[str]:
         """See `Backend.purge`."""
-
-        def change(connection: sqlite3.Connection) -> list[str]:
-            return [instance_id for instance_id in instance_ids if purge_one(connection, instance_id)]
-
-        return await self._write(change)
+        return await self._write(partial(purge, instance_ids=instance_ids))
 
     async def take_in(self, arrivals: Sequence[Arrival]) -> set[str]:
         """See `Backend.take_in`."""

@@ -314,8 +314,7 @@ def write_row_by_row(connection: sqlite3.Connection, lease: Lease, commit: Commi
     Raises:
         LeaseLost, InstancesExist, AppendConflict: as `Backend.commit` does.
     """
-    if connection.execute("select 1 from workers where id = ?", (lease.worker_id,)).fetchone() is None:
-        raise lease_lost(lease)
+    check_lease(connection, lease)
     taken = taken_ids(connection, commit.new)
     if taken:
         raise InstancesExist(taken)
@@ -356,6 +355,12 @@ def write_changes(connection: sqlite3.Connection, changes: Sequence[InstanceChan
             for c in changes
         ],
     )
+
+
+def check_lease(connection: sqlite3.Connection, lease: Lease) -> None:
+    """Raise `LeaseLost` when the worker was declared dead."""
+    if connection.execute("select 1 from workers where id = ?", (lease.worker_id,)).fetchone() is None:
+        raise lease_lost(lease)
 
 
 def lease_lost(lease: Lease) -> LeaseLost:

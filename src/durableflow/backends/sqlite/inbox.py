@@ -1,12 +1,26 @@
-"""Messages on their way in, each with an answer of its own."""
+"""Messages on their way in, each with an answer of its own, and those that no turn has taken yet."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 
-from durableflow.backends.base import Outgoing, SendResult
+from durableflow.backends.base import Message, Outgoing, SendResult
 from durableflow.backends.sqlite.instances import insert_instances, taken_ids
 from durableflow.backends.sqlite.records import read_record
+
+
+def inbox(connection: sqlite3.Connection, after: int, limit: int) -> list[Message]:
+    """See `Backend.inbox`."""
+    rows = connection.execute(
+        "select number, instance, data from inbox where number > ? order by number limit ?", (after, limit)
+    )
+    return [Message(*row) for row in rows]
+
+
+def send(connection: sqlite3.Connection, messages: Sequence[Outgoing]) -> list[SendResult]:
+    """See `Backend.send`; in a transaction of the caller's."""
+    return [send_one(connection, message) for message in messages]
 
 
 def send_for(connection: sqlite3.Connection, message: Outgoing) -> None:

@@ -66,6 +66,11 @@ def tags_text(new: NewInstance) -> str | None:
     return msgspec.json.encode(new.tags).decode() if new.tags else None
 
 
+def purge(connection: sqlite3.Connection, instance_ids: Sequence[str]) -> list[str]:
+    """See `Backend.purge`."""
+    return [instance_id for instance_id in instance_ids if purge_one(connection, instance_id)]
+
+
 def purge_one(connection: sqlite3.Connection, instance_id: str) -> bool:
     """Remove an instance that is over, whole; False when it is not there or not over."""
     cursor = connection.execute(

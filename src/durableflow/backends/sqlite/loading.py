@@ -1,4 +1,4 @@
-"""Instances as a whole, many at once, in one row.
+"""Instances as a whole, many at once, in one row; and when they want to be loaded.
 
 As with a commit (see `commit.py`), each row that is fetched is a step, and beside a thread that computes each step can
 cost 5 ms: 200 instances of five rows took half a second. So SQLite gathers the rows of all tables into lists of JSON,
@@ -105,6 +105,20 @@ def load(connection: sqlite3.Connection, instance_ids: Sequence[str]) -> list[Lo
         if row[0] in loaded:
             loaded[row[0]].heartbeats.append(Heartbeat(*row))
     return [loaded[instance_id] for instance_id in instance_ids if instance_id in loaded]
+
+
+def due(connection: sqlite3.Connection, after: tuple[int, str], until_us: int, limit: int) -> list[tuple[int, str]]:
+    """See `Backend.due`."""
+    return connection.execute(
+        "select wake_us, id from instances where (wake_us, id) > (?, ?) and wake_us < ? order by wake_us, id limit ?",
+        (*after, until_us, limit),
+    ).fetchall()
+
+
+def next_wake(connection: sqlite3.Connection, from_us: int) -> int | None:
+    """See `Backend.next_wake`."""
+    row = connection.execute("select min(wake_us) from instances where wake_us >= ?", (from_us,)).fetchone()
+    return None if row is None else row[0]
 
 
 def _gathered(connection: sqlite3.Connection, asked: tuple[str]) -> list[_Rows]:

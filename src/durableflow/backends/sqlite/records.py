@@ -1,9 +1,9 @@
-"""Rows of `instances` as records, one or a list of them."""
+"""Rows of `instances` as records, one or a list of them, and the questions of those who only look."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +14,14 @@ from durableflow.model.status import Status
 RECORD_COLUMNS: Final = (
     "id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall_reason, "
     "base_seq, parent"
+)
+RECORD_SQL: Final = f"select {RECORD_COLUMNS} from instances where id = ?"
+HISTORY_SQL: Final = (
+    "select instance, first_seq, at_us, events from history where instance = ? and first_seq >= coalesce("
+    "(select max(first_seq) from history where instance = ? and first_seq <= ?), 0) order by first_seq limit ?"
+)
+LAST_ROW_SQL: Final = (
+    "select instance, first_seq, at_us, events from history where instance = ? order by first_seq desc limit 1"
 )
 
 
@@ -100,7 +108,7 @@ def _tags(text: str | bytes) -> dict[str, str]:
 
 def read_record(connection: sqlite3.Connection, instance_id: str) -> InstanceRecord | None:
     """The record of an instance, if there is one."""
-    row = connection.execute(f"select {RECORD_COLUMNS} from instances where id = ?", (instance_id,)).fetchone()
+    row = connection.execute(RECORD_SQL, (instance_id,)).fetchone()
     return None if row is None else as_record(row)
 
 
@@ -132,3 +140,15 @@ def list_sql(query: Query) -> tuple[str, list[object]]:
     clause = f"where {' and '.join(conditions)} " if conditions else ""
     sql = f"select {RECORD_COLUMNS} from instances {clause}order by created_us desc, id desc limit ?"
     return sql, [*parameters, query.limit]
+
+
+def finished_sql(
+    statuses: Collection[Status], before_us: int, after: tuple[int, str], limit: int
+) -> tuple[str, list[object]]:
+    """The question of `Backend.finished`, and its parameters."""
+    wanted = sorted(status.value for status in statuses)
+    sql = (
+        "select created_us, id from instances where (created_us, id) > (?, ?) and finished_us < ? "
+        f"and status in ({', '.join('?' * len(wanted))}) order by created_us, id limit ?"
+    )
+    return sql, [*after, before_us, *wanted, limit]
