@@ -23,7 +23,20 @@ from typing import Final, TypeAlias
 import msgspec
 
 from durableflow.model.failure import Failure
-from durableflow.model.retry import StoredRetry
+from durableflow.model.options import COMPENSATION, ActivityOptions, ChildOptions
+from durableflow.model.round import KeptEvent, KeptRequest, Origin, Round
+
+__all__ = [
+    "COMPENSATION", "DECISIONS", "ENDS", "FORMAT", "NOTES", "ActivityCompleted", "ActivityFailed", "ActivityHandedOver",
+    "ActivityOptions", "ActivityQueued", "ActivityRetried", "ActivityScheduled", "ActivityStarted", "AttemptFailed",
+    "CancelRequested", "CheckpointTaken", "ChildCompleted", "ChildFailed", "ChildOptions", "ChildScheduled",
+    "ContinuedAsNew", "CustomStatusSet", "Decision", "Event", "EventAwaited", "EventReceived", "InstanceBegan",
+    "InstanceCancelled", "InstanceCompleted", "InstanceFailed", "InstanceResumed", "InstanceRewound", "InstanceStarted",
+    "InstanceSuspended", "InstanceTerminated", "InstanceTimedOut", "KeptEvent", "KeptRequest", "MessageAnswered",
+    "MessageSent", "Note", "Observation", "Origin", "PatchRecorded", "RequestAnswered", "RequestReceived", "Round",
+    "SideEffectRecorded", "StartChanged", "TaskCancelled", "TimerCreated", "TimerFired", "dump_event", "dump_events",
+    "load_event", "load_events", "tag_of",
+]  # fmt: skip
 
 FORMAT: Final = 2
 """Version of the meaning of histories, recorded in each first event.
@@ -31,106 +44,6 @@ FORMAT: Final = 2
 1. The first.
 2. A wait for an external event that a cancellation interrupts gives up its place in line.
 """
-
-
-COMPENSATION: Final = "compensation"
-"""Role of an activity that a saga called to undo something."""
-
-
-class ActivityOptions(msgspec.Struct, frozen=True, array_like=True):
-    """What an activity call was asked to obey; times in microseconds, 0 for none.
-
-    With a `queue`, any worker that serves it takes the attempts; `priority` and `fairness_key` say when.
-    `role` is for those who look: what the call is for, when that is something particular.
-    """
-
-    retry: StoredRetry | None = None
-    schedule_to_start_us: int = 0
-    start_to_close_us: int = 0
-    schedule_to_close_us: int = 0
-    heartbeat_us: int = 0
-    queue: str = ""
-    priority: int = 0
-    fairness_key: str = ""
-    role: str = ""
-
-
-class Origin(msgspec.Struct, frozen=True, array_like=True):
-    """Where an instance comes from, when it was not simply started.
-
-    Attributes:
-        parent_id, parent_task: the instance whose child it is, and the number of the call there.
-        forked_from, forked_at: the instance of which it is a copy up to that event.
-        seed: what its dice are seeded with; empty for its own id.
-    """
-
-    parent_id: str = ""
-    parent_task: int = 0
-    forked_from: str = ""
-    forked_at: int = 0
-    seed: str = ""
-
-
-class KeptEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An external event that nobody had waited for when a round ended; `name` is casefolded."""
-
-    name: str
-    payload: bytes
-
-
-class KeptRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A request that no handler had taken when a round ended."""
-
-    request_id: str
-    name: str
-    arguments: bytes
-
-
-class Round(msgspec.Struct, frozen=True, array_like=True):
-    """What a later round of an instance begins with: replay needs nothing from before it.
-
-    Attributes:
-        number: 1 for the first that follows the beginning.
-        tasks: how many task numbers earlier rounds have used; they are never used again.
-        kept: external events that wait for a waiter, in order.
-        event_ids: of the latest events, so that a repeated one is not delivered again.
-        requests: requests that wait for a handler, in order.
-        request_ids: of the latest requests.
-        state: what was passed to `checkpoint`; None after `continue_as_new`.
-        patches: after a checkpoint, the patches that this instance takes the new way at.
-        unpatched: after a checkpoint, those that it had passed before they were made.
-        custom_status: what the workflow last said of itself.
-        in_queue: whether it may have a place in a queue, or activities in one.
-        cancel_requested: after a checkpoint, whether its code had been told of a cancellation.
-    """
-
-    number: int
-    tasks: int
-    kept: tuple[KeptEvent, ...] = ()
-    event_ids: tuple[str, ...] = ()
-    requests: tuple[KeptRequest, ...] = ()
-    request_ids: tuple[str, ...] = ()
-    state: bytes | None = None
-    patches: tuple[str, ...] = ()
-    unpatched: tuple[str, ...] = ()
-    custom_status: bytes | None = None
-    cancel_requested: bool = False
-    in_queue: bool = False
-
-
-class ChildOptions(msgspec.Struct, frozen=True, array_like=True):
-    """How a child is started, and what becomes of it when its parent ends; times in microseconds, 0 for none.
-
-    Attributes:
-        parent_close: `"terminate"`, `"cancel"` or `"abandon"`.
-        replace: whether one of the same id that is over goes first.
-    """
-
-    parent_close: str = "terminate"
-    timeout_us: int = 0
-    start_delay_us: int = 0
-    tags: dict[str, str] = {}
-    replace: bool = False
 
 
 # -- observations ---------------------------------------------------------------------------------------------
