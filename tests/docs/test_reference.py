@@ -15,6 +15,7 @@ from durableflow import (
     BlockingEngine,
     BlockingHandle,
     Client,
+    Context,
     Engine,
     Handle,
     RetryPolicy,
@@ -24,6 +25,7 @@ from durableflow import (
     testing,
 )
 from durableflow.asking import Asking
+from durableflow.authoring.waiting import Waiting
 from durableflow.cli import main
 from durableflow.core.view import InstanceView, TaskView
 from durableflow.engine import STORE_VARIABLE
@@ -207,7 +209,7 @@ FOR_THE_ENGINE = {
 }
 
 
-CLIENT_PARTS = (Looking, Asking, ManyInstances, Work, Trouble)
+PARTS: dict[type, tuple[type, ...]] = {Client: (Looking, Asking, ManyInstances, Work, Trouble), Context: (Waiting,)}
 
 
 def resolve(name: str) -> object:
@@ -248,8 +250,7 @@ def test_each_public_method_of_a_public_class_is_described() -> None:
         if not isinstance(kind, type) or kind is Handle or owner.startswith("Blocking"):
             continue  # described as those that they repeat; the tests below hold them to it
         section = sections(API, 3).get(f"`{owner}`", "")
-        parts = [part for part in CLIENT_PARTS if kind is Client]
-        for name, member in [each for part in (*parts, kind) for each in vars(part).items()]:
+        for name, member in [each for part in (*PARTS.get(kind, ()), kind) for each in vars(part).items()]:
             full = f"{owner}.{name}"
             inherited = owner == "Engine" and hasattr(Client, name)
             described = full in HEADINGS or (not inspect.isfunction(member) and f"`{name}`" in section)

@@ -1,29 +1,32 @@
 """What a workflow gets: everything that it may ask of the world.
 
 Each method that asks for something schedules it when it is called, and gives a `Task`
-to wait for, now or later. The core does the work; this module is the face of it.
+to wait for, now or later. The core does the work; this module is the face of it. What is only about
+time, events and tasks is in `waiting.py`.
 """
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Callable, Coroutine, Generator, Iterable, MutableMapping
+from collections.abc import Callable
 from datetime import datetime
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeGuard, TypeVar, TypeVarTuple, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast, overload
 from weakref import WeakSet
 
 from durableflow.authoring.activity import Activity, store_options
+from durableflow.authoring.calls import child_call, is_workflow, not_a_workflow, not_an_activity
 from durableflow.authoring.handle import OtherInstance
 from durableflow.authoring.handlers import handler_of
+from durableflow.authoring.replay_logger import ReplaySilentLogger
 from durableflow.authoring.saga import OnFailure, Saga
+from durableflow.authoring.waiting import Waiting
 from durableflow.core.execution import Execution
 from durableflow.core.others import ChildCall
 from durableflow.core.task import ChildTask, Task
 from durableflow.errors import UsageError
 from durableflow.model import converter
-from durableflow.model.duration import Duration, from_datetime, to_datetime, to_us
+from durableflow.model.duration import Duration, to_datetime
 from durableflow.model.events import ChildOptions
 from durableflow.model.ids import check_name
 from durableflow.model.retry import RetryPolicy
@@ -37,20 +40,12 @@ P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., object])
 R = TypeVar("R")
 T = TypeVar("T")
-T1 = TypeVar("T1")
-T2 = TypeVar("T2")
-T3 = TypeVar("T3")
-T4 = TypeVar("T4")
-T5 = TypeVar("T5")
-Ts = TypeVarTuple("Ts")
-
-_LOGGER: Final = logging.getLogger("durableflow.workflow")
 
 
-class Context:
+class Context(Waiting):
     """The one door between a workflow and the world; its methods work only in the workflow's own code."""
 
-    __slots__ = ("_execution", "_logger", "_sagas", "_workflow")
+    __slots__ = ("_logger", "_sagas", "_workflow")
 
     def __init__(self, execution: Execution, workflow: Workflow[..., Any] | None = None) -> None:
         self._execution = execution
@@ -70,7 +65,7 @@ class Context:
             PayloadError: an argument cannot be stored.
         """
         if not isinstance(activity, Activity):  # pyright: ignore[reportUnnecessaryIsInstance]  # users pass anything
-            raise _not_an_activity(activity)
+            raise not_an_activity(activity)
         data = activity.arguments.dump(args, kwargs, activity.arguments_text)
         execution = self._execution
         if execution.on_activity_object is not None:
@@ -154,41 +149,13 @@ class Context:
         Raises (at once):
             PayloadError: an argument cannot be stored.
         """
-        if not _is_workflow(workflow):
-            raise _not_a_workflow(workflow)
+        if not is_workflow(workflow):
+            raise not_a_workflow(workflow)
         execution = self._execution
         data = workflow.arguments.dump(args, kwargs, f"the input of workflow {workflow.name!r}")
         if execution.on_workflow_object is not None:
             execution.on_workflow_object(workflow)
-        options = workflow.start_options
-        if options.queue:
-            raise UsageError(
-                f"child {workflow.name!r} cannot be started through a queue ({options.queue!r}); give its activities "
-                "that queue, or start it by a client"
-            )
-        if options.debounce_us:
-            raise UsageError(
-                f"child {workflow.name!r} cannot be debounced: there is one for each call; leave debounce out"
-            )
-        start_delay_us = options.start_delay_us
-        if options.start_at_us:
-            start_delay_us = max(start_delay_us, options.start_at_us - execution.now_us)
-        made = ChildOptions(
-            options.parent_close,
-            options.timeout_us,
-            start_delay_us,
-            dict(options.tags),
-            options.on_conflict == "replace",
-        )
-        call = ChildCall(
-            workflow.name,
-            workflow.version,
-            data,
-            workflow.result_loader(),
-            options.instance_id or "",
-            None if made == ChildOptions() else made,
-        )
-        return execution.call_child(call, options.retry)
+        return execution.call_child(child_call(workflow, data, execution.now_us), workflow.start_options.retry)
 
     @overload
     def call_workflow_by_name(
@@ -302,7 +269,7 @@ class Context:
         if workflow is None:
             raise UsageError("this context belongs to no registered workflow, which could begin again")
         version = 0
-        if args and _is_workflow(args[0]):
+        if args and is_workflow(args[0]):
             following, args = args[0], args[1:]
             if following.name != workflow.name:
                 raise UsageError(
@@ -347,86 +314,7 @@ class Context:
         data = self._execution.restored
         return None if data is None else cast("T", converter.loader(type_)(data))
 
-    # -- waiting --------------------------------------------------------------------------------------------
-
-    def sleep(self, duration: Duration) -> Task[None]:
-        """Be woken after `duration` (seconds or timedelta) of workflow time; durable, never early."""
-        return self._execution.create_timer(to_us(duration, "the duration of sleep"))
-
-    def create_timer(self, due: Duration | datetime) -> Task[None]:
-        """Be woken at a moment (with a time zone) or after a duration; a past moment is due at once."""
-        if isinstance(due, datetime):
-            delay_us = max(0, from_datetime(due, "due") - self._execution.now_us)
-            return self._execution.create_timer(delay_us)
-        return self._execution.create_timer(to_us(due, "due"))
-
-    @overload
-    def wait_for_event(self, name: str, type_: type[T], /, *, timeout: Duration | None = None) -> Task[T]: ...
-    @overload
-    def wait_for_event(self, name: str, type_: UnionType, /, *, timeout: Duration | None = None) -> Task[Any]: ...
-    @overload
-    def wait_for_event(self, name: str, /, *, timeout: Duration | None = None) -> Task[Any]: ...
-    def wait_for_event(self, name: str, type_: Any = Any, /, *, timeout: Duration | None = None) -> Task[Any]:
-        """The payload of the next external event called `name` (any case), read as `type_`.
-
-        Events that came before are kept and answer first, in the order in which they came.
-
-        Raises (at the wait):
-            EventTimeout: none came within `timeout`.
-            PayloadError: one came whose payload is no `type_`.
-        """
-        check_name(name, "the name of an event")
-        timeout_us = None if timeout is None else to_us(timeout, "timeout")
-        return self._execution.await_event(name, converter.loader(type_), timeout_us)
-
-    @overload
-    def when_all(self, a: Task[T1], /) -> Task[tuple[T1]]: ...  # first: a task can be iterated over, too
-    @overload
-    def when_all(self, tasks: Iterable[Task[T]], /) -> Task[list[T]]: ...
-    @overload
-    def when_all(self, a: Task[T1], b: Task[T2], /) -> Task[tuple[T1, T2]]: ...
-    @overload
-    def when_all(self, a: Task[T1], b: Task[T2], c: Task[T3], /) -> Task[tuple[T1, T2, T3]]: ...
-    @overload
-    def when_all(self, a: Task[T1], b: Task[T2], c: Task[T3], d: Task[T4], /) -> Task[tuple[T1, T2, T3, T4]]: ...
-    @overload
-    def when_all(
-        self, a: Task[T1], b: Task[T2], c: Task[T3], d: Task[T4], e: Task[T5], /
-    ) -> Task[tuple[T1, T2, T3, T4, T5]]: ...
-    @overload
-    def when_all(self, /, *tasks: Task[T]) -> Task[tuple[T, ...]]: ...
-    def when_all(self, /, *tasks: Any) -> Task[Any]:
-        """Wait for all tasks, then give their results in the order of the arguments.
-
-        An iterable of tasks gives a list, tasks as arguments give a tuple. When some failed,
-        the failure that came first is raised, after all are done.
-        """
-        parts = _parts(tasks)
-        return self._execution.when_all(parts, tuple if not tasks or isinstance(tasks[0], Task) else list)
-
-    @overload
-    def when_any(self, /, *tasks: Task[T]) -> Task[Task[T]]: ...  # first: a task can be iterated over, too
-    @overload
-    def when_any(self, tasks: Iterable[Task[T]], /) -> Task[Task[T]]: ...
-    def when_any(self, /, *tasks: Any) -> Task[Any]:
-        """Wait for the first task to be done, in whatever way, and give that task.
-
-        The others go on: wait for them later, or `cancel()` them. Of no tasks at all: None, at once.
-        """
-        return self._execution.when_any(_parts(tasks))
-
-    def spawn(self, branch: Generator[Any, Any, R] | Coroutine[Any, Any, R], /) -> Task[R]:
-        """Drive a branch of several steps beside the others: `ctx.spawn(ship(ctx, order))`.
-
-        It begins when the code here next waits. Branches that are still going when the workflow
-        ends are dropped.
-        """
-        if not (hasattr(branch, "send") and hasattr(branch, "throw")):
-            raise UsageError(
-                f"spawn takes a generator or coroutine, not {branch!r:.60}; call the function: ctx.spawn(branch(ctx))"
-            )
-        label = getattr(branch, "__qualname__", "branch")
-        return self._execution.spawn(branch, label)
+    # -- undoing, and telling -------------------------------------------------------------------------------
 
     def saga(self, *, parallel: bool = False, on_failure: OnFailure = "go_on", part_of: Saga | None = None) -> Saga:
         """Undo what was done when the rest fails: `async with ctx.saga() as saga:`, then `saga.compensate_with(...)`.
@@ -520,56 +408,5 @@ class Context:
     def logger(self) -> ReplaySilentLogger:
         """A logger (`durableflow.workflow`) that is silent in replay and tells the instance id."""
         if self._logger is None:
-            self._logger = ReplaySilentLogger(_LOGGER, self._execution)
+            self._logger = ReplaySilentLogger(self._execution)
         return self._logger
-
-
-class ReplaySilentLogger(logging.LoggerAdapter[logging.Logger]):
-    """Says nothing in replay, so that each line is written once."""
-
-    def __init__(self, logger: logging.Logger, execution: Execution) -> None:
-        super().__init__(logger, {"instance_id": execution.instance_id, "workflow": execution.program.name})
-        self._execution = execution
-
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # the name that logging calls
-        """False in replay."""
-        return not (self._execution.replaying or self._execution.inert) and super().isEnabledFor(level)
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """Put the instance id before the message and into the record."""
-        message, kwargs = super().process(msg, kwargs)
-        return f"[{self._execution.instance_id}] {message}", kwargs
-
-
-def _is_workflow(value: object) -> TypeGuard[Workflow[..., Any]]:
-    return hasattr(value, "start_options")  # its module knows this one, and cannot be imported here
-
-
-def _not_an_activity(value: object) -> UsageError:
-    if isinstance(value, str):
-        return UsageError(
-            f"call_activity takes an activity, not its name; write ctx.call_activity_by_name({value!r}, ...)"
-        )
-    if _is_workflow(value):
-        return UsageError(
-            f"call_activity takes an activity, not {value!r}; write ctx.call_workflow(...) to call a child"
-        )
-    name = getattr(value, "__name__", None)
-    hint = f"; decorate it: @activity def {name}(...)" if callable(value) and name else ""
-    return UsageError(f"call_activity takes an activity, not {value!r:.60}{hint}")
-
-
-def _not_a_workflow(value: object) -> UsageError:
-    if isinstance(value, str):
-        hint = f"; write ctx.call_workflow_by_name({value!r}, ...)"
-    elif isinstance(value, Activity):
-        hint = "; write ctx.call_activity(...)"
-    else:
-        hint = "; decorate it with @workflow" if callable(value) else ""
-    return UsageError(f"call_workflow takes a workflow, not {value!r:.60}{hint}")
-
-
-def _parts(tasks: tuple[Any, ...]) -> list[Task[Any]]:
-    if len(tasks) == 1 and not isinstance(tasks[0], Task) and isinstance(tasks[0], Iterable):
-        return list(cast("Iterable[Task[Any]]", tasks[0]))
-    return list(tasks)
