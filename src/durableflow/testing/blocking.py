@@ -9,7 +9,7 @@ from durableflow.authoring.workflow import Workflow
 from durableflow.blocking import BlockingEngine, BlockingHandle, BlockingMethod, LoopThread, arguments_of
 from durableflow.testing.clock import VirtualClock
 from durableflow.testing.environment import EnvironmentHandle, WorkflowEnvironment
-from durableflow.testing.stand_ins import Stage
+from durableflow.testing.stage import Stage
 
 P = ParamSpec("P")
 R = TypeVar("R")

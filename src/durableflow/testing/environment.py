@@ -23,7 +23,8 @@ from durableflow.observe import facts
 from durableflow.runtime.settings import Settings
 from durableflow.testing.clock import START, VirtualClock
 from durableflow.testing.histories import History, ReplayReport, replay
-from durableflow.testing.stand_ins import Stage, StandIns
+from durableflow.testing.stage import Stage
+from durableflow.testing.stand_ins import StandIns
 
 P = ParamSpec("P")
 R = TypeVar("R")
