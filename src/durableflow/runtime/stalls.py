@@ -133,7 +133,7 @@ class Stalls:
             self._instances.want_later(instance_id)
 
     async def _terminate_loaded(self, loaded: LoadedInstance) -> None:
-        record, rows, messages, _ = loaded
+        record, rows, messages = loaded[:3]
         orders = [message for message in messages if is_termination(message)]
         if record.status.is_terminal or not orders:
             return
