@@ -147,6 +147,11 @@ class World:
                 backend._servers[server_id] = 0
         await backend.close()
 
+    async def close(self, engine: Engine) -> None:
+        """End it in order, as a process that is told to stop does."""
+        self._open.remove(engine)
+        await engine.__aexit__(None, None, None)
+
     # -- what is asked often --------------------------------------------------------------------------------
 
     async def counts(self, engine: Client, name: str = "mail") -> tuple[int, int, int, int]:
