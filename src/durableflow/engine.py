@@ -137,9 +137,11 @@ class Engine(Client):
         serving, self._serving = self._serving, None
         worker, server = self._worker, self._server
         try:
-            if server is not None and serving is not None and not serving.done():
-                await server.stop()
-            await _end(serving)
+            try:
+                if server is not None and serving is not None and not serving.done():
+                    await server.stop()
+            finally:
+                await _end(serving)
             if worker is not None and task is not None and not task.done():
                 await worker.stop()
         finally:
@@ -162,6 +164,7 @@ class Engine(Client):
         assert server is not None
         self._worker = worker
         worker.on_tasks(server.note_commit)
+        worker.on_offered = server.look
         server.on_written, server.admits = worker.look_into_inbox, True
         server.look()
         self._led.set()
@@ -173,7 +176,8 @@ class Engine(Client):
         while True:
             if worker is not None:
                 try:
-                    await worker.run()
+                    # In a task of its own, whose groups may cancel it: this one is cancelled from outside only.
+                    await asyncio.create_task(worker.run(), name="durableflow worker")
                 except LeaseLost:
                     self._tell(facts.WorkerLost(self.name))
                 finally:
@@ -181,6 +185,9 @@ class Engine(Client):
                     self._led.clear()
                     if self._server is not None:
                         self._server.admits = False
+                task = asyncio.current_task()
+                if self._closing or (task is not None and task.cancelling()):
+                    return  # it came in the moment in which the lease was lost, and was swallowed
             worker = None
             await asyncio.sleep(_STANDBY_S)
             with suppress(StorageError):
