@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, Final
@@ -21,6 +20,7 @@ from durableflow.backends.base import (
     Share,
     Topic,
 )
+from durableflow.backends.ownership import counted_us
 from durableflow.backends.postgres.alerts import Alerts
 from durableflow.backends.postgres.commit import (
     COMMIT_ARRAYS,
@@ -154,9 +154,9 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
         """Of a few readings the quickest is the nearest to the truth."""
         readings: list[tuple[int, int]] = []
         for _ in range(_CLOCK_READINGS):
-            before_us = time.time_ns() // 1_000
+            before_us = counted_us()
             ((store_us,),) = await self._read("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")
-            after_us = time.time_ns() // 1_000
+            after_us = counted_us()
             readings.append((after_us - before_us, store_us - (before_us + after_us) // 2))
         self.clock_skew_us = min(readings)[1]
 
@@ -194,7 +194,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
         if not rows:
             raise lease_lost(lease)
         now_us, is_first = rows[0]
-        skew_us = now_us - time.time_ns() // 1_000
+        skew_us = now_us - counted_us()
         if abs(skew_us - self.clock_skew_us) > _SKEW_MAX_US:  # else it is the way of the answer that took its time
             await self._read_clock()
         return Lease(lease.worker_id, now_us + ttl_us, is_first)
