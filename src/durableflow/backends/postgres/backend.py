@@ -46,6 +46,7 @@ from durableflow.backends.postgres.leases import (
     RELEASE,
     RENEW,
     SHARES,
+    SWEEP,
 )
 from durableflow.backends.postgres.loading import load
 from durableflow.backends.postgres.looking import Looking
@@ -204,12 +205,14 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
         dead = await self._write(BURY)
         if dead:
             await self._write(FORGET_TAKEOVERS)
+            await self._write(SWEEP)
             self._hint(["o"])
         return bool(dead)
 
     async def release(self, lease: Lease) -> None:
         """See `Backend.release`."""
         await self._write(RELEASE, lease.worker_id)
+        await self._write(SWEEP)
         self._horizons.pop(lease.worker_id, None)
         self._hint(["o"])
 
