@@ -55,7 +55,7 @@ from durableflow.backends.postgres.sending import Sending
 from durableflow.backends.postgres.store import lease_lost
 from durableflow.backends.postgres.transfers import Transfers
 from durableflow.backends.postgres.windows import Windows
-from durableflow.errors import AppendConflict, EngineClosed, InstancesExist, UsageError
+from durableflow.errors import AppendConflict, EngineClosed, InstancesExist, StorageError, UsageError
 
 _SETTINGS: Final = {
     "application_name": "durableflow",
@@ -85,6 +85,7 @@ _NO_RIGHTS: Final = "42501"
 _CLOCK_READINGS: Final = 5
 _SKEW_MAX_US: Final = 20_000
 _COMMAND_TIMEOUT_S: Final = 20.0
+_PATIENCE_S: Final = 2.0
 
 
 class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
@@ -184,10 +185,18 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
 
     async def acquire(self, name: str, ttl_us: int, now_us: int) -> Lease | None:  # noqa: ARG002  # the server's time counts
         """See `Backend.acquire`; here there is always room for one more."""
-        await self.bury()
-        ((worker_id,),) = await self._write(ACQUIRE, name, ttl_us)
+        # A worker that comes back after its lease was lost may have left calls behind that will never be answered.
+        patience_s = max(_PATIENCE_S, ttl_us / 1_000_000)
+        self._database.hang_up(patience_s / 2)
+        try:
+            async with asyncio.timeout(patience_s):
+                await self.bury()
+                ((worker_id,),) = await self._write(ACQUIRE, name, ttl_us)
+                lease = await self.renew(Lease(worker_id, 0), ttl_us, 0)
+        except TimeoutError:
+            raise StorageError(f"{self._database} did not answer within the time of a lease") from None
         self._horizons[worker_id] = Horizon()
-        return await self.renew(Lease(worker_id, 0), ttl_us, 0)
+        return lease
 
     async def renew(self, lease: Lease, ttl_us: int, now_us: int) -> Lease:  # noqa: ARG002  # the server's time counts
         """See `Backend.renew`."""
