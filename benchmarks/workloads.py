@@ -109,7 +109,7 @@ _FLEET: Final = (
         phases=(fleet.starts_elsewhere,),
         shown={
             "starts_per_s": "starts/s",
-            "ended_per_s": "workflows/s",
+            "called_per_s": "activities/s",
             "start_p50_ms": "p50 ms to the acknowledgement",
             "called_p50_ms": "p50 ms to the activity",
             "called_p99_ms": "p99 ms to the activity",
