@@ -222,7 +222,7 @@ class UserTransactions:
         if not isinstance(data, bytes):
             if inspect.iscoroutine(data):
                 data.close()
-            raise TransactionMisused("user code that writes to a SQLite file runs on its writer's thread: write plain def")
+            raise TransactionMisused("user code that writes to a SQLite file runs on its writer's thread: write def")
         if not _is_open(connection):
             raise TransactionMisused("a transactional activity closed the connection that it was lent")
         if not connection.in_transaction:
