@@ -3,13 +3,13 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import asyncpg
 import pytest
 
-from durableflow import Client, Context, Status, workflow
+from durableflow import Client, Context, Status, StorageError, workflow
 from durableflow.model import events as ev
 from durableflow.testing.postgres import PostgresServer
 
@@ -106,3 +106,45 @@ async def test_frozen_workers_write_nothing_when_they_wake(stage: Any, url: str,
             worker.thaw()
         await asyncio.sleep(1.0)  # now each of them may try what it was about to do
         await check(client, db)
+
+
+async def test_sessions_and_servers_that_are_killed_in_the_midst_of_it_lose_and_double_nothing(stage: Any) -> None:
+    """Among what is cut off are commits that have arrived and were not answered."""
+    dice = random.Random("sessions")
+    with PostgresServer(fsync=False) as server:
+        url = await asyncio.to_thread(server.create_database)
+        await asyncio.to_thread(
+            server.execute,
+            "create table bookings (instance text not null, attempt integer not null)",
+            database=url.rpartition("/")[2],
+        )
+        worker = stage.run("bookings_postgres", url)
+        await worker.says("open")
+        async with Client(url) as client, asyncio.timeout(LIMIT_S):
+            await start_all(client)
+            ended = restarts = 0
+            while not await insist(lambda: completed(client)):
+                await asyncio.sleep(dice.uniform(0.05, 0.3))
+                if restarts < 4 and dice.random() < 0.15:
+                    await asyncio.to_thread(server.restart, "immediate")
+                    restarts += 1
+                elif ended < 200:
+                    told = await asyncio.to_thread(
+                        server.execute,
+                        "select count(pg_terminate_backend(pid)) from pg_stat_activity "
+                        "where application_name = 'durableflow activity' and random() < 0.3",
+                    )
+                    ended += int(told)
+            assert (restarts, ended > 20) == (4, True), f"only {restarts} restarts and {ended} ended sessions"
+            db = await asyncpg.connect(url)
+            await check(client, db)
+            await db.close()
+
+
+async def insist(ask: Callable[[], Awaitable[bool]]) -> bool:
+    """The answer of a server that may be away for a moment."""
+    while True:
+        try:
+            return await ask()
+        except StorageError:
+            await asyncio.sleep(0.05)
