@@ -38,7 +38,7 @@ def book(db: sqlite3.Connection, order: str) -> int:
 book.call_on("db", "order")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
-@activity(transactional=True)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportUntypedFunctionDecorator]
+@activity(transactional=True)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType, reportUntypedFunctionDecorator]
 def without_connection(order: str) -> int:
     return 1
 
