@@ -17,6 +17,7 @@ from durableflow.backends.base import (
     SendResult,
     Topic,
     UserWork,
+    UserWorkForm,
 )
 from durableflow.backends.ownership import SoleOwner
 from durableflow.backends.memory.alerts import MemoryAlerts
@@ -42,7 +43,7 @@ class MemoryBackend(
     """
 
     shared = True
-    supports_transactions = False
+    user_work: UserWorkForm = None
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,13 +17,13 @@ TAKEN: Final = "DF002"
 CONFLICT: Final = "DF003"
 """SQLSTATE: rows of the history are there already; the detail names their instances, as JSON."""
 
-_SETTINGS: Final = (
+SETTINGS: Final = (
     "set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off "
     "set enable_bitmapscan = off"
 )
 
 _PURGE_ONE: Final = f"""
-create or replace function {{s}}.purge_one(of_instance text) returns boolean language plpgsql {_SETTINGS} as $$
+create or replace function {{s}}.purge_one(of_instance text) returns boolean language plpgsql {SETTINGS} as $$
 begin
     delete from {{s}}.instances where id = of_instance and finished_us is not null;
     if not found then
@@ -46,7 +46,7 @@ create or replace function {{s}}.send_one(
     to_instance text, body bytea, key bytea, is_birth boolean, may_replace boolean, new_workflow text,
     new_version integer, new_status text, new_created bigint, new_wake bigint, new_tags jsonb, new_parent text,
     new_base bigint, for_owner bigint
-) returns text language plpgsql {_SETTINGS} as $$
+) returns text language plpgsql {SETTINGS} as $$
 declare
     is_over boolean;
 begin
@@ -82,7 +82,7 @@ create or replace function {{s}}.send(
     targets text[], bodies bytea[], keys bytea[], births boolean[], replaces boolean[], workflows text[],
     versions integer[], statuses text[], createds bigint[], wakes bigint[], tag_sets jsonb[], parents text[],
     bases bigint[], for_owner bigint
-) returns text[] language plpgsql {_SETTINGS} as $$
+) returns text[] language plpgsql {SETTINGS} as $$
 declare
     m record;
     outcomes text[] := '{{{{}}}}';
@@ -108,7 +108,7 @@ create or replace function {{s}}.commit_turns(
     ch_ids text[], ch_statuses text[], ch_wakes bigint[], ch_finisheds bigint[], ch_customs bytea[],
     ch_stalls text[], ch_bases bigint[], ch_versions integer[],
     consumed bigint[]
-) returns void language plpgsql {_SETTINGS} as $$
+) returns void language plpgsql {SETTINGS} as $$
 declare
     in_the_way text;
 begin
@@ -172,7 +172,7 @@ create or replace function {{s}}.commit_rare(
     send_replaces boolean[], send_workflows text[], send_versions integer[], send_statuses text[],
     send_createds bigint[], send_wakes bigint[], send_tag_sets jsonb[], send_parents text[], send_bases bigint[],
     send_exists bytea[], send_delivered bytea[], send_missing bytea[], send_over bytea[]
-) returns bigint[] language plpgsql {_SETTINGS} as $$
+) returns bigint[] language plpgsql {SETTINGS} as $$
 declare
     m record;
     outcome text;
@@ -224,7 +224,7 @@ end $$
 
 _CLAIM: Final = f"""
 create or replace function {{s}}.claim_instances(worker bigint, most integer)
-returns table (instance text, wake bigint) language plpgsql {_SETTINGS} as $$
+returns table (instance text, wake bigint) language plpgsql {SETTINGS} as $$
 declare
     ghost bigint;
     room integer := most;
@@ -273,7 +273,7 @@ end $$
 
 _INBOX: Final = f"""
 create or replace function {{s}}.read_inbox(worker bigint, after bigint, most integer)
-returns table (number bigint, instance text, data bytea) language sql stable {_SETTINGS} as $$
+returns table (number bigint, instance text, data bytea) language sql stable {SETTINGS} as $$
     select b.number, b.instance, b.data
     from {{s}}.inbox b
     where b.number > after and (select i.owner from {{s}}.instances i where i.id = b.instance) = worker

@@ -33,6 +33,7 @@ from durableflow.backends.base import (
     SendResult,
     Topic,
     UserWork,
+    UserWorkForm,
 )
 from durableflow.backends.ownership import SoleOwner
 from durableflow.backends.sqlite.alerts import (
@@ -112,7 +113,7 @@ class SqliteBackend(SoleOwner, TaskTables):
     """
 
     shared = True
-    supports_transactions = True
+    user_work: UserWorkForm = "plain"
 
     def __init__(self, path: str | Path, *, power_loss_safe: bool = True) -> None:
         if str(path) in ("", ":memory:"):
