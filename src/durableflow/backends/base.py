@@ -32,6 +32,7 @@ from durableflow.backends.records import (
     Lease,
     Message,
     NewInstance,
+    Outcome,
     Outgoing,
     SendResult,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "Message",
     "MessagePage",
     "NewInstance",
+    "Outcome",
     "Outgoing",
     "Query",
     "QuietInstance",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from durableflow.backends.base import Backend, Ending
 from durableflow.errors import EngineClosed, StorageError
@@ -39,9 +39,13 @@ class Awaited:
                 waiting.remove(future)
             if not waiting and self._waiting.get(instance_id) is waiting:
                 del self._waiting[instance_id]
-            if not self._waiting and self._looker is not None:
-                self._looker.cancel()
-                self._looker = None
+            if not self._waiting:
+                self._stop_looking()
+
+    def _stop_looking(self) -> None:
+        looker, self._looker = self._looker, None
+        if looker is not None:
+            looker.cancel()
 
     async def _look_for_ever(self) -> None:
         change: asyncio.Future[bool] | None = None
@@ -58,7 +62,8 @@ class Awaited:
                 await self._look(wanted)
                 asked = asyncio.ensure_future(self._asked.wait())
                 try:
-                    await asyncio.wait([change, asked], return_when=asyncio.FIRST_COMPLETED)
+                    first: list[asyncio.Future[Any]] = [change, asked]
+                    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     asked.cancel()
                 if change.done():

@@ -80,7 +80,7 @@ class Means:
                     lease = await self.patiently(lambda: self.backend.renew(self.lease, ttl_us, self.clock.now_us()))
             except TimeoutError:
                 raise LeaseLost(
-                    f"worker {self.lease.worker_id} could not renew its lease in time: from here on another one may take over"
+                    f"worker {self.lease.worker_id} could not renew its lease in time: another one may take over soon"
                 ) from None
             self.lease, renewed_s = lease, asked_s
             if isinstance(self.clock, SystemClock):

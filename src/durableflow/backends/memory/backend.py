@@ -19,7 +19,6 @@ from durableflow.backends.base import (
     UserWork,
     UserWorkForm,
 )
-from durableflow.backends.ownership import SoleOwner
 from durableflow.backends.memory.alerts import MemoryAlerts
 from durableflow.backends.memory.circuits import MemoryCircuits
 from durableflow.backends.memory.dead_letters import MemoryDeadLetters
@@ -28,13 +27,20 @@ from durableflow.backends.memory.rows import first_seq
 from durableflow.backends.memory.schedules import MemorySchedules
 from durableflow.backends.memory.transfers import MemoryTransfers
 from durableflow.backends.memory.windows import MemoryWindows
+from durableflow.backends.ownership import SoleOwner
 from durableflow.errors import AppendConflict, InstancesExist, TransactionMisused
 from durableflow.model.alert import Takeover
 
 
 class MemoryBackend(
     SoleOwner,
-    MemoryReader, MemoryDeadLetters, MemorySchedules, MemoryCircuits, MemoryAlerts, MemoryWindows, MemoryTransfers
+    MemoryReader,
+    MemoryDeadLetters,
+    MemorySchedules,
+    MemoryCircuits,
+    MemoryAlerts,
+    MemoryWindows,
+    MemoryTransfers,
 ):
     """Everything in dictionaries of one process; gone with it.
 

@@ -32,7 +32,7 @@ from durableflow.backends.postgres.commit import (
     touches_tasks,
     turn_arrays,
 )
-from durableflow.backends.postgres.database import Connection, Database, Refused, safe_url
+from durableflow.backends.postgres.database import Database, Refused, safe_url
 from durableflow.backends.postgres.functions import CONFLICT, FENCED, TAKEN
 from durableflow.backends.postgres.hints import Hints
 from durableflow.backends.postgres.inbox import Horizon
@@ -197,7 +197,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
         self._horizons[worker_id] = Horizon()
         return await self.renew(Lease(worker_id, 0), ttl_us, 0)
 
-    async def renew(self, lease: Lease, ttl_us: int, now_us: int) -> Lease:  # noqa: ARG002  # the server's time counts
+    async def renew(self, lease: Lease, ttl_us: int, now_us: int) -> Lease:  # the server's time counts
         """See `Backend.renew`."""
         rows = await self._write(RENEW, lease.worker_id, ttl_us)
         if not rows:

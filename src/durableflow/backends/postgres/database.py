@@ -1,6 +1,6 @@
 """Connections to a Postgres server, and what its answers mean; the driver is known here only.
 
-Each call is a transaction, and nobody's to cancel: a caller that is cancelled leaves, the transaction goes on to its end.
+Each call is a transaction, and nobody's to cancel: a caller that is cancelled leaves, the transaction goes on.
 
 What an error means for what was written:
 
@@ -16,6 +16,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
@@ -308,7 +309,7 @@ class Database:
 
 
 class answers:  # noqa: N801  # reads as a word where it is used
-    """Inside, errors of the driver become `Refused` or the sign that the connection is lost; a silence is the latter."""
+    """Inside, errors of the driver become `Refused`, or the sign that the connection is lost; so does a silence."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout = asyncio.timeout(timeout_s)
@@ -316,7 +317,9 @@ class answers:  # noqa: N801  # reads as a word where it is used
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
 
-    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError as silence:

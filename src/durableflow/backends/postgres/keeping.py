@@ -89,7 +89,8 @@ class Keeping(Store):
                 there = await connection.fetchval(self._sql("select 1 from {s}.schedules where id = $1"), write.id)
                 return there is None
             sql = (
-                f"insert into {{s}}.schedules ({_SCHEDULES}) values ($1, $2, $3, $4) on conflict (id) do nothing returning 1"
+                f"insert into {{s}}.schedules ({_SCHEDULES}) values ($1, $2, $3, $4) "
+                "on conflict (id) do nothing returning 1"
             )
             return await connection.fetchval(self._sql(sql), *write.row) is not None
         if write.row is None:
@@ -150,8 +151,8 @@ class Keeping(Store):
                 return there
             await connection.execute(
                 self._sql(
-                    "update {s}.circuits set state = $2, failures = $3, successes = $4, probes_out = $5, opened_us = $6, "
-                    "probe_at_us = $7, revision = $8 where key = $1"
+                    "update {s}.circuits set state = $2, failures = $3, successes = $4, probes_out = $5, "
+                    "opened_us = $6, probe_at_us = $7, revision = $8 where key = $1"
                 ),
                 key,
                 circuit.state.value,

@@ -28,9 +28,10 @@ BURY: Final = """
 """
 """A worker that is dead owns nothing from here on; a commit of its own that is under way is waited for, elsewhere."""
 
-FORGET_TAKEOVERS: Final = (
-    "delete from {s}.takeovers where worker <= (select worker from {s}.takeovers order by worker desc offset 1000 limit 1)"
-)
+FORGET_TAKEOVERS: Final = """
+    delete from {s}.takeovers
+    where worker <= (select worker from {s}.takeovers order by worker desc offset 1000 limit 1)
+"""
 RELEASE: Final = "delete from {s}.workers where id = $1"
 HAND_OVER: Final = """
     update {s}.instances set owner = null where id = any($2::text[]) and owner = $1 and finished_us is null

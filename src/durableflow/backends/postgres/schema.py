@@ -1,10 +1,8 @@
 """The tables of a store in Postgres, and the way there from those of an older one.
 
-A migration has two halves. The first (`pre`) only adds, so that workers of the version before go on beside it; the
-second (`post`) takes away what none of them needs any more. A store is open to the versions between the two numbers that
-`schema_version` holds: `version`, made by the newest that was here, and `readable_from`, the oldest that may write.
-
-The functions are made anew by each migration: they belong to the version, and their names end with its number.
+A migration only adds, so that workers of the version before could go on beside it until they are replaced; they are
+refused all the same when they come anew. What none of them needs any more is taken away by a later one. The functions
+are made anew by each migration: they belong to the version.
 """
 
 from __future__ import annotations

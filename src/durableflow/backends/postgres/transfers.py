@@ -37,10 +37,16 @@ class Transfers(Store):
         """See `Backend.rewrite`."""
 
         async def work(connection: Connection) -> None:
-            taken = {each.instance.id for each in rewrites if not each.after_seq and not await self._make(connection, each.instance)}
+            taken = {
+                each.instance.id
+                for each in rewrites
+                if not each.after_seq and not await self._make(connection, each.instance)
+            }
             if taken:
                 raise InstancesExist(taken)
-            changed = {each.instance.id for each in rewrites if each.after_seq and not await self._may_go_on(connection, each)}
+            changed = {
+                each.instance.id for each in rewrites if each.after_seq and not await self._may_go_on(connection, each)
+            }
             if changed:
                 raise AppendConflict(changed)
             for each in rewrites:

@@ -29,7 +29,7 @@ begin
     return (select sum(pg_stat_get_xact_tuples_inserted(t) + pg_stat_get_xact_tuples_updated(t)
         + pg_stat_get_xact_tuples_deleted(t)) from unnest({_TABLES}) as t);
 end $$
-"""  # noqa: S608  # names of ours
+"""  # names of ours
 """How many rows of the store's tables this transaction has written; only the difference of two such numbers says it."""
 
 _SEND_WITHIN: Final = f"""
@@ -70,7 +70,7 @@ begin
     end if;
     insert into inbox (instance, data) values (of_instance, body);
 end $$
-"""  # noqa: S608  # names of ours
+"""  # names of ours
 """The end of a transaction of user code, sent together with its COMMIT: whether it may be, and the message."""
 
 USER_FUNCTIONS: Final = (_TOUCHED, _SEND_WITHIN, _CONCLUDE)

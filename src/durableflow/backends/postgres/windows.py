@@ -50,9 +50,12 @@ class Windows(Store):
                     return str(instance_id)
                 await connection.execute(self._sql("delete from {s}.windows where key = $1"), key)
             new_id = start.new.id
-            if await connection.fetchval(
-                self._sql(_OPEN), key, new_id, start.changed, start.start_at_us, start.until_us
-            ) is None:
+            if (
+                await connection.fetchval(
+                    self._sql(_OPEN), key, new_id, start.changed, start.start_at_us, start.until_us
+                )
+                is None
+            ):
                 return None  # another start has opened it meanwhile
             if await self._send_in(connection, [Outgoing(new_id, start.started, start.new)]) != ["delivered"]:
                 raise InstancesExist({new_id})

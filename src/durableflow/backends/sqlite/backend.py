@@ -64,9 +64,9 @@ from durableflow.backends.sqlite.loading import due, load, next_wake
 from durableflow.backends.sqlite.lock import WorkerLock
 from durableflow.backends.sqlite.reader import Reader
 from durableflow.backends.sqlite.records import (
+    ENDS_SQL,
     HISTORY_SQL,
     LAST_ROW_SQL,
-    ENDS_SQL,
     RECORD_SQL,
     as_ending,
     as_record,

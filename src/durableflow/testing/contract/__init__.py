@@ -57,7 +57,7 @@ class _EveryBackend(
 
 
 class BackendContract(LeaseContract, ServerLeaseContract, _EveryBackend):
-    """Of a store that has one worker at a time. Subclass it and say how to make a backend; see the module's docstring."""
+    """Of a store that has one worker at a time. Subclass it and say how to make a backend; see above."""
 
 
 class FleetBackendContract(FleetContract, FleetServerLeaseContract, _EveryBackend):
