@@ -22,6 +22,7 @@ from durableflow.errors import (
     InstanceStalled,
     LeaseLost,
     StorageError,
+    StoreSealed,
     UsageError,
 )
 from durableflow.model import events as ev
@@ -183,8 +184,13 @@ class Engine(Client):
                         self._server.admits = False
             worker = None
             await asyncio.sleep(_STANDBY_S)
-            with suppress(StorageError):
+            try:
                 worker = await self._try_to_lead()
+            except StoreSealed as sealed:
+                if sealed.is_gone:
+                    raise
+            except StorageError:
+                pass
 
     @property
     def is_leading(self) -> bool:
@@ -415,6 +421,7 @@ class Engine(Client):
 
     async def _wait_for_end_elsewhere(self, instance_id: str) -> End:
         while self._worker is None:
+            self._check_open()
             end = await self._look_for_end(instance_id)
             if end is not None:
                 return end

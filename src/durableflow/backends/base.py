@@ -24,6 +24,7 @@ from durableflow.backends.alerts import AlertStore, QuietInstance
 from durableflow.backends.circuits import CircuitStore
 from durableflow.backends.dead_letters import DeadLetter, DeadLetterQuery, DeadLetterStore
 from durableflow.backends.looking import Ending, InstanceReader, Query
+from durableflow.backends.moving import MoveStore
 from durableflow.backends.ownership import ClaimedInstance, MessagePage, OwnerStore, Share, Topic
 from durableflow.backends.records import (
     Heartbeat,
@@ -144,6 +145,7 @@ class Backend(
     AlertStore,
     WindowStore,
     TransferStore,
+    MoveStore,
     Protocol,
 ):
     """Where histories live; each method is one transaction.

@@ -191,8 +191,24 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         primary key (workflow, version, key)
     ) without rowid;
     """,
+    """
+    create table moves (
+        move_id text primary key,
+        side text not null,
+        other text not null,
+        mover text not null,
+        holder integer not null,
+        is_gone integer not null,
+        is_writing integer not null default 0
+    ) without rowid;
+    """,
 )
 """Schema changes in order; `pragma user_version` counts those that were made."""
+
+TABLES: Final = tuple(
+    statement.split()[2] for script in MIGRATIONS for statement in script.split(";") if "create table" in statement
+)
+"""All that are the store's own."""
 
 
 def schema_version(connection: sqlite3.Connection, where: object) -> int:
