@@ -18,6 +18,7 @@ from durableflow.testing.contract.leases import LeaseContract
 from durableflow.testing.contract.letters import LetterContract
 from durableflow.testing.contract.loading import LoadingContract
 from durableflow.testing.contract.looking import LookingContract
+from durableflow.testing.contract.moving import MovingContract
 from durableflow.testing.contract.others import OthersContract
 from durableflow.testing.contract.schedules import ScheduleContract
 from durableflow.testing.contract.sending import SendingContract
@@ -43,5 +44,6 @@ class BackendContract(
     CircuitContract,
     AlertContract,
     WindowContract,
+    MovingContract,
 ):
     """Subclass it and say how to make a backend; see the module's docstring."""
