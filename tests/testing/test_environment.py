@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from durableflow import Context, EventTimeout, InstanceNotFound, Settings, Status, WorkflowFailed, activity, workflow
+from durableflow.backends.base import Lease
 from durableflow.backends.memory import MemoryBackend
 from durableflow.core.view import HistoryEvent
 from durableflow.testing import (
