@@ -165,7 +165,7 @@ class QueueServer:
     async def _watch(self) -> None:
         while True:
             with suppress(StorageError):
-                if await self._backend.wait_for_change(_LONGEST_WAIT_S):
+                if await self._backend.wait_for_change(_LONGEST_WAIT_S, "tasks") or self._backend.is_fleet:
                     self._changed.set()
                     continue
             await asyncio.sleep(0)

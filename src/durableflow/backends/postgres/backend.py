@@ -28,6 +28,7 @@ from durableflow.backends.postgres.commit import (
     has_rare,
     places,
     rare_arrays,
+    touches_tasks,
     turn_arrays,
 )
 from durableflow.backends.postgres.database import Connection, Database, Refused, safe_url
@@ -51,7 +52,8 @@ from durableflow.backends.postgres.loading import load
 from durableflow.backends.postgres.looking import Looking
 from durableflow.backends.postgres.migrating import check, migrate, no_rights, version_of
 from durableflow.backends.postgres.sending import Sending
-from durableflow.backends.postgres.store import lease_lost
+from durableflow.backends.postgres.store import lease_lost, owner_words
+from durableflow.backends.postgres.tasks import Tasks
 from durableflow.backends.postgres.transfers import Transfers
 from durableflow.backends.postgres.windows import Windows
 from durableflow.errors import AppendConflict, EngineClosed, InstancesExist, UsageError
@@ -85,7 +87,7 @@ _SKEW_MAX_US: Final = 20_000
 _COMMAND_TIMEOUT_S: Final = 20.0
 
 
-class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
+class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, Looking):
     """Histories in a schema of a Postgres database.
 
     Args:
@@ -252,7 +254,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
         try:
             if has_rare(commit):
                 rows = await self._write(_COMMIT_ALL, lease.worker_id, *turns, *rare_arrays(commit))
-                self._hint(["o" if owner is None else f"w{owner}" for owner in rows[0][0]])
+                self._hint([*owner_words(rows[0][0]), *(["t"] if touches_tasks(commit) else [])])
             else:
                 await self._write(_COMMIT, lease.worker_id, *turns)
         except Refused as error:

@@ -78,6 +78,7 @@ class Keeping(Store):
         is_written = await self._transaction(work)
         if is_written:
             self._hint(["s"])
+            self._hint_tasks(write.messages)
             await self._hint_owners([message.instance_id for message in write.messages])
         return is_written
 

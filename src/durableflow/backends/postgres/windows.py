@@ -61,6 +61,7 @@ class Windows(Store):
         instance_id: str | None = None
         while instance_id is None:
             instance_id = await self._transaction(work)
+        self._hint_tasks([Outgoing(start.new.id, start.started, start.new)])
         await self._hint_owners([instance_id])
         return instance_id
 
