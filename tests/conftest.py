@@ -4,12 +4,14 @@ Asyncio under anyio, no dice that cannot be thrown again, a watch on slowness, a
 a test module may call its workflows and activities what it likes, whatever the others call theirs.
 """
 
-from collections.abc import Generator, Iterator
+import hashlib
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 from hypothesis import settings
 
 from durableflow.authoring.registry import DEFAULT, AnyActivity, AnyWorkflow
+from durableflow.testing.postgres import PostgresServer
 
 SLOW_S = 0.25
 
@@ -68,3 +70,20 @@ def _unmarked(reporter: pytest.TerminalReporter) -> Iterator[pytest.TestReport]:
     for report in reporter.stats.get("passed", []):
         if report.when == "call" and report.duration > SLOW_S and "slow" not in report.keywords:
             yield report
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server that is started for the first test that needs one, and is the tests' own."""
+    with PostgresServer(fsync=False, settings={"max_connections": 300}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def store_url(postgres: PostgresServer) -> Callable[[object], str]:
+    """The URL of a store in a schema of its own, the same for the same name."""
+    url = postgres.create_database()
+
+    def url_of(name: object) -> str:
+        return f"{url}?schema=t{hashlib.sha256(str(name).encode()).hexdigest()[:16]}"
+
+    return url_of

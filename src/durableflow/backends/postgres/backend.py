@@ -75,8 +75,9 @@ _COMMIT_ALL: Final = (
     f"select {{s}}.commit_rare($1::bigint, {places(RARE_ARRAYS, 2 + len(COMMIT_ARRAYS))}) from turns"
 )
 _INBOX: Final = """
-    select 0::bigint, txid_snapshot_xmin(m) || ':' || txid_snapshot_xmax(m) || ':' ||
-        (select last_value from {s}.inbox_number_seq), null::bytea from txid_current_snapshot() as m
+    select case when d.is_called then d.last_value else 0 end, txid_snapshot_xmin(txid_current_snapshot())::text,
+            case when $4::boolean then convert_to(txid_current()::text, 'UTF8') end
+        from {s}.inbox_number_seq as d
     union all select * from {s}.read_inbox($1::bigint, $2::bigint, $3::int)
 """
 """First the moment of the reading (see `inbox.Horizon`), then the messages."""
@@ -253,10 +254,12 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, Looki
         turns = turn_arrays(commit)
         try:
             if has_rare(commit):
-                rows = await self._write(_COMMIT_ALL, lease.worker_id, *turns, *rare_arrays(commit))
+                rows = await self._database.write_in_turn(
+                    self._sql(_COMMIT_ALL), lease.worker_id, *turns, *rare_arrays(commit)
+                )
                 self._hint([*owner_words(rows[0][0]), *(["t"] if touches_tasks(commit) else [])])
             else:
-                await self._write(_COMMIT, lease.worker_id, *turns)
+                await self._database.write_in_turn(self._sql(_COMMIT), lease.worker_id, *turns)
         except Refused as error:
             raise self._meaning(error, lease) from error
         if commit.has_answers or commit.finished_ids() or any(c.stall_reason is not None for c in commit.changes):
@@ -307,9 +310,9 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, Looki
 
     async def read_inbox(self, lease: Lease, after: int, limit: int) -> MessagePage:
         """See `Backend.read_inbox`."""
-        head, *rows = await self._read(_INBOX, lease.worker_id, after, limit)
         horizon = self._horizons.setdefault(lease.worker_id, Horizon())
-        settled = horizon.look(*(int(part) for part in head[1].split(":")))
+        head, *rows = await self._read(_INBOX, lease.worker_id, after, limit, horizon.is_behind)
+        settled = horizon.look(int(head[1]), None if head[2] is None else int(head[2]), head[0])
         messages = [Message(*row) for row in rows]
         if len(messages) == limit:
             settled = min(settled, messages[-1].number)

@@ -84,6 +84,7 @@ class Database:
         self.hook: Callable[[str], None] | None = None
         self._idle: list[Connection] = []
         self._places = asyncio.Semaphore(_LANES)
+        self._turns = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()
         self._is_open = False
 
@@ -96,15 +97,15 @@ class Database:
         Raises:
             StorageError: it cannot.
         """
-        self._places = asyncio.Semaphore(_LANES)
+        self._places, self._turns = asyncio.Semaphore(_LANES), asyncio.Lock()
         self._idle = [await self.connect()]
         self._is_open = True
 
     async def close(self) -> None:
         """Let what is under way end, then let go of everything."""
-        self._is_open = False
         while self._under_way:
             await asyncio.wait(list(self._under_way))
+        self._is_open = False
         idle, self._idle = self._idle, []
         for connection in idle:
             await dismiss(connection)
@@ -178,6 +179,15 @@ class Database:
                     if is_last:
                         raise StorageError(f"{self}: the connection was lost: {error.__cause__!r}") from error
             raise AssertionError
+
+        return await self._to_its_end(call())
+
+    async def write_in_turn(self, sql: str, *parameters: object) -> Sequence[Any]:
+        """As `write`, but not before those that were asked for earlier by this method are through."""
+
+        async def call() -> Sequence[Any]:
+            async with self._turns:
+                return await self.write(sql, *parameters)
 
         return await self._to_its_end(call())
 

@@ -123,7 +123,7 @@ class Hints:
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: lost.set())
-            await self._listener.ask(connection, lambda: connection.add_listener(self._channel, self._hear))
+            await self._listener.ask(lambda: connection.add_listener(self._channel, self._hear))
             self._wake_all()  # what was told while nobody listened
             self.send({self._greeting})
             while not lost.is_set():
@@ -131,7 +131,7 @@ class Hints:
                     async with asyncio.timeout(_ALIVE_S):
                         await lost.wait()
                 if not lost.is_set():
-                    await self._listener.ask(connection, lambda: connection.execute("select 1"))
+                    await self._listener.ask(lambda: connection.execute("select 1"))
         finally:
             await dismiss(connection)
 

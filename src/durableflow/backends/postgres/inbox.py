@@ -1,8 +1,11 @@
 """Up to which number the inbox can be read for good.
 
-Numbers are drawn before their transactions are committed, so a lower one can appear behind a higher one. A transaction
-has a number of its own, from the server, before it draws one for a message. So when all transactions are over that had
-one at some moment, all numbers that had been drawn before that moment have appeared, or never will.
+Numbers are drawn before their transactions are committed, so a lower one can appear behind a higher one. A sender's
+transaction has a number of its own, from the server, before it draws one for a message. A reader takes one, too, after
+it has learnt which message number was drawn last: whoever drew that or an earlier one has a lower transaction number.
+When all transactions with lower ones are over, those messages have appeared, or never will.
+
+(What a snapshot calls its `xmax` would not do: transactions that are under way can have that number, and higher ones.)
 """
 
 from __future__ import annotations
@@ -15,21 +18,26 @@ class Horizon:
 
     def __init__(self) -> None:
         self._drawn = 0
-        """The last number that had been drawn when the reader looked last."""
+        """The last message number that had been drawn when the reader looked last."""
         self._moments: deque[tuple[int, int]] = deque()
-        """The first transaction number that was not given out yet, and the last message number drawn before that."""
+        """A transaction number of the reader's, and the last message number drawn before."""
         self._settled = 0
 
-    def look(self, oldest_open: int, next_transaction: int, drawn: int) -> int:
+    @property
+    def is_behind(self) -> bool:
+        """Whether the reader should take a transaction number."""
+        return self._drawn > (self._moments[-1][1] if self._moments else self._settled)
+
+    def look(self, oldest_open: int, own: int | None, drawn: int) -> int:
         """The number up to which all that is there is there in a reading of this moment.
 
         Args:
             oldest_open: of the transactions that were open in the snapshot of the reading, the lowest number.
-            next_transaction: what the snapshot says has not begun.
-            drawn: the last number of a message, drawn perhaps after the snapshot.
+            own: the transaction number that the reader took, if it did.
+            drawn: the last message number that has been drawn.
         """
-        if self._drawn > (self._moments[-1][1] if self._moments else self._settled):
-            self._moments.append((next_transaction, self._drawn))
+        if own is not None:
+            self._moments.append((own, self._drawn))
         self._drawn = max(self._drawn, drawn)
         while self._moments and self._moments[0][0] <= oldest_open:
             self._settled = self._moments.popleft()[1]

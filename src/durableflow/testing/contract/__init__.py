@@ -13,6 +13,7 @@ from durableflow.testing.contract.alerts import AlertContract
 from durableflow.testing.contract.arriving import ArrivingContract
 from durableflow.testing.contract.circuits import CircuitContract
 from durableflow.testing.contract.commits import CommitContract
+from durableflow.testing.contract.fleets import FleetContract
 from durableflow.testing.contract.keeping import KeepingContract
 from durableflow.testing.contract.leases import LeaseContract
 from durableflow.testing.contract.letters import LetterContract
@@ -25,11 +26,10 @@ from durableflow.testing.contract.store import ODD_IDS, a_change, a_row, an_inst
 from durableflow.testing.contract.transacting import TransactingContract
 from durableflow.testing.contract.windows import WindowContract
 
-__all__ = ["ODD_IDS", "BackendContract", "a_change", "a_row", "an_instance", "refused"]
+__all__ = ["ODD_IDS", "BackendContract", "FleetBackendContract", "a_change", "a_row", "an_instance", "refused"]
 
 
-class BackendContract(
-    LeaseContract,
+class _EveryBackend(
     CommitContract,
     TransactingContract,
     LoadingContract,
@@ -44,4 +44,12 @@ class BackendContract(
     AlertContract,
     WindowContract,
 ):
-    """Subclass it and say how to make a backend; see the module's docstring."""
+    """What holds whoever owns the instances."""
+
+
+class BackendContract(LeaseContract, _EveryBackend):
+    """Of a store that has one worker at a time. Subclass it and say how to make a backend; see the module's docstring."""
+
+
+class FleetBackendContract(FleetContract, _EveryBackend):
+    """Of a store whose instances many workers share."""

@@ -103,18 +103,6 @@ class AlertContract(StoreContract):
         assert await backend.notices("a", 10) == [notice]
 
     @contract
-    async def test_takeovers_are_remembered(self, backend: Backend) -> None:
-        """Also after the worker is gone; asking in vain is none."""
-        for n in range(3):
-            lease = await backend.acquire(f"worker {n}", LEASE_US, 10 * n)
-            assert lease is not None
-            assert await backend.acquire("other", LEASE_US, 10 * n) is None
-            await backend.release(lease)
-        async with self.opened() as other:
-            found = await other.takeovers(10)
-        assert [(takeover.name, takeover.at_us) for takeover in found] == [("worker 1", 10), ("worker 2", 20)]
-
-    @contract
     async def test_instances_of_which_nothing_is_heard_are_found(self, backend: Backend) -> None:
         """Those that are not due, or over, or of which something was recorded, are not among them."""
         lease = await a_lease(backend)

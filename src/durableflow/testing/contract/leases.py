@@ -115,3 +115,15 @@ class LeaseContract(StoreContract):
         assert await backend.acquire("b", 10, 9) is None
         await backend.commit(lease, Commit(new=[an_instance("a")]))
         assert await backend.acquire("b", 10, 10) is not None
+
+    @contract
+    async def test_takeovers_are_remembered(self, backend: Backend) -> None:
+        """Also after the worker is gone; asking in vain is none."""
+        for n in range(3):
+            lease = await backend.acquire(f"worker {n}", LEASE_US, 10 * n)
+            assert lease is not None
+            assert await backend.acquire("other", LEASE_US, 10 * n) is None
+            await backend.release(lease)
+        async with self.opened() as other:
+            found = await other.takeovers(10)
+        assert [(takeover.name, takeover.at_us) for takeover in found] == [("worker 1", 10), ("worker 2", 20)]
