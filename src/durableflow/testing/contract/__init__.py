@@ -20,9 +20,13 @@ from durableflow.testing.contract.letters import LetterContract
 from durableflow.testing.contract.loading import LoadingContract
 from durableflow.testing.contract.looking import LookingContract
 from durableflow.testing.contract.others import OthersContract
+from durableflow.testing.contract.queues import QueueContract
 from durableflow.testing.contract.schedules import ScheduleContract
 from durableflow.testing.contract.sending import SendingContract
+from durableflow.testing.contract.servers import ServerContract
 from durableflow.testing.contract.store import ODD_IDS, a_change, a_row, an_instance, refused
+from durableflow.testing.contract.tasks import TaskContract
+from durableflow.testing.contract.tokens import TokenContract
 from durableflow.testing.contract.transacting import TransactingContract
 from durableflow.testing.contract.windows import WindowContract
 
@@ -43,6 +47,10 @@ class _EveryBackend(
     CircuitContract,
     AlertContract,
     WindowContract,
+    TaskContract,
+    ServerContract,
+    QueueContract,
+    TokenContract,
 ):
     """What holds whoever owns the instances."""
 

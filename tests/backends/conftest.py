@@ -1,0 +1,32 @@
+"""Backends with a planted bug, which the contract must find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durableflow.backends.sqlite import SqliteBackend
+from durableflow.testing import BackendContract
+
+
+@pytest.fixture
+def bites(tmp_path: Path) -> Callable[[type[Any], str], None]:
+    """Fails unless the test of the contract that makes the claim fails for this kind of backend."""
+
+    def bite(kind: type[Any], claim: str) -> None:
+        made: list[Any] = []
+
+        class Mutant(BackendContract):
+            def backend(self, folder: Path) -> Any:
+                if issubclass(kind, SqliteBackend):
+                    return kind(folder / "mutant.db")
+                made[:] = made or [kind()]
+                return made[0]
+
+        with pytest.raises((AssertionError, TimeoutError, ValueError)):
+            getattr(Mutant(), f"test_{claim}")(tmp_path)
+
+    return bite
