@@ -130,8 +130,9 @@ $$
 
 _OPEN_QUEUES: Final = f"""
     select q.* from {{s}}.queues q where not q.is_paused
-        and exists (select 1 from {{s}}.tasks t where t.queue = q.id and t.state = {WAITING}) order by q.name
+        and (select true from {{s}}.tasks t where t.queue = q.id and t.state = {WAITING} limit 1) order by q.name
 """
+"""Those from which something might be claimed, had they room. With EXISTS all tasks that wait would be read."""
 
 _LOOK: Final = f"""
 create or replace function {{s}}.look_at_tasks(
