@@ -138,9 +138,11 @@ class Engine(Client):
         serving, self._serving = self._serving, None
         worker, server = self._worker, self._server
         try:
-            if server is not None and serving is not None and not serving.done():
-                await server.stop()
-            await _end(serving)
+            try:
+                if server is not None and serving is not None and not serving.done():
+                    await server.stop()
+            finally:
+                await _end(serving)
             if worker is not None and task is not None and not task.done():
                 await worker.stop()
         finally:
@@ -163,6 +165,7 @@ class Engine(Client):
         assert server is not None
         self._worker = worker
         worker.on_tasks(server.note_commit)
+        worker.on_offered = server.look
         server.on_written, server.admits = worker.look_into_inbox, True
         server.look()
         self._led.set()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from durableflow import Engine, Settings
+from durableflow import Client, Engine, Settings
 from durableflow.backends.base import Backend, Commit, Lease, LoadedInstance
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.sqlite import SqliteBackend
@@ -121,6 +123,7 @@ class World:
     async def crash(self, engine: Engine) -> None:
         """What is in its memory is gone, nothing more is written, and its process is known to be dead."""
         self._open.remove(engine)
+        leads = engine.is_leading
         tasks, engine._task, engine._serving = (engine._task, engine._serving), None, None
         for task in tasks:
             assert task is not None
@@ -128,14 +131,31 @@ class World:
             with suppress(asyncio.CancelledError):
                 await task
         backend = getattr(engine._backend, "_real", engine._backend)
+        server_id = 0 if engine._server is None else engine._server._server_id
         if isinstance(backend, SqliteBackend):
             thread = backend._thread
             assert thread is not None
-            await thread.call(lambda connection: connection.execute("delete from workers"))
+            sql = "update servers set expires_us = 0 where id = ?"
+            if leads:
+                await thread.call(lambda connection: connection.execute("delete from workers"))
+            await thread.call(lambda connection: connection.execute(sql, (server_id,)))
         else:
             assert isinstance(backend, MemoryBackend)
-            backend._workers.clear()
+            if leads:
+                backend._workers.clear()
+            if server_id in backend._servers:
+                backend._servers[server_id] = 0
         await backend.close()
+
+    # -- what is asked often --------------------------------------------------------------------------------
+
+    async def counts(self, engine: Client, name: str = "mail") -> tuple[int, int, int, int]:
+        """How many tasks of a queue are waiting, delayed, running, handed over."""
+        status = await engine.queue(name)
+        return status.waiting, status.delayed, status.running, status.handed_over
+
+    async def kinds(self, engine: Client, instance_id: str) -> list[str]:
+        return [each.kind for each in await engine.history(instance_id)]
 
     # -- time -----------------------------------------------------------------------------------------------
 
@@ -147,15 +167,15 @@ class World:
             while calm < 4:
                 await asyncio.sleep(0 if calm else 0.0005)
                 now = [self._state(engine) for engine in self._open]
-                busy = any(state is not None and not state[0] for state in now)
+                busy = not all(is_calm for is_calm, _ in now)
                 calm = calm + 1 if now == before and not busy else 0
                 before = now
 
-    def _state(self, engine: Engine) -> tuple[bool, object] | None:
-        worker = engine._worker
-        if worker is None:
-            return None
-        return worker.waits_for_attempts, worker.statistics()
+    def _state(self, engine: Engine) -> tuple[bool, object]:
+        worker, server = engine._worker, engine._server
+        assert server is not None
+        calm = server.waits_for_attempts and (worker is None or worker.waits_for_attempts)
+        return calm, (server.running_attempts, None if worker is None else worker.statistics())
 
     async def advance(self, seconds: float) -> None:
         """Let time pass, each moment at which something is due on its own."""
@@ -194,11 +214,31 @@ def memory_world(tmp_path: Path) -> World:
     return World("memory", tmp_path)
 
 
+OF_TASKS = frozenset(
+    {
+        "enlist_server",
+        "renew_server",
+        "retire_server",
+        "claim",
+        "claimed_tasks",
+        "overdue_tasks",
+        "finish_tasks",
+        "beat_tasks",
+        "offer_task",
+        "offer_claimed",
+    }
+)
+
+
 class FaultyBackend:
     """A backend whose commits fail as planned, or wait at a gate; it counts what is asked of it.
 
     Faults, one for each commit to come: "refuse" writes nothing, "lose" writes nothing and does not
     say so, "hide" writes and does not say so, "conflict" claims that somebody else was first.
+
+    `plan` has faults for the methods of `OF_TASKS`, by name, for each call to come; besides those above "hang"
+    neither writes nor returns, and "hang after" writes and does not return: as far as a process gets that dies there.
+    `hanging` names those that do.
     """
 
     def __init__(self, real: Any) -> None:
@@ -211,9 +251,29 @@ class FaultyBackend:
         self.renewals = 0
         self.gate = asyncio.Event()
         self.gate.set()
+        self.plan: dict[str, list[str | None]] = {}
+        self.hanging: list[str] = []
+        self.asked: Counter[str] = Counter()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
+        real = getattr(self._real, name)
+        return partial(self._ask, name, real) if name in OF_TASKS else real
+
+    async def _ask(self, name: str, real: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        self.asked[name] += 1
+        planned = self.plan.get(name)
+        fault = planned.pop(0) if planned else None
+        if fault == "refuse":
+            raise StorageError("planted")
+        if fault == "lose":
+            raise CommitOutcomeUnknown("planted")
+        answer = None if fault == "hang" else await real(*args)
+        if fault == "hide":
+            raise CommitOutcomeUnknown("planted")
+        if fault in ("hang", "hang after"):
+            self.hanging.append(name)
+            await asyncio.Event().wait()
+        return answer
 
     async def commit(self, lease: Lease, commit: Commit) -> None:
         self.commits.append(commit)

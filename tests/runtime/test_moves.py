@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -23,8 +24,10 @@ from durableflow import (
     activity_context,
     workflow,
 )
+from durableflow.backends.base import Outgoing
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.moving import Part, Seal
+from durableflow.backends.postgres import PostgresBackend
 from durableflow.backends.sqlite import SqliteBackend
 from durableflow.errors import EngineClosed, LeaseLost, MoveRefused, StorageError, StoreSealed
 from durableflow.observe import facts
@@ -237,6 +240,25 @@ async def test_what_was_moved_is_the_same_and_goes_on_as_if_nothing_had_been(wor
     assert not report.unreadable
     assert {what for what, _, _ in pair.told} >= {"copying instances", "copying history rows", "comparing instances"}
     assert all(0 < done <= total for _, done, total in pair.told)
+    await go_on(world, pair.target)
+
+
+@pytest.mark.slow
+async def test_a_store_that_goes_through_postgres_comes_back_the_same(
+    world: World, pair: Pair, store_url: Callable[[object], str], tmp_path: Path
+) -> None:
+    before = await pair.rows(pair.source)
+    between = PostgresBackend(store_url(tmp_path))
+    await between.open()
+    await Move(pair.source, between, world.clock, page_bytes=PAGE_BYTES).run()
+    there = await pair.rows(between)
+    assert there | {Part.INBOX: []} == before | {Part.INBOX: []}
+    assert [row[:3] for row in there[Part.INBOX]] == [row[:3] for row in before[Part.INBOX]]
+    await Move(between, pair.target, world.clock, page_bytes=PAGE_BYTES).run()
+    with pytest.raises(StoreSealed, match="has been moved"):
+        await between.send([Outgoing("sold-3", b"late")])
+    await between.close()
+    assert await pair.rows(pair.target) == before
     await go_on(world, pair.target)
 
 

@@ -36,10 +36,11 @@ _MOST: int = 1_000
 class Queue:
     """A queue: its limits, and its tasks that wait, in order."""
 
-    __slots__ = ("full_us", "lanes", "last_of_key", "limits", "waiting")
+    __slots__ = ("full_us", "is_paused", "lanes", "last_of_key", "limits", "waiting")
 
     def __init__(self) -> None:
         self.limits = QueueLimits()
+        self.is_paused = False
         self.full_us = 0
         self.lanes: dict[int, int] = {}
         self.waiting: list[tuple[int, int, int]] = []
@@ -150,18 +151,18 @@ class MemoryTasks:
         if self._servers.get(server_id, -1) < 0:
             raise LeaseLost(f"server {server_id} of queues was declared dead, and its claims with it")
 
-    async def renew_server(self, server_id: int, ttl_us: int, now_us: int) -> list[int]:
+    async def renew_server(self, server_id: int, ttl_us: int, now_us: int) -> list[tuple[int, int]]:
         """See `TaskStore.renew_server`."""
         self._check_server(server_id)
         self._servers[server_id] = now_us + ttl_us
-        return [task.number for task in self._claimed_by(server_id)]
+        return [(task.number, task.attempt) for task in self._claimed_by(server_id)]
 
-    async def retire_server(self, server_id: int) -> None:
+    async def retire_server(self, server_id: int, ends: Sequence[TaskEnd]) -> None:
         """See `TaskStore.retire_server`."""
-        self._check_seal()
+        await self.finish_tasks(ends, server_id)
         for task in self._claimed_by(server_id):
             self._keep(task._replace(state=WAITING, claimed_by=0, token_digest=None))
-        self._servers.pop(server_id, None)
+        del self._servers[server_id]
         self._server_names.pop(server_id, None)
         self._notify()
 
@@ -177,21 +178,33 @@ class MemoryTasks:
         """See `TaskStore.look_at_tasks`."""
         if not self._tasks:
             return Outlook(False, False, None)
-        room = max([request.other_room, *request.rooms.values()])
         due = min((task.not_before_us for task in self._tasks.values() if task.state == DELAYED), default=None)
-        is_claimable = (due is not None and due <= now_us) or any(
-            self._may_take(request, self._tasks[number], room, takes_suspect=request.takes_suspect)
-            for queue in self._queues.values()
-            for _, _, number in queue.waiting
-        )
+        is_claimable, opening = (True, None) if due is not None and due <= now_us else self._opening(request, now_us)
         expiry = min(
             (t.expires_us for t in self._tasks.values() if t.expires_us is not None and t.state != CLAIMED),
             default=None,
         )
         leases = [expires_us for each, expires_us in self._servers.items() if each != request.server_id]
         is_overdue = (expiry is not None and expiry <= now_us) or any(each <= now_us for each in leases)
-        moments = [each for each in (due, expiry, *leases) if each is not None and each > now_us]
+        moments = [each for each in (due, opening, expiry, *leases) if each is not None and each > now_us]
         return Outlook(is_claimable, is_overdue, min(moments, default=None))
+
+    def _opening(self, request: ClaimRequest, now_us: int) -> tuple[bool, int | None]:
+        """Whether there is a task to take now; and if none, when a rate limit lets one go."""
+        opening: int | None = None
+        for name, queue in self._queues.items():
+            room = request.rooms.get(name, request.other_room)
+            if queue.is_paused or not any(
+                self._may_take(request, self._tasks[number], room, takes_suspect=request.takes_suspect)
+                for _, _, number in queue.waiting
+            ):
+                continue
+            if self._most(name, now_us):
+                return True, None
+            if queue.limits.rate_count and rate_room(queue.limits, queue.full_us, now_us) == 0:
+                next_us = rate_next_us(queue.limits, queue.full_us)
+                opening = next_us if opening is None else min(opening, next_us)
+        return False, opening
 
     async def claim(self, request: ClaimRequest, now_us: int) -> Claims:
         """See `TaskStore.claim`."""
@@ -205,7 +218,7 @@ class MemoryTasks:
         for name in sorted(self._queues):
             queue = self._queues[name]
             limits = queue.limits
-            if limits.is_paused or not queue.waiting:
+            if queue.is_paused or not queue.waiting:
                 continue
             room = request.rooms.get(name, request.other_room)
             most = self._most(name, now_us)
@@ -297,7 +310,7 @@ class MemoryTasks:
                     attempt=to.attempt,
                     not_before_us=to.not_before_us,
                     expires_us=to.expires_us,
-                    details=to.details,
+                    details=task.details if to.details is None else to.details,
                     uncounted=to.uncounted,
                     losses=to.losses,
                     is_suspect=to.is_suspect,
@@ -337,6 +350,7 @@ class MemoryTasks:
                 offer.scheduled_at_us, offer.uncounted, 0, False,
             )
         )  # fmt: skip
+        self._notify()
         return True
 
     async def offer_claimed(self, number: int, attempt: int, server_id: int, token_digest: bytes) -> bool:
@@ -364,11 +378,13 @@ class MemoryTasks:
         return [self._queue_record(each) for each in sorted(self._queues) if name in (None, each)]
 
     def _queue_record(self, name: str) -> QueueRecord:
+        queue = self._queues[name]
         tasks = [task for task in self._tasks.values() if task.queue == name]
         states = [task.state for task in tasks]
         oldest_us = min((task.scheduled_at_us for task in tasks if task.state == WAITING), default=None)
         counts = [states.count(state) for state in (WAITING, DELAYED, CLAIMED, HANDED_OVER)]
-        return QueueRecord(name, self._queues[name].limits, counts[0], counts[1], counts[2], counts[3], oldest_us)
+        waiting, delayed, claimed, handed_over = counts
+        return QueueRecord(name, queue.limits, queue.is_paused, waiting, delayed, claimed, handed_over, oldest_us)
 
     async def limit_queue(self, name: str, limits: QueueLimits) -> None:
         """See `TaskStore.limit_queue`."""
@@ -380,4 +396,10 @@ class MemoryTasks:
         ):  # fmt: skip
             queue.full_us = 0
         queue.limits = limits
+        self._notify()
+
+    async def pause_queue(self, name: str, *, is_paused: bool) -> None:
+        """See `TaskStore.pause_queue`."""
+        self._check_seal()
+        self._queues.setdefault(name, Queue()).is_paused = is_paused
         self._notify()

@@ -160,6 +160,7 @@ class KeptQueue(NamedTuple):
 
     name: str
     limits: QueueLimits
+    is_paused: bool
     full_us: int
     lanes: tuple[tuple[int, int], ...]
 

@@ -122,7 +122,13 @@ class Claims(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """Whether there is something to claim, whether something is overdue, and when that may next be so by itself."""
+    """What there is to do.
+
+    Attributes:
+        is_claimable: `claim` would take something, or find that the time of a delayed task has come.
+        is_overdue: `overdue_tasks` has something to find, or a dead server to bury.
+        next_us: when either may next be so by itself.
+    """
 
     is_claimable: bool
     is_overdue: bool
@@ -130,7 +136,10 @@ class Outlook(NamedTuple):
 
 
 class NextAttempt(NamedTuple):
-    """The new values of a task that goes on: another attempt, or (state `HANDED_OVER`) the same one elsewhere."""
+    """The new values of a task that goes on: another attempt, or (state `HANDED_OVER`) the same one elsewhere.
+
+    `details` None leaves those that are there, which a token's heartbeat may have brought.
+    """
 
     state: int
     attempt: int
@@ -187,21 +196,25 @@ class QueueLimits(msgspec.Struct, frozen=True):
         concurrency: how many of its tasks are claimed at once; None for no limit.
         rate_count, rate_period_us: so many are claimed in a period, on average; 0 for no limit.
         rate_burst: so many at once at most.
-        is_paused: nothing is claimed.
     """
 
     concurrency: int | None = None
     rate_count: int = 0
     rate_period_us: int = 0
     rate_burst: int = 0
-    is_paused: bool = False
 
 
 class QueueRecord(NamedTuple):
-    """A queue, its limits, and how many of its tasks are in which state; `oldest_us`: since when one is waiting."""
+    """A queue, and how many of its tasks are in which state.
+
+    Attributes:
+        is_paused: nothing is claimed.
+        oldest_us: since when one is waiting.
+    """
 
     name: str
     limits: QueueLimits
+    is_paused: bool
     waiting: int
     delayed: int
     claimed: int
@@ -240,20 +253,28 @@ class TaskStore(Protocol):
         """Become a server of this store; its number."""
         ...
 
-    async def renew_server(self, server_id: int, ttl_us: int, now_us: int) -> list[int]:
-        """Push the expiry on; the numbers of the tasks that the server has claimed.
+    async def renew_server(self, server_id: int, ttl_us: int, now_us: int) -> list[tuple[int, int]]:
+        """Push the expiry on; number and attempt of each task that the server has claimed.
 
         Raises:
             LeaseLost: the server was declared dead, and its claims with it.
         """
         ...
 
-    async def retire_server(self, server_id: int) -> None:
-        """Be one no more; what it has claimed waits again, as if it had never been claimed."""
+    async def retire_server(self, server_id: int, ends: Sequence[TaskEnd]) -> None:
+        """Be one no more.
+
+        Args:
+            ends: what became of attempts that had begun, as `finish_tasks` takes it. What else the server has claimed
+                was not begun, and waits again, as if it had never been claimed.
+
+        Raises:
+            LeaseLost: the server was declared dead; nothing was written.
+        """
         ...
 
     async def look_at_tasks(self, request: ClaimRequest, now_us: int) -> Outlook:
-        """What there is to do; a hint, which reads only."""
+        """What there is to do; it reads only."""
         ...
 
     async def claim(self, request: ClaimRequest, now_us: int) -> Claims:
@@ -313,5 +334,9 @@ class TaskStore(Protocol):
         ...
 
     async def limit_queue(self, name: str, limits: QueueLimits) -> None:
-        """Set what bounds a queue; the bucket of a rate limit that changes is full."""
+        """Set what bounds a queue, paused or not; the bucket of a rate limit that changes is full."""
+        ...
+
+    async def pause_queue(self, name: str, *, is_paused: bool) -> None:
+        """Have nothing claimed from a queue, or again, within its limits."""
         ...

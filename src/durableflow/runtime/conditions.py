@@ -188,7 +188,7 @@ class Conditions:
             if queue.oldest_us is not None
             and queue.oldest_us < before_us - queue.limits.rate_period_us
             and not queue.claimed
-            and not queue.limits.is_paused
+            and not queue.is_paused
         ]
 
     async def _queues(self, now_us: int) -> list[Condition]:

@@ -17,6 +17,7 @@ from durableflow.runtime.ends import End, Ends
 from durableflow.runtime.instances import Instances
 from durableflow.runtime.live import Live, Told, answer
 from durableflow.runtime.means import Means
+from durableflow.runtime.messages import is_answer
 from durableflow.runtime.replay_check import ReplayCheck
 from durableflow.runtime.stalls import Stalls, not_registered, reason_of
 from durableflow.runtime.turns import TakenTurn
@@ -79,10 +80,7 @@ class Effects:
                 self._means.tell(facts.BranchFailed(live.id, branch, failure.type_name, failure.message))
             self._finish(live, execution.ended)
             return
-        for activity, definition in taken.starts:
-            self._attempts.begin(live, activity, definition)
-        if live.requests:
-            self._withdraw_late(live, taken.told)
+        self._begin(taken)
         if taken.missing is not None:
             self._stalls.stall(live, reason_of(not_registered("activity", taken.missing)))
             return
@@ -121,6 +119,24 @@ class Effects:
             self._attempts.cancel(attempt, reason)
         if number in live.requests:
             self._attempts.withdraw(live, number)
+
+    def _begin(self, taken: TakenTurn) -> None:
+        """Begin the attempts that the turn allows, and end those that it leaves no place to."""
+        live = taken.live
+        if live.attempts and self._means.offered:
+            self._stop_answered(live, taken.told)
+        for activity, definition in taken.starts:
+            self._attempts.begin(live, activity, definition)
+        if live.requests:
+            self._withdraw_late(live, taken.told)
+
+    def _stop_answered(self, live: Live, told: Sequence[Told]) -> None:
+        """Attempts that a token has finished, while their code still runs here."""
+        for event, _, number in told:
+            if number and is_answer(event) and (live.id, event.task) in self._means.offered:
+                attempt = live.attempts.get(event.task)
+                if attempt is not None and attempt.number == event.attempt:
+                    self._attempts.cancel(attempt, "its token was used")
 
     def _withdraw_late(self, live: Live, told: Sequence[Told]) -> None:
         """Starts that came too late for their activity: their places are free again."""

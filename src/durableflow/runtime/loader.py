@@ -280,9 +280,10 @@ class Loader:
                     answers[key] = (event, number)
         details = {(beat.task, beat.attempt): beat.details for beat in beats}
         for activity in list(live.execution.activities.values()):
-            if activity.task in elsewhere:
-                continue
             key = (activity.task, activity.attempt)
+            if activity.task in elsewhere:
+                activity.details = details.get(key, activity.details)  # said before it was handed over
+                continue
             if not activity.started:
                 if key in answers and type(answers[key][0]) is ev.ActivityCompleted:
                     live.tell(ev.ActivityStarted(*key))  # of a history that was rewound to before it was

@@ -9,11 +9,14 @@ Rules that this file keeps:
 2. What became of attempts is written in groups, each together with the message to its instance, and only if
    the claim still holds. Until that is durable the attempt is made again after a crash, by whoever claims it.
 3. A server that hears that it was declared dead gives up all that it has claimed, and begins anew.
+4. A server that stops writes what became of every attempt that has begun, at the latest in the transaction in which
+   it retires. Only what was not begun is given back under the same attempt number: code may still run for the others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -93,12 +96,13 @@ class QueueServer:
         self._name = name
         self._queues = queues
         self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
         self._alarms = Alarms(clock)
         self._attempts = Attempts(settings, clock, self._alarms, self._note_beat, self._note_failed, self._offer)
         self._server_id = _NOBODY
         self._claims: dict[int, _Claim] = {}
         self._running: Counter[str] = Counter()
-        self._ends: list[tuple[StoredTask, TaskEnd]] = []
+        self._ends: list[tuple[_Claim, TaskEnd]] = []
         self._beats: dict[int, TaskBeat] = {}
         self._changed = asyncio.Event()
         self._to_write = asyncio.Event()
@@ -128,17 +132,18 @@ class QueueServer:
             await self._attempts.join()
 
     async def stop(self) -> None:
-        """Wait for running attempts for the grace time, give back what has not begun, write what became of all."""
+        """Wait for running attempts for the grace time, write what became of all, give back what has not begun."""
         self._is_stopping = True
         await self._attempts.stop(self._settings.grace_s)
-        with suppress(TimeoutError):  # what is not written by then is taken back when the lease of its claim ends
+        with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS_S):
                 while self._ends or self._is_writing or self._is_busy:  # noqa: ASYNC110  # the loops set no event
                     await asyncio.sleep(0.001)
         if self._server_id:
-            with suppress(StorageError):
-                await self._backend.retire_server(self._server_id)
+            with suppress(StorageError):  # then its claims are lost attempts, when its lease ends
+                await self._backend.retire_server(self._server_id, [end for _, end in self._ends])
             self._server_id = _NOBODY
+            self.on_written()
 
     @property
     def running_attempts(self) -> int:
@@ -167,7 +172,7 @@ class QueueServer:
     async def _watch(self) -> None:
         while True:
             with suppress(StorageError):
-                if await self._backend.wait_for_change(_LONGEST_WAIT_S):
+                if await self._backend.wait_for_change(_LONGEST_WAIT_S, "tasks") or self._backend.is_fleet:
                     self._changed.set()
                     continue
             await asyncio.sleep(0)
@@ -191,6 +196,7 @@ class QueueServer:
                 raise
             except StorageError as error:
                 self._tell(facts.CommitRetried(str(error)))
+                self.on_written()  # it may be there all the same
                 await asyncio.sleep(_LOOK_AGAIN_S)
                 self._changed.set()
             finally:
@@ -246,8 +252,11 @@ class QueueServer:
         return round(self._settings.lease_s * 1_000_000)
 
     def _take(self, task: StoredTask) -> None:
-        if task.number in self._claims:
-            return
+        known = self._claims.get(task.number)
+        if known is not None:
+            if known.task.attempt == task.attempt:
+                return
+            self._give_up(known, "its token was used")  # or its end was written, and nobody here knew
         claim = self._claims[task.number] = _Claim(self, task)
         self._running[task.queue] += 1
         definition = self._registry.activities[task.name]
@@ -255,7 +264,7 @@ class QueueServer:
 
     def begin(self, claim: _Claim) -> None:
         """There is a place for its attempt."""
-        if claim.task.number in self._claims:
+        if self._claims.get(claim.task.number) is claim:
             self._attempts.begin(claim, claim.activity, self._registry.activities[claim.task.name])
 
     async def _adopt(self) -> None:
@@ -291,7 +300,7 @@ class QueueServer:
             await asyncio.sleep(min(_LONGEST_WAIT_S, self._settings.lease_s / 3))
             if not self._server_id:
                 continue
-            known = list(self._claims)
+            known = self._claimed()
             try:
                 held = set(await self._backend.renew_server(self._server_id, self._ttl_us, self._clock.now_us()))
             except LeaseLost:
@@ -302,12 +311,16 @@ class QueueServer:
             except StorageError as error:
                 self._tell(facts.CommitRetried(str(error)))
             else:
-                for number in known:
-                    claim = self._claims.get(number)
-                    if number not in held and claim is not None:
+                for each in known - held:
+                    claim = self._claims.get(each[0])
+                    if claim is not None and claim.task.attempt == each[1]:
                         self._give_up(claim, "the result is no longer wanted")
-                if held.difference(self._claims, known) and not self._is_busy and not self._is_stopping:
+                if held - known - self._claimed() and not self._is_busy and not self._is_stopping:
                     await self._adopt()
+
+    def _claimed(self) -> set[tuple[int, int]]:
+        """Number and attempt of each claim that is known here."""
+        return {(claim.task.number, claim.task.attempt) for claim in self._claims.values()}
 
     def _give_up(self, claim: _Claim, reason: str) -> None:
         """Nobody wants the result any more."""
@@ -325,31 +338,37 @@ class QueueServer:
             self._give_up(claim, "this process was declared dead")
 
     def _forget(self, claim: _Claim) -> None:
-        if self._claims.pop(claim.task.number, None) is not None:
+        if self._claims.get(claim.task.number) is claim:
+            del self._claims[claim.task.number]
             queue = claim.task.queue
             self._running[queue] -= 1
             if not self._running[queue]:
                 del self._running[queue]
+            self._changed.set()  # there is room for another
 
     # -- what became of them --------------------------------------------------------------------------------
 
     def note_end(self, claim: _Claim, event: ev.Observation) -> None:
         """The attempt of `claim` is over, or goes on elsewhere."""
-        if claim.task.number not in self._claims:
+        task = claim.task
+        if self._claims.get(task.number) is not claim:
             return
-        task = claim.task._replace(details=claim.activity.details)
-        self._ends.append((task, end_of(task, event, self._clock.now_us())))
-        self._beats.pop(task.number, None)
+        beat = self._beats.pop(task.number, None)
+        details = None if beat is None else beat.details  # what was written before stays, or what a token said since
+        self._ends.append((claim, end_of(task, event, self._clock.now_us(), details)))
         self._to_write.set()
 
     def _note_beat(self, owner: Owner, _: int, attempt: int, details: bytes) -> None:
         """Called on any thread."""
         assert isinstance(owner, _Claim)
         beat = TaskBeat(owner.task.number, attempt, details)
-        self._loop.call_soon_threadsafe(self._keep_beat, beat)
+        if threading.get_ident() == self._thread_id:
+            self._keep_beat(owner, beat)  # now: the attempt may end in the next line of its code
+        else:
+            self._loop.call_soon_threadsafe(self._keep_beat, owner, beat)
 
-    def _keep_beat(self, beat: TaskBeat) -> None:
-        if beat.number in self._claims:
+    def _keep_beat(self, claim: _Claim, beat: TaskBeat) -> None:
+        if self._claims.get(beat.number) is claim:
             self._beats[beat.number] = beat
             self._to_write.set()
 
@@ -393,11 +412,10 @@ class QueueServer:
         ends = self._ends[:]
         if ends:
             await self._backend.finish_tasks([end for _, end in ends], self._server_id)
-            del self._ends[: len(ends)]
-            for task, _ in ends:
-                claim = self._claims.get(task.number)
-                if claim is not None:
-                    self._forget(claim)
+            written = {id(each) for each in ends}
+            self._ends = [each for each in self._ends if id(each) not in written]
+            for claim, _ in ends:
+                self._forget(claim)
             self.on_written()
             self._changed.set()
 

@@ -106,8 +106,12 @@ def answered_until_us(
     return min(limits, default=None)
 
 
-def end_of(task: StoredTask, event: ev.Observation, now_us: int) -> TaskEnd:
-    """What is written of an attempt of which `event` is to be told."""
+def end_of(task: StoredTask, event: ev.Observation, now_us: int, details: bytes | None = None) -> TaskEnd:
+    """What is written of an attempt of which `event` is to be told.
+
+    Args:
+        details: what it said of itself and was not written yet.
+    """
     seen = (task.number, task.attempt, task.state, task.claimed_by)
     following: NextAttempt | None = None
     if isinstance(event, ev.AttemptFailed) and task.queue:
@@ -122,7 +126,7 @@ def end_of(task: StoredTask, event: ev.Observation, now_us: int) -> TaskEnd:
             activity.attempt,
             event.retry_at_us,
             _waits_until_us(options, task.scheduled_at_us, event.retry_at_us),
-            task.details if event.details is None else event.details,
+            details,
             activity.uncounted,
             activity.losses,
             activity.losses > 0 and is_suspect(activity),
@@ -130,7 +134,7 @@ def end_of(task: StoredTask, event: ev.Observation, now_us: int) -> TaskEnd:
     elif isinstance(event, ev.ActivityHandedOver):
         until_us = answered_until_us(load_options(task), task.scheduled_at_us, task.started_us, now_us)
         following = NextAttempt(
-            HANDED_OVER, task.attempt, 0, until_us, task.details, task.uncounted, task.losses, task.is_suspect
+            HANDED_OVER, task.attempt, 0, until_us, details, task.uncounted, task.losses, task.is_suspect
         )
     return TaskEnd(seen, ev.dump_event(event), following)
 

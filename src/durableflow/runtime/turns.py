@@ -252,13 +252,16 @@ class Turns:
         """Have the store forget what is no longer wanted of queues and tokens."""
         live, turn, offered = taken.live, taken.turn, self._means.offered
         if live.execution.ended is not None:
-            if live.execution.elsewhere is not None or any((live.id, each) in offered for each in turn.cancelled):
-                commit.tasks_dropped.append((live.id, ALL_TASKS))
+            known = [(live.id, each) for each in turn.cancelled if (live.id, each) in offered]
+            if live.execution.elsewhere is not None or known:
+                commit.tasks_dropped += [(live.id, ALL_TASKS), *known]
             return
         if live.execution.elsewhere is not None:
             commit.tasks_dropped += [(live.id, each) for each in turn.cancelled]
         if offered:
-            over = {event.task for event, _, _ in taken.told if is_answer(event)}.union(turn.cancelled)
+            refused = {id(event) for event in turn.refused}  # of an attempt before: this one's token is good
+            told = (event for event, _, _ in taken.told if id(event) not in refused)
+            over = {event.task for event in told if is_answer(event)}.union(turn.cancelled)
             commit.tasks_dropped += [(live.id, each) for each in over if (live.id, each) in offered]
 
     def _write_change(self, live: Live, turn: Turn, commit: Commit) -> None:

@@ -146,6 +146,8 @@ class Worker:
         self.look_into_inbox = inbox.look
         self.attempts.begin_in_store = Transactions(means, self.attempts, inbox.look).begin
         effects.gate = Windows(means, inbox, effects.arm).gate
+        self.on_offered: Callable[[], object] = lambda: None
+        """Called when a token can finish an attempt that runs here, which may become overdue by that."""
         self._conditions: Conditions | None = None
         self._watch: Watch | None = None
         self._deliveries: Deliveries | None = None
@@ -328,6 +330,7 @@ class Worker:
         if attempt.over or not await self._means.backend.offer_task(self._means.lease, offer):
             raise ActivityCancelled(f"activity {activity.name!r} is no longer wanted")
         attempt.is_offered = True
+        self.on_offered()
         return token
 
     # -- notes of the attempts and the guard ----------------------------------------------------------------

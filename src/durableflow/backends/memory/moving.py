@@ -152,7 +152,7 @@ class MemoryMoves(MemorySchedules, MemoryCircuits, MemoryAlerts, MemoryWindows):
                 ]
             case Part.QUEUES:
                 return [
-                    KeptQueue(name, queue.limits, queue.full_us, tuple(sorted(queue.lanes.items())))
+                    KeptQueue(name, queue.limits, queue.is_paused, queue.full_us, tuple(sorted(queue.lanes.items())))
                     for name, queue in self._queues.items()
                 ]
             case Part.TASKS:
@@ -196,7 +196,8 @@ class MemoryMoves(MemorySchedules, MemoryCircuits, MemoryAlerts, MemoryWindows):
                 self._windows[row.workflow, row.version, row.key] = window
             case KeptQueue():
                 queue = self._queues[row.name] = Queue()
-                queue.limits, queue.full_us, queue.lanes = row.limits, row.full_us, dict(row.lanes)
+                queue.limits, queue.is_paused = row.limits, row.is_paused
+                queue.full_us, queue.lanes = row.full_us, dict(row.lanes)
             case KeptTask():
                 self._keep_moved_task(row)
             case ScheduleRow():

@@ -28,6 +28,7 @@ from durableflow.backends.postgres.commit import (
     has_rare,
     places,
     rare_arrays,
+    touches_tasks,
     turn_arrays,
 )
 from durableflow.backends.postgres.database import Connection, Database, Refused, safe_url
@@ -50,8 +51,10 @@ from durableflow.backends.postgres.leases import (
 from durableflow.backends.postgres.loading import load
 from durableflow.backends.postgres.looking import Looking
 from durableflow.backends.postgres.migrating import check, migrate, no_rights, version_of
+from durableflow.backends.postgres.moving import Moving
 from durableflow.backends.postgres.sending import Sending
-from durableflow.backends.postgres.store import lease_lost
+from durableflow.backends.postgres.store import lease_lost, owner_words
+from durableflow.backends.postgres.tasks import Tasks
 from durableflow.backends.postgres.transfers import Transfers
 from durableflow.backends.postgres.windows import Windows
 from durableflow.errors import AppendConflict, EngineClosed, InstancesExist, UsageError
@@ -86,7 +89,7 @@ _SKEW_MAX_US: Final = 20_000
 _COMMAND_TIMEOUT_S: Final = 20.0
 
 
-class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
+class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, Looking, Moving):
     """Histories in a schema of a Postgres database.
 
     Args:
@@ -105,6 +108,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
     def __init__(self, url: str) -> None:
         address, options = _options(url)
         schema = options.get("schema", "durableflow")
+        self._schema_name = schema
         self._schema = '"' + schema.replace('"', '""') + '"'
         self._has_pooler = options.get("pooler") == "transaction"
         self._address = address
@@ -252,8 +256,10 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
         turns = turn_arrays(commit)
         try:
             if has_rare(commit):
-                rows = await self._database.write_in_turn(self._sql(_COMMIT_ALL), lease.worker_id, *turns, *rare_arrays(commit))
-                self._hint(["o" if owner is None else f"w{owner}" for owner in rows[0][0]])
+                rows = await self._database.write_in_turn(
+                    self._sql(_COMMIT_ALL), lease.worker_id, *turns, *rare_arrays(commit)
+                )
+                self._hint([*owner_words(rows[0][0]), *(["t"] if touches_tasks(commit) else [])])
             else:
                 await self._database.write_in_turn(self._sql(_COMMIT), lease.worker_id, *turns)
         except Refused as error:

@@ -91,6 +91,7 @@ class Sending(Store):
                 answer.set_result(mine)
         if written:
             self._hint_soon(written)
+            self._hint_tasks([message for messages, _ in group for message in messages])
 
     def _hint_soon(self, instance_ids: Sequence[str]) -> None:
         raise NotImplementedError

@@ -37,9 +37,9 @@ from durableflow.backends.sqlite.instances import HANGING_TABLES
 from durableflow.backends.sqlite.lock import WorkerLock
 from durableflow.backends.sqlite.records import RECORD_COLUMNS, as_record, values_of
 from durableflow.backends.sqlite.schema import TABLES
-from durableflow.backends.sqlite.tasks import LIMIT_COLUMNS, STORED_COLUMNS, as_limits, as_task
+from durableflow.backends.sqlite.tasks import LIMIT_COLUMNS, STORED_COLUMNS, as_task
 from durableflow.backends.sqlite.thread import ConnectionThread
-from durableflow.backends.tasks import CLAIMED
+from durableflow.backends.tasks import CLAIMED, QueueLimits
 from durableflow.errors import StoreSealed
 
 T = TypeVar("T")
@@ -83,13 +83,13 @@ _LANES: Final = ", (select json_group_array(json_array(priority, vtime)) from la
 
 def _as_queue(row: Sequence[Any]) -> KeptQueue:
     lanes = msgspec.json.decode(row[7], type=list[tuple[int, int]])
-    return KeptQueue(row[0], as_limits(row[1:6]), row[6], tuple(sorted(lanes)))
+    return KeptQueue(row[0], QueueLimits(*row[1:5]), bool(row[5]), row[6], tuple(sorted(lanes)))
 
 
 def _values_of_queue(queue: KeptQueue) -> Sequence[Any]:
     limits = queue.limits
     rate = (limits.rate_count, limits.rate_period_us, limits.rate_burst)
-    return (queue.name, limits.concurrency, *rate, limits.is_paused, queue.full_us)
+    return (queue.name, limits.concurrency, *rate, queue.is_paused, queue.full_us)
 
 
 def _values_of_task(kept: KeptTask) -> Sequence[Any]:
@@ -123,7 +123,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         KeptWindow._make,
         tuple,
     ),
-    Part.QUEUES: _Table("queues", f"name, {LIMIT_COLUMNS}, full_us", ("name",), 0, _as_queue, _values_of_queue, _LANES),
+    Part.QUEUES: _Table("queues", f"name, {LIMIT_COLUMNS}, is_paused, full_us", ("name",), 0, _as_queue, _values_of_queue, _LANES),
     Part.TASKS: _Table(
         "tasks",
         f"{STORED_COLUMNS}, vtime",

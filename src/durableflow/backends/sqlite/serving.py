@@ -44,6 +44,9 @@ class TaskTables:
     async def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
         raise NotImplementedError
 
+    def _transact(self, connection: sqlite3.Connection, change: Callable[[sqlite3.Connection], T]) -> T:
+        raise NotImplementedError
+
     async def _read(self, sql: str, parameters: Sequence[object]) -> Sequence[Any]:
         raise NotImplementedError
 
@@ -58,25 +61,37 @@ class TaskTables:
     # -- the side of those who serve ------------------------------------------------------------------------
 
     async def enlist_server(self, name: str, ttl_us: int, now_us: int) -> int:
-        """See `TaskStore.enlist_server`."""
+        """See `TaskStore.enlist_server`.
+
+        The lock is held before anybody can see the row: a lock that could be had would say that its process is dead.
+        """
+        lock = WorkerLock(self._store_path, "server")
 
         def change(connection: sqlite3.Connection) -> int:
             sql = "insert into servers (name, expires_us) values (?, ?)"
             server_id = connection.execute(sql, (name, now_us + ttl_us)).lastrowid
             assert server_id is not None
-            lock = self._servers[server_id] = WorkerLock(self._store_path, "server")
             lock.take(server_id)
             return server_id
 
-        return await self._write(change)
+        def enlist(connection: sqlite3.Connection) -> int:
+            try:
+                server_id = self._transact(connection, change)
+            except BaseException:
+                lock.release()  # another may get this number; and if there is a row after all, its lease alone decides
+                raise
+            self._servers[server_id] = lock
+            return server_id
 
-    async def renew_server(self, server_id: int, ttl_us: int, now_us: int) -> list[int]:
+        return await self._connection().call(enlist)
+
+    async def renew_server(self, server_id: int, ttl_us: int, now_us: int) -> list[tuple[int, int]]:
         """See `TaskStore.renew_server`."""
         return await self._write(partial(tasks.renew_server, server_id=server_id, expires_us=now_us + ttl_us))
 
-    async def retire_server(self, server_id: int) -> None:
+    async def retire_server(self, server_id: int, ends: Sequence[TaskEnd]) -> None:
         """See `TaskStore.retire_server`."""
-        await self._write(partial(tasks.retire_server, server_id=server_id))
+        await self._write(partial(tasks.retire_server, server_id=server_id, ends=ends))
         lock = self._servers.pop(server_id, None)
         if lock is not None:
             lock.release()
@@ -165,3 +180,7 @@ class TaskTables:
     async def limit_queue(self, name: str, limits: QueueLimits) -> None:
         """See `TaskStore.limit_queue`."""
         await self._write(partial(tasks.limit_queue, name=name, limits=limits))
+
+    async def pause_queue(self, name: str, *, is_paused: bool) -> None:
+        """See `TaskStore.pause_queue`."""
+        await self._write(partial(tasks.pause_queue, name=name, is_paused=is_paused))

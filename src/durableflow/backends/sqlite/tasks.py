@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -39,7 +39,7 @@ STORED_COLUMNS: Final = (
     "number, instance, task, attempt, queue, name, input, options, priority, fairness_key, state, not_before_us, "
     "expires_us, claimed_by, started_us, token_digest, details, scheduled_at_us, uncounted, losses, is_suspect"
 )
-LIMIT_COLUMNS: Final = "concurrency, rate_count, rate_period_us, rate_burst, is_paused"
+LIMIT_COLUMNS: Final = "concurrency, rate_count, rate_period_us, rate_burst"
 
 TASK_VIEWS: Final = (
     f"create temp view new_tasks as select {', '.join(f'0 as {name}' for name in _NEW.split(', '))}",
@@ -69,6 +69,12 @@ _MAY_TAKE: Final = (
     "((task > 0 and :room > 0 and name in (select value from json_each(:names))) or (task = 0 and :admits)) "
     "and (is_suspect = 0 or :suspects)"
 )
+_WAITS_SQL: Final = f"select 1 from tasks where state = 0 and queue = :queue and {_MAY_TAKE} limit 1"
+_OPEN_QUEUES_SQL: Final = f"""
+    select name, full_us, {LIMIT_COLUMNS} from queues as name_of
+    where is_paused = 0 and exists (select 1 from tasks where queue = name_of.name and state = 0) order by name
+"""
+"""Queues from which something might be claimed, had they room."""
 _SEEN: Final = "number = ? and attempt = ? and state = ? and claimed_by = ?"
 
 
@@ -97,16 +103,18 @@ def check_server(connection: sqlite3.Connection, server_id: int) -> None:
         raise LeaseLost(f"server {server_id} of queues was declared dead, and its claims with it; nothing was written")
 
 
-def renew_server(connection: sqlite3.Connection, server_id: int, expires_us: int) -> list[int]:
+def renew_server(connection: sqlite3.Connection, server_id: int, expires_us: int) -> list[tuple[int, int]]:
     """See `TaskStore.renew_server`."""
     check_server(connection, server_id)
     connection.execute("update servers set expires_us = ? where id = ?", (expires_us, server_id))
-    claimed = "select number from tasks where state = ? and claimed_by = ?"
-    return [number for (number,) in connection.execute(claimed, (CLAIMED, server_id))]
+    claimed = "select number, attempt from tasks where state = ? and claimed_by = ? order by number"
+    return connection.execute(claimed, (CLAIMED, server_id)).fetchall()
 
 
-def retire_server(connection: sqlite3.Connection, server_id: int) -> None:
+def retire_server(connection: sqlite3.Connection, server_id: int, ends: Sequence[TaskEnd]) -> None:
     """See `TaskStore.retire_server`."""
+    check_server(connection, server_id)
+    finish(connection, ends)
     connection.execute(
         "update tasks set state = ?, claimed_by = 0, token_digest = null where state = ? and claimed_by = ?",
         (WAITING, CLAIMED, server_id),
@@ -129,13 +137,9 @@ def look(connection: sqlite3.Connection, request: ClaimRequest, now_us: int, is_
     """See `TaskStore.look_at_tasks`."""
     if connection.execute("select 1 from tasks limit 1").fetchone() is None:
         return Outlook(False, False, None)
-    names = _names(request.names)
-    room = max([request.other_room, *request.rooms.values()])
-    given = {"names": names, "room": room, "admits": request.admission is not None, "suspects": request.takes_suspect}
     due = connection.execute("select min(not_before_us) from tasks where state = 1").fetchone()[0]
-    claimable = (due is not None and due <= now_us) or (
-        connection.execute(f"select 1 from tasks where state = 0 and {_MAY_TAKE} limit 1", given).fetchone() is not None
-    )
+    is_due = due is not None and due <= now_us
+    claimable, opening = (True, None) if is_due else _opening(connection, request, now_us)
     expiry = connection.execute(
         "select min(expires_us) from tasks where expires_us is not null and state <> 2"
     ).fetchone()[0]
@@ -144,8 +148,30 @@ def look(connection: sqlite3.Connection, request: ClaimRequest, now_us: int, is_
         overdue = bool(dead_servers(connection, request.server_id, now_us, is_dead))
     others = "select min(expires_us) from servers where id <> ?"
     lease = connection.execute(others, (request.server_id,)).fetchone()[0]
-    moments = [moment for moment in (due, expiry, lease) if moment is not None and moment > now_us]
+    moments = [moment for moment in (due, opening, expiry, lease) if moment is not None and moment > now_us]
     return Outlook(claimable, overdue, min(moments, default=None))
+
+
+def _opening(connection: sqlite3.Connection, request: ClaimRequest, now_us: int) -> tuple[bool, int | None]:
+    """Whether there is a task to take now; and if none, when a rate limit lets one go."""
+    next_us: int | None = None
+    given = _given(request)
+    for name, full_us, *limits_row in connection.execute(_OPEN_QUEUES_SQL).fetchall():
+        given |= {"queue": name, "room": request.rooms.get(name, request.other_room)}
+        if connection.execute(_WAITS_SQL, given).fetchone() is None:
+            continue
+        limits = QueueLimits(*limits_row)
+        if _most(connection, name, limits, full_us, now_us):
+            return True, None
+        if limits.rate_count and rate_room(limits, full_us, now_us) == 0:
+            next_us = _earlier(next_us, rate_next_us(limits, full_us))
+    return False, next_us
+
+
+def _given(request: ClaimRequest) -> dict[str, object]:
+    """What `_MAY_TAKE` asks of a server, of whatever queue."""
+    names = msgspec.json.encode(sorted(request.names)).decode()
+    return {"names": names, "admits": request.admission is not None, "suspects": request.takes_suspect}
 
 
 def claim(connection: sqlite3.Connection, request: ClaimRequest, now_us: int) -> Claims:
@@ -156,20 +182,16 @@ def claim(connection: sqlite3.Connection, request: ClaimRequest, now_us: int) ->
     admitted: list[str] = []
     next_us: int | None = None
     takes_suspect = request.takes_suspect
-    queues = connection.execute(f"select name, full_us, {LIMIT_COLUMNS} from queues where is_paused = 0 order by name")
-    for name, full_us, *limits_row in queues.fetchall():
-        limits = as_limits(limits_row)
+    given = _given(request)
+    for name, full_us, *limits_row in connection.execute(_OPEN_QUEUES_SQL).fetchall():
+        limits = QueueLimits(*limits_row)
         room = request.rooms.get(name, request.other_room)
         most = _most(connection, name, limits, full_us, now_us)
-        given = {
-            "queue": name, "names": _names(request.names), "room": room,
-            "admits": request.admission is not None, "suspects": takes_suspect,
-        }  # fmt: skip
+        given |= {"queue": name, "room": room, "suspects": takes_suspect}
         if most == 0:
-            if limits.rate_count and rate_room(limits, full_us, now_us) == 0:
-                waits = f"select 1 from tasks where state = 0 and queue = :queue and {_MAY_TAKE} limit 1"
-                if connection.execute(waits, given).fetchone() is not None:
-                    next_us = _earlier(next_us, rate_next_us(limits, full_us))
+            is_rate_up = limits.rate_count > 0 and rate_room(limits, full_us, now_us) == 0
+            if is_rate_up and connection.execute(_WAITS_SQL, given).fetchone() is not None:
+                next_us = _earlier(next_us, rate_next_us(limits, full_us))
             continue
         rows = connection.execute(
             f"select {STORED_COLUMNS}, vtime from tasks where state = 0 and queue = :queue and {_MAY_TAKE} "
@@ -281,7 +303,8 @@ def _finish_one(connection: sqlite3.Connection, end: TaskEnd) -> bool:
 
 def _go_on(connection: sqlite3.Connection, number: int, to: NextAttempt) -> None:
     connection.execute(
-        "update tasks set state = ?, attempt = ?, not_before_us = ?, expires_us = ?, details = ?, uncounted = ?, "
+        "update tasks set state = ?, attempt = ?, not_before_us = ?, expires_us = ?, "
+        "details = coalesce(?, details), uncounted = ?, "
         "losses = ?, is_suspect = ?, claimed_by = 0, token_digest = case when ? then token_digest end where number = ?",
         (*to, to.state == HANDED_OVER, number),
     )
@@ -317,7 +340,7 @@ OFFER_CLAIMED_SQL: Final = f"update tasks set token_digest = ? where {_SEEN}"
 TASK_SQL: Final = f"select {STORED_COLUMNS} from tasks where instance = ? and task = ?"
 OFFERED_SQL: Final = "select instance, task from tasks where queue = '' order by number"
 QUEUES_SQL: Final = f"""
-    select name, {LIMIT_COLUMNS},
+    select name, {LIMIT_COLUMNS}, is_paused,
         (select count(*) from tasks where queue = name_of.name and state = 0),
         (select count(*) from tasks where queue = name_of.name and state = 1),
         (select count(*) from tasks where queue = name_of.name and state = 2),
@@ -329,7 +352,7 @@ QUEUES_SQL: Final = f"""
 
 def as_queue(row: Sequence[Any]) -> QueueRecord:
     """The record of a row of `QUEUES_SQL`."""
-    return QueueRecord(row[0], as_limits(row[1:6]), *row[6:])
+    return QueueRecord(row[0], QueueLimits(*row[1:5]), bool(row[5]), *row[6:])
 
 
 def limit_queue(connection: sqlite3.Connection, name: str, limits: QueueLimits) -> None:
@@ -338,8 +361,16 @@ def limit_queue(connection: sqlite3.Connection, name: str, limits: QueueLimits) 
     rate = (limits.rate_count, limits.rate_period_us, limits.rate_burst)
     connection.execute(
         "update queues set full_us = case when (rate_count, rate_period_us, rate_burst) = (?, ?, ?) then full_us "
-        "else 0 end, concurrency = ?, rate_count = ?, rate_period_us = ?, rate_burst = ?, is_paused = ? where name = ?",
-        (*rate, limits.concurrency, *rate, limits.is_paused, name),
+        "else 0 end, concurrency = ?, rate_count = ?, rate_period_us = ?, rate_burst = ? where name = ?",
+        (*rate, limits.concurrency, *rate, name),
+    )
+
+
+def pause_queue(connection: sqlite3.Connection, name: str, *, is_paused: bool) -> None:
+    """See `TaskStore.pause_queue`."""
+    connection.execute(
+        "insert into queues (name, is_paused) values (?1, ?2) on conflict do update set is_paused = ?2",
+        (name, is_paused),
     )
 
 
@@ -350,16 +381,6 @@ def as_task(row: Sequence[Any]) -> StoredTask:
 
 def _stored(row: Sequence[Any]) -> StoredTask:
     return StoredTask._make((*row[:20], bool(row[20])))
-
-
-def as_limits(row: Sequence[Any]) -> QueueLimits:
-    """The limits in the columns `LIMIT_COLUMNS`."""
-    concurrency, rate_count, rate_period_us, rate_burst, is_paused = row
-    return QueueLimits(concurrency, rate_count, rate_period_us, rate_burst, bool(is_paused))
-
-
-def _names(names: Collection[str]) -> str:
-    return msgspec.json.encode(sorted(names)).decode()
 
 
 def _earlier(one_us: int | None, other_us: int) -> int:

@@ -21,9 +21,14 @@ from durableflow.testing.contract.loading import LoadingContract
 from durableflow.testing.contract.looking import LookingContract
 from durableflow.testing.contract.moving import MovingContract
 from durableflow.testing.contract.others import OthersContract
+from durableflow.testing.contract.queues import QueueContract
 from durableflow.testing.contract.schedules import ScheduleContract
 from durableflow.testing.contract.sending import SendingContract
+from durableflow.testing.contract.server_leases import FleetServerLeaseContract, ServerLeaseContract
+from durableflow.testing.contract.servers import ServerContract
 from durableflow.testing.contract.store import ODD_IDS, a_change, a_row, an_instance, refused
+from durableflow.testing.contract.tasks import TaskContract
+from durableflow.testing.contract.tokens import TokenContract
 from durableflow.testing.contract.transacting import TransactingContract
 from durableflow.testing.contract.windows import WindowContract
 
@@ -45,13 +50,17 @@ class _EveryBackend(
     AlertContract,
     WindowContract,
     MovingContract,
+    TaskContract,
+    ServerContract,
+    QueueContract,
+    TokenContract,
 ):
     """What holds whoever owns the instances."""
 
 
-class BackendContract(LeaseContract, _EveryBackend):
+class BackendContract(LeaseContract, ServerLeaseContract, _EveryBackend):
     """Of a store that has one worker at a time. Subclass it and say how to make a backend; see the module's docstring."""
 
 
-class FleetBackendContract(FleetContract, _EveryBackend):
+class FleetBackendContract(FleetContract, FleetServerLeaseContract, _EveryBackend):
     """Of a store whose instances many workers share."""

@@ -82,7 +82,7 @@ class MovingContract(StoreContract):
         )
         await backend.send([Outgoing("b", b"second"), Outgoing("a", b"second"), Outgoing("b", b"third")])
         await backend.limit_queue("mail", QueueLimits(concurrency=7, rate_count=9, rate_period_us=1_000, rate_burst=9))
-        await backend.limit_queue("paused", QueueLimits(is_paused=True))
+        await backend.pause_queue("paused", is_paused=True)
         server_id = await backend.enlist_server("server", LEASE_US, 0)
         assert len((await backend.claim(_request(server_id, 1), 1_000)).tasks) == 1
         await backend.write_schedule(ScheduleWrite("s", 0, ScheduleRow("s", 4, 9, b"\x00data")))
@@ -166,7 +166,7 @@ class MovingContract(StoreContract):
         """Also of a worker, a server and a client that had it open before; and it is as it was when it is unsealed."""
         lease, server_id = await self._fill(backend)
         before = {part: await self._rows(backend, part) for part in Part}
-        await backend.retire_server(server_id)
+        await backend.retire_server(server_id, [])
         before[Part.TASKS] = await self._rows(backend, Part.TASKS)
         task = next(row.task for row in before[Part.TASKS] if isinstance(row, KeptTask))
         end = TaskEnd((task.number, task.attempt, task.state, task.claimed_by), b"", None)
@@ -242,7 +242,7 @@ class MovingContract(StoreContract):
         with refused(MoveRefused):
             await backend.seal(_SOURCE, 0)
         assert await backend.read_seal() is None
-        await backend.retire_server(server_id)
+        await backend.retire_server(server_id, [])
         assert await backend.living(0) == []
         await backend.seal(_SOURCE, 0)
 
