@@ -14,7 +14,7 @@ from durableflow.runtime.stores import open_backend
 
 pytestmark = pytest.mark.slow  # starts processes, and kills them
 
-WAITING, OVER = 30, 30
+WAITING, OVER = 12, 12
 
 
 @activity
