@@ -36,6 +36,7 @@ from durableflow.backends.records import (
     Outgoing,
     SendResult,
 )
+from durableflow.backends.relaying import RelayStore
 from durableflow.backends.schedules import ScheduleRow, ScheduleStore, ScheduleWrite
 from durableflow.backends.tasks import NewTask, TaskStore
 from durableflow.backends.transfers import Arrival, Rewrite, TransferStore
@@ -106,6 +107,8 @@ class Commit(msgspec.Struct):
     dead_letters: list[DeadLetter] = []
     redeemed: list[str] = []
     tasks: list[NewTask] = []
+    outbox: list[Outgoing] = []
+    """Sent by instances to instances of other stores; see `relaying`."""
     tasks_dropped: list[tuple[str, int]] = []
     """Instance and number of what is no longer wanted; see `tasks.ALL_TASKS`."""
     has_answers: bool = False
@@ -146,6 +149,7 @@ class Backend(
     WindowStore,
     TransferStore,
     MoveStore,
+    RelayStore,
     Protocol,
 ):
     """Where histories live; each method is one transaction.

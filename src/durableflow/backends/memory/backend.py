@@ -21,6 +21,7 @@ from durableflow.backends.base import (
 from durableflow.backends.memory.dead_letters import MemoryDeadLetters
 from durableflow.backends.memory.looking import MemoryReader
 from durableflow.backends.memory.moving import MemoryMoves
+from durableflow.backends.memory.relaying import MemoryRelays
 from durableflow.backends.memory.rows import first_seq
 from durableflow.backends.memory.transfers import MemoryTransfers
 from durableflow.backends.ownership import SoleOwner
@@ -28,7 +29,7 @@ from durableflow.errors import AppendConflict, InstancesExist, TransactionMisuse
 from durableflow.model.alert import Takeover
 
 
-class MemoryBackend(SoleOwner, MemoryReader, MemoryDeadLetters, MemoryTransfers, MemoryMoves):
+class MemoryBackend(SoleOwner, MemoryReader, MemoryDeadLetters, MemoryTransfers, MemoryMoves, MemoryRelays):
     """Everything in dictionaries of one process; gone with it.
 
     The object may outlive engines: open another engine on it to see what a restart would.
@@ -117,6 +118,7 @@ class MemoryBackend(SoleOwner, MemoryReader, MemoryDeadLetters, MemoryTransfers,
         self._write_letters(commit.dead_letters, commit.redeemed)
         for message in commit.sends:
             self._send_for(message)
+        self._put_out(commit.outbox)
 
     def _conflicts(self, rows: Sequence[HistoryRow], made: set[str]) -> set[str]:
         """Instances of which a row is there already, or comes twice."""

@@ -64,6 +64,7 @@ from durableflow.backends.sqlite.records import (
     lenient_text,
     list_sql,
 )
+from durableflow.backends.sqlite.relaying import RelayTables
 from durableflow.backends.sqlite.rewriting import write_rewrites
 from durableflow.backends.sqlite.schedules import (
     DUE_SCHEDULES_SQL,
@@ -88,7 +89,7 @@ _LARGE_COMMIT_ROWS: Final = 32
 """Whoever makes such a commit has much to do meanwhile, and must not keep the thread from beginning with it."""
 
 
-class SqliteBackend(SoleOwner, TaskTables, AlertTables, MovingTables):
+class SqliteBackend(SoleOwner, TaskTables, AlertTables, MovingTables, RelayTables):
     """Histories in one SQLite file.
 
     Args:

@@ -123,7 +123,9 @@ _TABLES: Final[dict[Part, _Table]] = {
         KeptWindow._make,
         tuple,
     ),
-    Part.QUEUES: _Table("queues", f"name, {LIMIT_COLUMNS}, is_paused, full_us", ("name",), 0, _as_queue, _values_of_queue, _LANES),
+    Part.QUEUES: _Table(
+        "queues", f"name, {LIMIT_COLUMNS}, is_paused, full_us", ("name",), 0, _as_queue, _values_of_queue, _LANES
+    ),
     Part.TASKS: _Table(
         "tasks",
         f"{STORED_COLUMNS}, vtime",

@@ -202,6 +202,22 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         is_writing integer not null default 0
     ) without rowid;
     """,
+    """
+    create table outbox (
+        number integer primary key autoincrement,
+        message blob not null
+    );
+    create table relays (
+        source text primary key,
+        epoch integer not null
+    ) without rowid;
+    create table delivered (
+        source text not null,
+        number integer not null,
+        outcome text not null,
+        primary key (source, number)
+    ) without rowid;
+    """,
 )
 """Schema changes in order; `pragma user_version` counts those that were made."""
 

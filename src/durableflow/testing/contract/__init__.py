@@ -22,6 +22,7 @@ from durableflow.testing.contract.looking import LookingContract
 from durableflow.testing.contract.moving import MovingContract
 from durableflow.testing.contract.others import OthersContract
 from durableflow.testing.contract.queues import QueueContract
+from durableflow.testing.contract.relaying import RelayContract
 from durableflow.testing.contract.schedules import ScheduleContract
 from durableflow.testing.contract.sending import SendingContract
 from durableflow.testing.contract.server_leases import FleetServerLeaseContract, ServerLeaseContract
@@ -50,6 +51,7 @@ class _EveryBackend(
     AlertContract,
     WindowContract,
     MovingContract,
+    RelayContract,
     TaskContract,
     ServerContract,
     QueueContract,
