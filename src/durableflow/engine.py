@@ -106,6 +106,7 @@ class Engine(Client):
         self._task: asyncio.Task[None] | None = None
         self._led = asyncio.Event()
         self._closing = False
+        self._sharing: tuple[Callable[[str], bool], Callable[[], object]] | None = None
 
     def __repr__(self) -> str:
         return f"<engine {self.name} on {self._backend!r}>"
@@ -165,6 +166,8 @@ class Engine(Client):
         assert server is not None
         self._worker = worker
         worker.on_tasks(server.note_commit)
+        if self._sharing is not None:
+            worker.share(*self._sharing)
         worker.on_offered = server.look
         server.on_written, server.admits = worker.look_into_inbox, True
         server.look()

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from durableflow.backends.base import Commit, Lease, NewInstance, Outgoing
 from durableflow.backends.memory import MemoryBackend
+from durableflow.backends.relaying import RelayHold
 from durableflow.backends.sqlite import SqliteBackend
 from durableflow.errors import CommitOutcomeUnknown, LeaseLost, StorageError
 from durableflow.model.status import Status
@@ -269,3 +270,46 @@ async def test_a_target_that_is_away_holds_up_no_other_one() -> None:
     assert [message.data for message in await west.inbox(0, 10)] == [b"a>z 0"]
     assert await east.inbox(0, 10) == []
     assert len(await source.read_outbox(0, 2_000)) == 1_200
+
+
+async def test_what_waits_for_a_target_that_was_away_for_a_moment_is_not_overtaken() -> None:
+    class Once(MemoryBackend):
+        is_away = True
+
+        async def deliver(self, *arguments: Any) -> Any:
+            if self.is_away:
+                self.is_away = False
+                raise StorageError("away")
+            return await super().deliver(*arguments)
+
+    source, east, west = MemoryBackend(), Once(), MemoryBackend()
+    lease = await furnish(source, {"east": east, "west": west})
+    await source.commit(lease, Commit(outbox=[a_message("a", "x", number) for number in range(1_200)]))
+    relay = Relay("home", source, {"east": east, "west": west}, RECEIVERS.__getitem__)
+    with pytest.raises(StorageError, match="away"):
+        await relay.carry()
+    await relay.carry()
+    came = [message.data.decode() for message in await east.inbox(0, 2_000)]
+    assert came == [f"a>x {number}" for number in range(1_200)]
+
+
+async def test_a_relay_that_takes_up_remembers_what_the_one_before_delivered_meanwhile() -> None:
+    class Slow(MemoryBackend):
+        """Between a look into the outbox and the take-up, a message is sent and the relay before delivers it."""
+
+        async def take_up_relay(self, source_name: str) -> Any:
+            if self._relays.get("home") == 1:
+                await source.commit(lease, Commit(outbox=[a_message("a", "x", 1)]))
+                hold = RelayHold("home", 1)
+                await self.deliver(hold, await source.read_outbox(0, 10))
+            return await super().take_up_relay(source_name)
+
+    source, east = MemoryBackend(), Slow()
+    lease = await furnish(source, {"east": east})
+    await source.commit(lease, Commit(outbox=[a_message("a", "x", 0)]))
+    before = await east.take_up_relay("home")
+    await east.deliver(before, await source.read_outbox(0, 10))
+    relay = Relay("home", source, {"east": east}, RECEIVERS.__getitem__)
+    await relay.carry()
+    assert [message.data.decode() for message in await east.inbox(0, 10)] == ["a>x 0", "a>x 1"]
+    assert list((await east.take_up_relay("home")).delivered) == []

@@ -32,6 +32,7 @@ class Relay:
         shard_of: says for which of the targets a message to an instance is.
         targets: by name.
         tell: told the facts of `observe.facts`.
+        told: called with the name of a store when something was written into its inbox.
     """
 
     def __init__(
@@ -41,12 +42,15 @@ class Relay:
         targets: Mapping[str, Backend],
         shard_of: Callable[[str], str],
         tell: facts.Listener = lambda _: None,
+        told: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._name = name
         self._source = source
         self._targets = targets
         self._shard_of = shard_of
         self._tell = tell
+        self._told = told
+        self._wanted = asyncio.Event()
         self._holds: dict[str, RelayHold] = {}
         self._failed: StorageError | None = None
 
@@ -58,21 +62,30 @@ class Relay:
             EngineClosed: a store was closed.
         """
         while True:
+            self._wanted.clear()
             heard = asyncio.ensure_future(self._source.wait_for_change(_LOOK_S))
+            wanted = asyncio.ensure_future(self._wanted.wait())
             await asyncio.sleep(0)  # it listens before this looks
             try:
-                carried = await self.carry()
-            except (LeaseLost, EngineClosed):
+                if not await self._carry_patiently():
+                    await asyncio.wait([heard, wanted], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                wanted.cancel()
                 heard.cancel()
-                raise
-            except StorageError as error:
-                self._tell(facts.CommitRetried(str(error)))
-                carried = 0
-                await asyncio.sleep(_AGAIN_S)
-            if carried:
-                heard.cancel()
-            else:
-                await heard
+
+    def look(self) -> None:
+        """There may be something to carry, of which the store does not tell who wrote it."""
+        self._wanted.set()
+
+    async def _carry_patiently(self) -> int:
+        try:
+            return await self.carry()
+        except (LeaseLost, EngineClosed):
+            raise
+        except StorageError as error:
+            self._tell(facts.CommitRetried(str(error)))
+            await asyncio.sleep(_AGAIN_S)
+            return 0
 
     async def carry(self) -> int:
         """Carry what waits now, as far as the targets answer; how many rows were settled.
@@ -131,6 +144,8 @@ class Relay:
     async def _carry_to(self, name: str, rows: list[OutboxRow]) -> None:
         target, hold = self._targets[name], self._holds[name]
         outcomes = await target.deliver(hold, rows)
+        self._told(name)
         numbers = [row.number for row in rows]
         await self._source.settle([Settled(*each) for each in zip(numbers, outcomes, strict=True)])
+        self._told(self._name)
         await target.forget_delivered(hold, numbers)
