@@ -24,7 +24,7 @@ from durableflow import (
     activity_context,
     workflow,
 )
-from durableflow.backends.base import Outgoing
+from durableflow.backends.base import Commit, Outgoing
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.moving import Part, Seal
 from durableflow.backends.postgres import PostgresBackend
@@ -464,6 +464,15 @@ async def test_a_store_that_is_moved_is_no_source_and_no_target_of_another_move(
             await Move(source, target, pair.world.clock).abort()
     await third.close()
     await pair.move().run()
+
+
+async def test_a_shard_with_messages_on_their_way_is_not_moved(pair: Pair) -> None:
+    lease = await pair.source.acquire("worker", 10, 0)
+    await pair.source.commit(lease, Commit(outbox=[Outgoing("far", b"data", sender="sold-0")]))
+    await pair.source.release(lease)
+    with pytest.raises(MoveRefused, match="1 messages"):
+        await pair.move().run()
+    assert await who_may_work(pair) == ["source", "target"]
 
 
 async def test_there_is_nothing_to_abort_where_nothing_was_begun(pair: Pair) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,21 @@ async def listener(ctx: Context, count: int) -> list[int]:
 FLOWS = [child, parent, unlucky, talker, listener]
 
 
-def shards(tmp_path: Path) -> Shards:
-    stores: dict[str, Any] = {
-        name: SqliteBackend(tmp_path / f"{name}.db", power_loss_safe=False) for name in ("north", "south")
-    }
-    return Shards(stores, workflows=FLOWS, activities=[double])
+@pytest.fixture(params=["sqlite", "postgres"])
+def shards(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Shards]:
+    """Makes engines on the same two stores each time."""
+    url_of = request.getfixturevalue("store_url") if request.param == "postgres" else None
+
+    def store(name: str) -> Any:
+        if url_of is not None:
+            return url_of((tmp_path, name))
+        return SqliteBackend(tmp_path / f"{name}.db", power_loss_safe=False)
+
+    def make() -> Shards:
+        stores = {name: store(name) for name in ("north", "south")}
+        return Shards(stores, workflows=FLOWS, activities=[double])
+
+    return make
 
 
 def id_in(name: str, beginning: str) -> str:
@@ -73,8 +84,8 @@ def id_in(name: str, beginning: str) -> str:
 
 
 @pytest.mark.slow
-async def test_children_and_their_results_cross_shards(tmp_path: Path) -> None:
-    async with shards(tmp_path) as fleet:
+async def test_children_and_their_results_cross_shards(shards: Callable[[], Shards]) -> None:
+    async with shards() as fleet:
         handles = [await fleet.start(parent, 10) for _ in range(5)]
         for handle in handles:
             assert await handle.result(timeout=20) == [2 * n for n in range(10)]
@@ -89,9 +100,9 @@ async def test_children_and_their_results_cross_shards(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_what_one_instance_tells_another_crosses_shards_in_order(tmp_path: Path) -> None:
+async def test_what_one_instance_tells_another_crosses_shards_in_order(shards: Callable[[], Shards]) -> None:
     to, by = id_in("south", "listener"), id_in("north", "talker")
-    async with shards(tmp_path) as fleet:
+    async with shards() as fleet:
         listening = await fleet.start(listener.options(instance_id=to), 20)
         talking = await fleet.start(talker.options(instance_id=by), to, 20)
         assert await listening.result(timeout=20) == list(range(20))
@@ -99,22 +110,22 @@ async def test_what_one_instance_tells_another_crosses_shards_in_order(tmp_path:
 
 
 @pytest.mark.slow
-async def test_shards_that_were_closed_go_on_where_they_were(tmp_path: Path) -> None:
+async def test_shards_that_were_closed_go_on_where_they_were(shards: Callable[[], Shards]) -> None:
     to, by = id_in("south", "listener"), id_in("north", "talker")
-    async with shards(tmp_path) as fleet:
+    async with shards() as fleet:
         await fleet.start(listener.options(instance_id=to), 50)
         await fleet.start(talker.options(instance_id=by), to, 50)
         parents = [(await fleet.start(parent, 10)).id for _ in range(5)]
     for _ in range(5):
-        async with shards(tmp_path):
+        async with shards():
             await asyncio.sleep(0.03)
-    async with shards(tmp_path) as fleet:
+    async with shards() as fleet:
         assert await fleet.of(to).result(to, timeout=20) == list(range(50))
         assert await fleet.of(by).result(by, timeout=20) == "missing"
         for each in parents:
             assert await fleet.of(each).result(each, timeout=20) == [2 * n for n in range(10)]
 
 
-def test_a_map_of_other_shards_is_refused(tmp_path: Path) -> None:
+def test_a_map_of_other_shards_is_refused() -> None:
     with pytest.raises(UsageError, match="map"):
         Shards({"north": "memory://"}, shard_map=ShardMap.over(["south"]))

@@ -58,6 +58,10 @@ class RelayStore(Protocol):
         """Remove rows, each with the answer that its sender gets; of one that is gone, nothing is written."""
         ...
 
+    async def count_relayed(self) -> int:
+        """How many rows are in the outbox, or were delivered and are remembered."""
+        ...
+
     # -- the receiver's side --------------------------------------------------------------------------------
 
     async def take_up_relay(self, source: str) -> RelayHold:

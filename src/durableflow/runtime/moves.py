@@ -132,6 +132,7 @@ class Move:
             await self._wait_until_idle(wait_s)
         mine, theirs = await self._take_up(source, target)
         if not mine.is_gone:
+            await self._check_relayed()
             await self._copy(theirs)
             await self._verify()
             await self._seal(self._source, mine._replace(holder=mine.holder + 1, is_gone=True))
@@ -159,6 +160,16 @@ class Move:
             await self._unseal(self._target, target, clear=True)
         if source is not None:
             await self._unseal(self._source, source, clear=False)
+
+    async def _check_relayed(self) -> None:
+        """Raises `MoveRefused` for a shard that is talking to others; the move is given up."""
+        count = await self._source.count_relayed()
+        if count:
+            await self.abort()
+            raise MoveRefused(
+                f"{self._source.address}: {count} messages to or from other shards are on their way; "
+                "open all shards until they have come, then move it"
+            )
 
     # -- who may work ---------------------------------------------------------------------------------------
 

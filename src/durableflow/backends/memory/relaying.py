@@ -40,6 +40,10 @@ class MemoryRelays(Rows):
                 self._put(message.sender, answer)
         self._notify()
 
+    async def count_relayed(self) -> int:
+        """See `RelayStore.count_relayed`."""
+        return len(self._outbox) + sum(map(len, self._delivered.values()))
+
     async def take_up_relay(self, source: str) -> RelayHold:
         """See `RelayStore.take_up_relay`."""
         self._check_seal()

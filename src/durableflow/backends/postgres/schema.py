@@ -221,6 +221,21 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             is_writing boolean not null default false
         )
         """,
+        """
+        create table {s}.outbox (
+            number bigint generated always as identity primary key,
+            message bytea not null
+        ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)
+        """,
+        "create table {s}.relays (source text primary key, epoch bigint not null)",
+        """
+        create table {s}.delivered (
+            source text not null,
+            number bigint not null,
+            outcome text not null,
+            primary key (source, number)
+        ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)
+        """,
     ),
 )
 """Statements in order, of each version; `{s}` stands for the schema, quoted."""

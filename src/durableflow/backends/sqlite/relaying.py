@@ -41,6 +41,10 @@ class RelayTables:
         """See `RelayStore.settle`."""
         await self._write(partial(_settle, settled=settled))
 
+    async def count_relayed(self) -> int:
+        """See `RelayStore.count_relayed`."""
+        return await self._connection().call(_count_relayed)
+
     async def take_up_relay(self, source: str) -> RelayHold:
         """See `RelayStore.take_up_relay`."""
         return await self._write(partial(_take_up, source=source))
@@ -81,6 +85,12 @@ def _settle(connection: sqlite3.Connection, settled: Sequence[Settled]) -> None:
                 "insert into inbox (instance, data) select ?1, ?2 where exists (select 1 from instances where id = ?1)",
                 (message.sender, answer),
             )
+
+
+def _count_relayed(connection: sqlite3.Connection) -> int:
+    sql = "select (select count(*) from outbox) + (select count(*) from delivered)"
+    count: int = connection.execute(sql).fetchone()[0]
+    return count
 
 
 def _take_up(connection: sqlite3.Connection, source: str) -> RelayHold:
