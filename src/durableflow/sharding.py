@@ -50,13 +50,13 @@ class Shards:
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
         try:
-            backends = {name: engine._backend for name, engine in self.engines.items()}
+            backends = {name: engine._backend for name, engine in self.engines.items()}  # pyright: ignore[reportPrivateUsage]  # its own engines
             relays = {
                 name: Relay(name, backend, backends, self.map.shard_of, told=self._note_written)
                 for name, backend in backends.items()
             }
             for name, engine in self.engines.items():
-                engine._sharing = (partial(self._is_in, name), relays[name].look)
+                engine._sharing = (partial(self._is_in, name), relays[name].look)  # pyright: ignore[reportPrivateUsage]  # the same
                 await self._stack.enter_async_context(engine)
             for name, engine in self.engines.items():
                 carrying = asyncio.create_task(_carry(engine, relays[name]), name=f"durableflow relay {name}")
@@ -81,7 +81,7 @@ class Shards:
         return self.map.shard_of(instance_id) == name
 
     def _note_written(self, name: str) -> None:
-        self.engines[name]._note_written()
+        self.engines[name]._note_written()  # pyright: ignore[reportPrivateUsage]  # the same
 
     def of(self, instance_id: str) -> Engine:
         """The engine of the shard that an instance is in: for all that is said to it or asked of it."""

@@ -57,6 +57,10 @@ Progress = Callable[[str, int, int], object]
 """Told what is being done, how many rows are, and of how many."""
 
 
+def _say_nothing(what: str, done: int, total: int) -> None:
+    """Nobody wants to know."""
+
+
 class MoveReport(msgspec.Struct, frozen=True):
     """What a move found, or did.
 
@@ -86,7 +90,7 @@ class Move:
         source: Backend,
         target: Backend,
         clock: Clock,
-        tell: Progress = lambda *_: None,
+        tell: Progress = _say_nothing,
         page_bytes: int = PAGE_BYTES,
     ) -> None:
         self._source = source

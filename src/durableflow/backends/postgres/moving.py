@@ -132,6 +132,15 @@ def _as_queue(row: Sequence[Any]) -> KeptQueue:
     return KeptQueue(row[0], QueueLimits(*row[1:5]), row[5], row[6], tuple(sorted(lanes)))
 
 
+def _as_message(row: Sequence[Any]) -> KeptMessage:
+    return KeptMessage(row[0], row[1], row[2], None)
+
+
+def _as_task(row: Sequence[Any]) -> KeptTask:
+    *task, vtime = row
+    return KeptTask(StoredTask._make(task), vtime)
+
+
 def _values_of_queue(queue: KeptQueue) -> Sequence[Any]:
     limits = queue.limits
     rate = (limits.rate_count, limits.rate_period_us, limits.rate_burst)
@@ -176,7 +185,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         "t.instance, t.first_seq, t.at_us, t.events",
         ("instance", "first_seq"),
         "events",
-        lambda row: HistoryRow(*row),
+        HistoryRow._make,
         _insert("history", "instance, first_seq, at_us, events"),
     ),
     Part.INBOX: _Table(
@@ -184,7 +193,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         "t.number, t.instance, t.data",
         ("instance", "number"),
         "data",
-        lambda row: KeptMessage(row[0], row[1], row[2], None),
+        _as_message,
         _insert("inbox", "number, instance, data, event_key", overriding=True),
         _values_of_message,
     ),
@@ -193,7 +202,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         "t.instance, t.task, t.attempt, t.details",
         ("instance", "task"),
         "details",
-        lambda row: Heartbeat(*row),
+        Heartbeat._make,
         _insert("heartbeats", "instance, task, attempt, details"),
     ),
     Part.DEAD_LETTERS: _Table(
@@ -201,7 +210,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         _of_t(_LETTERS),
         ("instance", "task"),
         "message",
-        lambda row: DeadLetter(*row),
+        DeadLetter._make,
         _insert("dead_letters", _LETTERS),
     ),
     Part.WINDOWS: _Table(
@@ -210,7 +219,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         "(select i.version from {s}.instances i where i.id = t.instance), t.name, t.changed, t.start_at_us, t.until_us",
         ("instance",),
         "changed",
-        lambda row: KeptWindow(*row),
+        KeptWindow._make,
         _insert("windows", "key, name, instance, changed, start_at_us, until_us"),
         _values_of_window,
     ),
@@ -228,7 +237,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         f"t.number, t.instance, {_of_t(_TASK_COLUMNS).replace('t.queue', _QUEUE_NAME)}",
         ("instance", "task"),
         "input",
-        lambda row: KeptTask(StoredTask(*tuple(row)[:21]), row[21]),
+        _as_task,
         _insert("tasks", f"number, instance, {_TASK_COLUMNS}", overriding=True, values=_TASK_PLACES),
         _values_of_task,
     ),
@@ -237,7 +246,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         "t.id, t.revision, t.due_us, t.data",
         ("id",),
         "data",
-        lambda row: ScheduleRow(*row),
+        ScheduleRow._make,
         _insert("schedules", "id, revision, due_us, data"),
     ),
     Part.CIRCUITS: _Table(

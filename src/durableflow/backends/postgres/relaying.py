@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 from durableflow.backends.base import Outgoing
 from durableflow.backends.postgres.database import Connection
@@ -91,7 +91,7 @@ class Relaying(Store):
             for number, message in rows:
                 if number not in known:
                     (outcome,) = await self._send_in(connection, [message])
-                    known[number] = outcome  # type: ignore[assignment]  # one of the four, by the function
+                    known[number] = cast("Outcome", outcome)
                     await connection.execute(
                         self._sql("insert into {s}.delivered (source, number, outcome) values ($1, $2, $3)"),
                         hold.source,

@@ -86,6 +86,10 @@ def _as_queue(row: Sequence[Any]) -> KeptQueue:
     return KeptQueue(row[0], QueueLimits(*row[1:5]), bool(row[5]), row[6], tuple(sorted(lanes)))
 
 
+def _as_kept_task(row: Sequence[Any]) -> KeptTask:
+    return KeptTask(as_task(row), row[21])
+
+
 def _values_of_queue(queue: KeptQueue) -> Sequence[Any]:
     limits = queue.limits
     rate = (limits.rate_count, limits.rate_period_us, limits.rate_burst)
@@ -131,7 +135,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         f"{STORED_COLUMNS}, vtime",
         ("instance", "task"),
         6,
-        lambda row: KeptTask(as_task(row), row[21]),
+        _as_kept_task,
         _values_of_task,
     ),
     Part.SCHEDULES: _Table("schedules", "id, revision, due_us, data", ("id",), 3, ScheduleRow._make, tuple),
