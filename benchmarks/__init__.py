@@ -5,7 +5,9 @@ Only the standard library is needed here: each contender gets a virtual environm
 
 - `contract`, `work`: what a contender must offer, and the work all of them do
 - `contenders/`: one file each, and the catalogue that names them
-- `workloads`, `load`, `process`: what is measured and how, inside the contender's process (`child`)
-- `run`, `environments`, `machine`: the parent that installs, starts, times out and collects
-- `results`, `report`: what is kept and how it is shown
+- `workloads`: the list; `rates`, `waiting`, `recovery`, `files`, `fleet`: its phases, inside the contender's process
+  (`child`) and those that it starts (`member`)
+- `bench`, `load`, `process`, `postgres`: what phases work with
+- `run`, `plan`, `environments`, `machine`, `slow_sync`: the parent that installs, starts, times out and collects
+- `results`, `report`, `curves`, `plots`: what is kept and how it is shown
 """

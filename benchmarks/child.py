@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import process, work
+from benchmarks.bench import SCALES, Bench
 from benchmarks.contenders import SPECS
 from benchmarks.contract import Contender, Spec, UnsupportedError
 from benchmarks.load import checked_call
-from benchmarks.workloads import SCALES, WORKLOADS, Bench
+from benchmarks.workloads import WORKLOADS
 
 CLOSE_TIMEOUT_S: Final = 5
 REASON_MAX: Final = 300  # characters
@@ -26,7 +27,7 @@ REASON_MAX: Final = 300  # characters
 def main() -> None:
     arguments = _parse()
     spec = SPECS[arguments.contender]
-    contender = _make(spec)
+    contender = made_contender(spec)
     task = _describe(spec, contender, arguments) if arguments.describe else _measure(spec, contender, arguments)
     asyncio.run(_answer(contender, task, arguments.output))
 
@@ -45,7 +46,7 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _make(spec: Spec) -> Contender:
+def made_contender(spec: Spec) -> Contender:
     module, _, name = spec.factory.partition(":")
     made: Contender = getattr(importlib.import_module(module), name)()
     return made

@@ -21,7 +21,10 @@ class Contender(Protocol):
     """
 
     async def open(self, directory: Path) -> None:
-        """Start the engine with all its state below `directory`; what is there already is taken up again."""
+        """Start the engine with all its state below `directory`; what is there already is taken up again.
+
+        For those that keep it in PostgreSQL the directory stands for a database: `postgres.database(directory)`.
+        """
 
     async def close(self) -> None:
         """Stop everything that `open` started."""
@@ -56,6 +59,17 @@ class CopiesFinished(Protocol):
         """
 
 
+@runtime_checkable
+class InFleet(Protocol):
+    """A contender of which several processes may share one database."""
+
+    lease_s: float
+    """After so long without a sign of life another process takes its instances over; may be set before `open`."""
+
+    async def open_client(self, directory: Path) -> None:
+        """Instead of `open`: be able to begin, send events and ask for results, but run no instances here."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """One row of the catalogue: where a contender lives and what it needs."""
@@ -70,5 +84,6 @@ class Spec:
     bare_import: str = ""  # of ours: loads next to nothing by itself, so it is shown only beside the other
     ours: bool = False
     durable: bool = True
+    postgres: bool = False  # keeps its state in the PostgreSQL server of its cell
     quick: bool = True  # takes part in a quick measurement unless asked for by name
     unsupported: Mapping[str, str] = field(default_factory=dict[str, str])  # workload -> reason

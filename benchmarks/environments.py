@@ -1,4 +1,4 @@
-"""A virtual environment per contender, made once in the cache; Node packages likewise."""
+"""A virtual environment per contender and one to draw in, made once in the cache; Node packages likewise."""
 
 import hashlib
 import re
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from benchmarks.contract import Spec
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 CACHE: Final = REPOSITORY / "benchmarks" / ".cache"
 NPM: Final = CACHE / "npm"
+REQUIREMENTS: Final = Path(__file__).with_name("requirements.txt")
 
 
 class InstallError(Exception):
@@ -22,7 +24,22 @@ class InstallError(Exception):
 
 def python_for(spec: Spec, *, reinstall: bool = False) -> Path:
     """The interpreter of this contender's environment, which is made if it is missing or out of date."""
-    wanted = _fingerprint(spec)
+    # an editable install follows the code by itself, but not the list of dependencies
+    also = (REPOSITORY / "pyproject.toml").read_text() if spec.ours else ""
+    python = _python_with(spec.requirements, also, reinstall=reinstall)
+    for package in spec.npm:
+        _npm(package, reinstall=reinstall)
+    return python
+
+
+def drawing_python() -> Path:
+    """The interpreter that draws: it has what `requirements.txt` names."""
+    return _python_with(("-r benchmarks/requirements.txt",), REQUIREMENTS.read_text())
+
+
+def _python_with(requirements: Sequence[str], also: str, *, reinstall: bool = False) -> Path:
+    """An interpreter with these packages; another one as soon as they, or `also`, change."""
+    wanted = hashlib.sha256("\n".join([sys.version, *requirements, *([also] if also else [])]).encode()).hexdigest()
     directory = CACHE / "venvs" / wanted[:16]
     python = directory / "bin" / "python"
     stamp = directory / "complete"
@@ -30,18 +47,9 @@ def python_for(spec: Spec, *, reinstall: bool = False) -> Path:
         shutil.rmtree(directory, ignore_errors=True)
         venv.create(directory, with_pip=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        _install([*pip, *(word for line in spec.requirements for word in line.split())])
+        _install([*pip, *(word for line in requirements for word in line.split())])
         stamp.touch()
-    for package in spec.npm:
-        _npm(package, reinstall=reinstall)
     return python
-
-
-def _fingerprint(spec: Spec) -> str:
-    parts = [sys.version, *spec.requirements]
-    if spec.ours:  # an editable install follows the code by itself, but not the list of dependencies
-        parts.append((REPOSITORY / "pyproject.toml").read_text())
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _npm(package: str, *, reinstall: bool) -> None:

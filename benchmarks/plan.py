@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Final, NamedTuple
 
+from benchmarks.bench import Workload
 from benchmarks.contract import Spec
 from benchmarks.results import Cell, Measurement
-from benchmarks.workloads import Workload
 
 GUESS_S: Final = 5.0  # of a cell, before anything is known
 NOT_ASKED: Final = ("unsupported", "skipped")  # such cells took no time
@@ -40,6 +40,8 @@ def plan(workloads: Sequence[Workload], specs: Sequence[Spec], repeats: int) -> 
 
 def times(workload: Workload, spec: Spec, repeats: int) -> int:
     """How often this contender is asked for this workload."""
+    if workload.postgres and not spec.postgres:
+        return 0
     most = workload.repeats_max if spec.ours else workload.peer_repeats_max
     return repeats if most is None else min(repeats, most)
 

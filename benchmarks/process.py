@@ -12,28 +12,49 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_s(pids: Sequence[int]) -> float:
-    """User and system seconds of this process (all threads) and of `pids`."""
+    """User and system seconds of this process (all threads), of `pids`, and of all that those ever started."""
     own = resource.getrusage(resource.RUSAGE_SELF)
-    return own.ru_utime + own.ru_stime + sum(_cpu_of_s(pid) for pid in pids)
+    return own.ru_utime + own.ru_stime + sum(_cpu_of_s(pid) for pid in _with_descendants(pids))
 
 
 def _cpu_of_s(pid: int) -> float:
-    # the command's name, in parentheses, may hold spaces; utime and stime are fields 14 and 15 of the whole line
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    """With those of its children that have ended; nothing if it has ended itself."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return sum(int(ticks) for ticks in _fields(pid)[11:15]) / _TICKS_PER_S
+    return 0.0
+
+
+def _fields(pid: int) -> list[str]:
+    # the command's name, in parentheses, may hold spaces; the parent is field 4 of the whole line, and utime, stime and
+    # the same of ended children are 14 to 17
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+
+
+def _with_descendants(pids: Sequence[int]) -> list[int]:
+    if not pids:
+        return []
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                children.setdefault(int(_fields(int(entry.name))[1]), []).append(int(entry.name))
+    found = list(pids)
+    for pid in found:  # which grows on the way
+        found += children.get(pid, ())
+    return found
 
 
 def resident_bytes(pids: Sequence[int]) -> int:
-    """Resident memory of this process and of `pids`, as VmRSS counts it."""
-    return sum(_resident_of_bytes(pid) for pid in (os.getpid(), *pids))
+    """Resident memory of this process and of `pids` with all their descendants; shared pages are parted among them."""
+    return sum(_resident_of_bytes(pid) for pid in (os.getpid(), *_with_descendants(pids)))
 
 
 def _resident_of_bytes(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    message = f"process {pid} shows no VmRSS"
-    raise ProcessLookupError(message)
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def made(directory: Path) -> Path:

@@ -3,19 +3,26 @@
 import argparse
 import os
 import statistics
+import subprocess
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from benchmarks import environments
+from benchmarks.bench import FULL, Workload
 from benchmarks.contenders import SPECS
-from benchmarks.environments import REPOSITORY
 from benchmarks.results import DIRECTORY, Measurement, higher_is_better
-from benchmarks.workloads import FULL, WORKLOADS, Workload
+from benchmarks.workloads import WORKLOADS
 
 DURABLE: Final = "durableflow-sqlite"
 VOLATILE: Final = "durableflow-memory"
+POSTGRES: Final = "durableflow-postgres"
 WIDTH: Final = 120
+PLOTS: Final = {
+    "benchmarks-throughput.svg": "One-activity workflows per second, over how many are started at a time",
+    "benchmarks-history.svg": "Cost of an activity, over the length of its instance's history",
+}
 
 HEAD: Final = """\
 # Benchmarks
@@ -33,12 +40,16 @@ METHOD: Final = """\
   and so is the number of activities that really were run. A wrong result ends the cell.
 - Contenders run with their own default settings and durability; the settings in force are listed above. An engine that
   does not sync its commits does less than one that does.
+- Those on PostgreSQL get a server of their own for each cell, on the same disk, with PostgreSQL's own settings (every
+  commit is synced), but for the number of connections it allows.
 - Where a peer offers several ways, the fastest of those tried here was taken: DBOS with plain rather than `async`
-  functions, Restate behind granian rather than hypercorn, results of duroxide and durabletask waited for by a bounded
-  number of threads. duroxide is shown with its defaults and with the one option that helped a lone workflow.
-- Rates are those of a closed loop: so many clients, each of which starts the next workflow when its last has ended. The
-  clock runs from the first start to the last completion. The client shares the process of the engine; of Restate it
-  shares the process of the handlers, and the server is a second process.
+  functions on SQLite, the other way round on PostgreSQL, Restate behind granian rather than hypercorn, results of
+  duroxide and durabletask waited for by a bounded number of threads. duroxide is shown with its defaults and with the
+  one option that helped a lone workflow. What else was chosen for a contender stands at the top of its file in
+  `benchmarks/contenders/`.
+- Rates are those of a closed loop: so many clients, each of which starts the next workflow when its last has ended.
+  The clock runs from the first start to the last completion. The client shares the process of the engine, unless the
+  table says otherwise; of Restate it shares the process of the handlers. Servers are processes of their own.
 - CPU time is user and system time of all processes of a contender, its clients' included. On a busy machine it is
   steadier than the clock.
 - Figures are medians over the repeats, with the least and the greatest in parentheses. Ratios are taken within one
@@ -46,14 +57,15 @@ METHOD: Final = """\
 """
 
 CUT: Final = f"""\
-What was cut, so that all of it fits into 40 minutes:
+What was cut, so that all of it fits into some hours:
 
 - A rate is that of {FULL.start_for_s:.0f} seconds of starts after a short warm-up. What was started must be over within
   {FULL.deadline_s:.0f} seconds; if not, the rate is that of those that were, and it is listed below as cut.
 - Latencies, fan-outs and wake-ups are as many as fit into {FULL.one_by_one_s:.0f} seconds, at most {FULL.latencies},
   {FULL.fan_outs} and {FULL.events}.
 - What is dear is measured less often or for less time, as each table says: long instances, waiting instances, a filled
-  file. Recovery and the filled file are measured for durableflow alone: they check promises of ours.
+  file. The recovery of 10,000 instances and the filled file are measured for durableflow alone: they check promises of
+  ours.
 - Who could not do all of a workload is not asked for the larger one of its kind, and who failed in one repeat is not
   asked again in the next ones.
 - When it was measured in several sittings, all had the same code, machine, seed and versions.
@@ -63,13 +75,14 @@ What was cut, so that all of it fits into 40 minutes:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("--input", type=Path, help="default: benchmarks/results/full.json, else quick.json")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "benchmarks.md")
+    parser.add_argument("--output", type=Path, default=environments.REPOSITORY / "docs" / "benchmarks.md")
     options = parser.parse_args()
     source = options.input or next((file for file in _candidates() if file.exists()), None)
     if source is None:
         parser.error("nothing measured yet: python -m benchmarks")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(page(Measurement.load(source)))
+    plots = drawn(source, options.output.parent)
+    options.output.write_text(page(Measurement.load(source), plots))
     print(f"{os.path.relpath(source)} -> {os.path.relpath(options.output)}")
 
 
@@ -77,12 +90,24 @@ def _candidates() -> tuple[Path, Path]:
     return DIRECTORY / "full.json", DIRECTORY / "quick.json"
 
 
-def page(measurement: Measurement) -> str:
-    """The whole page."""
+def drawn(source: Path, directory: Path) -> list[str]:
+    """The names of the plots in `directory`, which are drawn anew; none if nothing can draw here."""
+    try:
+        command = [str(environments.drawing_python()), "-m", "benchmarks.plots", str(source), str(directory)]
+    except environments.InstallError as error:
+        print(f"no plots: {error}")
+        return []
+    done = subprocess.run(command, cwd=environments.REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
+    return [Path(line).name for line in done.stdout.splitlines()]
+
+
+def page(measurement: Measurement, plots: Sequence[str] = ()) -> str:
+    """The whole page; `plots` are files beside it."""
     sections = [
         HEAD,
         _circumstances(measurement),
         _contenders(measurement),
+        _plots(plots),
         _ratios(measurement),
         METHOD,
         CUT,
@@ -139,11 +164,35 @@ def _facts(facts: dict[str, str]) -> str:
     return "; ".join(f"{name}: {value}" for name, value in facts.items())
 
 
-def _ratios(measurement: Measurement) -> str:
-    """How many times better durableflow is: durable peers against its SQLite, others against its memory backend."""
-    peers = [name for name, entrant in measurement.entrants.items() if not SPECS[name].ours and entrant.status == "ok"]
-    if not peers or DURABLE not in measurement.entrants:
+def _plots(files: Sequence[str]) -> str:
+    if not files:
         return ""
+    shown = "\n".join(f"![{PLOTS.get(file, file)}]({file})\n" for file in files)
+    return f"## At a glance\n\nBoth scales of a plot are logarithmic.\n\n{shown}"
+
+
+def _ratios(measurement: Measurement) -> str:
+    """How many times better durableflow is: each peer against the backend of ours that promises as much as it does."""
+    peers = [name for name, entrant in measurement.entrants.items() if not SPECS[name].ours and entrant.status == "ok"]
+    tables = [
+        heading + _ratio_table(measurement, chosen)
+        for heading, chosen in (
+            ("", [peer for peer in peers if not SPECS[peer].postgres]),
+            ("### On PostgreSQL\n\n", [peer for peer in peers if SPECS[peer].postgres]),
+        )
+        if chosen and (DURABLE if not heading else POSTGRES) in measurement.entrants
+    ]
+    if not tables:
+        return ""
+    text = (
+        "Above 1 durableflow is ahead. Engines on PostgreSQL are compared with durableflow on PostgreSQL, others that "
+        "keep what they acknowledge on disk with durableflow on SQLite, those that keep it in memory with durableflow "
+        "in memory.\n\n"
+    )
+    return "## Ratios\n\n" + text + "\n".join(tables)
+
+
+def _ratio_table(measurement: Measurement, peers: Sequence[str]) -> str:
     rows = []
     for workload in _measured(measurement):
         figure, heading = next(iter(workload.shown.items()))
@@ -151,18 +200,14 @@ def _ratios(measurement: Measurement) -> str:
         if any(cells):
             rows.append((f"{workload.title} ({heading})", *(cell or "–" for cell in cells)))
     head = ("how many times better durableflow was", *(f"than {measurement.entrants[peer].title}" for peer in peers))
-    text = (
-        "Above 1 durableflow is ahead. Engines that keep what they acknowledge on disk are compared with durableflow "
-        "on SQLite, those that keep it in memory with durableflow in memory.\n\n"
-    )
-    return "## Ratios\n\n" + text + _table(head, rows)
+    return _table(head, rows)
 
 
 def _ratio(measurement: Measurement, workload: Workload, figure: str, peer: str) -> str:
-    us = DURABLE if SPECS[peer].durable else VOLATILE
+    us = POSTGRES if SPECS[peer].postgres else DURABLE if SPECS[peer].durable else VOLATILE
     ours = _by_repeat(measurement, us, workload, figure)
-    if not ours and us == VOLATILE:  # what does not depend on the backend is measured once: the import
-        ours = _by_repeat(measurement, DURABLE, workload, figure)
+    if not ours and us != DURABLE:  # what does not depend on the backend is measured once: the import
+        ours = _by_repeat(measurement, DURABLE, workload, figure) if not workload.phases else {}
     ratios = []
     for repeat, theirs in _by_repeat(measurement, peer, workload, figure).items():
         own = ours.get(repeat, 0.0)

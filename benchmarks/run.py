@@ -22,16 +22,18 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import environments, machine, plan
+from benchmarks import environments, machine, plan, postgres, process
+from benchmarks.bench import Workload
 from benchmarks.contenders import SPECS
 from benchmarks.contract import Spec
 from benchmarks.imports import import_figures
 from benchmarks.results import DIRECTORY, Cell, Entrant, Measurement, Sitting
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import WORKLOADS
 
 PHASE_TIMEOUT_S: Final = {"full": 240, "quick": 60}
 FAILED: Final = ("failed", "incomplete")  # their files are kept, to see why
@@ -131,7 +133,7 @@ def _earlier(file: Path, scale: str) -> list[Cell]:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure durableflow and its peers.")
-    parser.add_argument("--quick", action="store_true", help="small sizes, about three minutes: does all work?")
+    parser.add_argument("--quick", action="store_true", help="small sizes, about a quarter of an hour: does all work?")
     parser.add_argument("--only", action="append", choices=SPECS, metavar="CONTENDER", help="may be repeated")
     parser.add_argument("--workload", action="append", choices=WORKLOADS, metavar="NAME", help="may be repeated")
     parser.add_argument("--repeats", type=int, help="default: 3; 1 with --quick")
@@ -210,7 +212,7 @@ class Runner:
             except environments.InstallError as error:
                 answer: dict[str, Any] = {"status": "not runnable", "reason": str(error)}
             else:
-                answer = self._child(spec, python, ["--describe"], self._scratch / f"{name}-describe", timeout_s=90)
+                answer = self._describe(spec, python)
             if answer["status"] == "ok":
                 pythons[name] = python
                 entrant.versions, entrant.durability = answer["versions"], answer["durability"]
@@ -221,6 +223,21 @@ class Runner:
                 print(f"{spec.title}: not runnable: {entrant.reason}", flush=True)
         return entrants, pythons
 
+    def _describe(self, spec: Spec, python: Path) -> dict[str, Any]:
+        directory = process.made(self._scratch / f"{spec.name}-describe")
+        try:
+            with self._server(spec, directory) as environment:
+                return self._child(spec, python, ["--describe"], directory, environment, timeout_s=90)
+        except postgres.ServerError as error:
+            return {"status": "failed", "reason": str(error)}
+
+    @staticmethod
+    def _server(
+        spec: Spec, directory: Path, *, sync_ms: float = 0
+    ) -> contextlib.AbstractContextManager[dict[str, str]]:
+        """The server that this contender needs beside it, and how its processes find it."""
+        return postgres.server(directory, sync_ms=sync_ms) if spec.postgres else contextlib.nullcontext({})
+
     def measure(self, asked: plan.Asked, python: Path) -> Cell:
         repeat, workload, spec = asked
         cell = Cell(contender=spec.name, workload=workload.name, repeat=repeat, status="ok")
@@ -228,20 +245,34 @@ class Runner:
             return dataclasses.replace(cell, status=refused.status, reason=refused.reason)
         began_s = time.perf_counter()
         if workload.phases:
-            self._phases(cell, spec, python, workload)
+            directory = process.made(self._scratch / f"{spec.name}-{workload.name}-{repeat}")
+            try:
+                with self._server(spec, directory, sync_ms=workload.sync_ms) as environment:
+                    self._phases(cell, spec, python, workload, directory, environment)
+            except postgres.ServerError as error:
+                cell.status, cell.reason = "failed", str(error)
+            if not self._keep and cell.status not in FAILED:
+                shutil.rmtree(directory, ignore_errors=True)
         else:
             cell.figures = import_figures(spec, python, times=IMPORTS[self._measurement.scale])
         cell.took_s = time.perf_counter() - began_s
         return cell
 
-    def _phases(self, cell: Cell, spec: Spec, python: Path, workload: Workload) -> None:
-        directory = self._scratch / f"{spec.name}-{workload.name}-{cell.repeat}"
+    def _phases(
+        self,
+        cell: Cell,
+        spec: Spec,
+        python: Path,
+        workload: Workload,
+        directory: Path,
+        environment: Mapping[str, str],
+    ) -> None:
         dice = random.Random(f"{self._measurement.seed}/{workload.name}/{cell.repeat}")  # the same for all contenders
         scale = self._measurement.scale
         for phase in range(len(workload.phases)):
             words = ["--workload", workload.name, "--phase", str(phase), "--scale", scale]
             words += ["--seed", str(dice.randrange(2**31)), "--earlier", json.dumps(cell.figures)]
-            answer = self._child(spec, python, words, directory, timeout_s=PHASE_TIMEOUT_S[scale])
+            answer = self._child(spec, python, words, directory, environment, timeout_s=PHASE_TIMEOUT_S[scale])
             if answer["status"] != "ok":
                 cell.reason = answer["reason"]
                 cell.status = "incomplete" if cell.figures else answer["status"]
@@ -249,20 +280,29 @@ class Runner:
             cell.figures |= answer["figures"]
             cell.samples |= answer["samples"]
             cell.notes += answer["notes"]
-        if not self._keep and cell.status not in FAILED:
-            shutil.rmtree(directory, ignore_errors=True)
 
     def _child(
-        self, spec: Spec, python: Path, words: list[str], directory: Path, *, timeout_s: float
+        self,
+        spec: Spec,
+        python: Path,
+        words: list[str],
+        directory: Path,
+        environment: Mapping[str, str],
+        *,
+        timeout_s: float,
     ) -> dict[str, Any]:
-        directory.mkdir(parents=True, exist_ok=True)
         output, log = directory / "answer.json", directory / "log.txt"
         output.unlink(missing_ok=True)
         command = [str(python), "-m", "benchmarks.child", "--contender", spec.name, *words]
         command += ["--directory", str(directory), "--output", str(output)]
         with log.open("ab") as stream:
             child = subprocess.Popen(
-                command, cwd=environments.REPOSITORY, stdout=stream, stderr=stream, start_new_session=True
+                command,
+                cwd=environments.REPOSITORY,
+                env={**os.environ, **environment},
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
             )
             try:
                 child.wait(timeout_s)

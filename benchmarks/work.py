@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 SEQUENCE_LENGTH: Final = 10
+MEMBER: Final = "BENCHMARKS_MEMBER"  # the variable that names a process of a fleet
 EVENTS_BEFORE_CRASH: Final = 10  # 1 start + 4 × (asked, completed) + 1 asked
 
 
@@ -31,6 +32,7 @@ waits = Counter()
 gates = Counter()
 marks: list[tuple[float, float]] = []  # wall and CPU seconds at each call of `mark`
 gate_open = True
+mark_listeners: list[Callable[[], object]] = []
 
 
 def add_one(x: int) -> int:
@@ -43,6 +45,8 @@ def mark(x: int) -> int:
     """The activity of the long instance: `add_one` that also notes the time."""
     calls.add()
     marks.append((time.perf_counter(), time.process_time()))
+    for listener in mark_listeners:
+        listener()
     return x + 1
 
 
@@ -52,6 +56,11 @@ async def gate(x: int) -> int:
     if not gate_open:
         await asyncio.Event().wait()
     return x + 1
+
+
+def is_member() -> bool:
+    """Whether this process is one of a fleet, which works for others as well."""
+    return MEMBER in os.environ
 
 
 def note_wait() -> None:
@@ -72,6 +81,7 @@ WORKFLOWS: Final[dict[str, Callable[[int], int]]] = {
     "long": lambda length: length,  # `length` activities (`mark`), one after the other, from 0
     "wait": lambda x: x + 1,  # wait for the event `go`; argument plus what the event carries
     "gated": lambda x: x + 5,  # four activities, then `gate`
+    "react": lambda x: x + 2,  # wait for the event `go`; `mark` of the argument plus what the event carries
 }
 
 

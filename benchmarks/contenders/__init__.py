@@ -6,6 +6,8 @@ from benchmarks.contract import Spec
 
 _ONLY_OURS: Final = "measured for durableflow alone: it is a promise of ours, not a race"
 _OWN: Final = {"recovery": _ONLY_OURS, "finished-million": _ONLY_OURS}
+_GATED: Final = ("recovery-1000", "take-over")
+_THREADS: Final = "each activity that runs holds a thread of a bounded number, so 1,000 cannot be in the middle of one"
 _NOT_KEPT: Final = "keeps nothing over a restart"
 
 _ALL: Final = (
@@ -30,6 +32,18 @@ _ALL: Final = (
         ours=True,
         durable=False,
         unsupported={"recovery": _NOT_KEPT, "finished-million": "has no file", "import": "the same package"},
+    ),
+    Spec(
+        name="durableflow-postgres",
+        title="durableflow, PostgreSQL",
+        factory="benchmarks.contenders.ours:on_postgres",
+        imports="from durableflow import Context, Engine, activity, workflow",
+        bare_import="import durableflow",
+        distributions=("durableflow", "msgspec", "anyio", "asyncpg"),
+        requirements=("-e .[postgres]",),
+        ours=True,
+        postgres=True,
+        unsupported={"import": "the same package"},
     ),
     Spec(
         name="dbos",
@@ -78,6 +92,53 @@ _ALL: Final = (
         requirements=("durabletask",),
         durable=False,
         unsupported=_OWN,
+    ),
+    Spec(
+        name="dbos-postgres",
+        title="DBOS, PostgreSQL",
+        factory="benchmarks.contenders.dbos_postgres:make",
+        imports="from dbos import DBOS",
+        distributions=("dbos", "SQLAlchemy", "psycopg"),
+        requirements=("dbos",),
+        postgres=True,
+        unsupported={
+            **_OWN,
+            "import": "the same package",
+            "take-over": "another executor's workflows are taken over by its service Conductor alone",
+        },
+    ),
+    Spec(
+        name="duroxide-postgres",
+        title="duroxide, PostgreSQL",
+        factory="benchmarks.contenders.duroxide_postgres:make",
+        imports="from duroxide import Client, PostgresProvider, Runtime",
+        distributions=("duroxide",),
+        requirements=("duroxide",),
+        postgres=True,
+        unsupported={**_OWN, "import": "the same package", **dict.fromkeys(_GATED, _THREADS)},
+    ),
+    Spec(
+        name="absurd",
+        title="Absurd",
+        factory="benchmarks.contenders.absurd_postgres:make",
+        imports="from absurd_sdk import AsyncAbsurd",
+        distributions=("absurd-sdk", "absurdctl", "psycopg"),
+        requirements=("absurd-sdk", "absurdctl", "psycopg[binary]"),
+        postgres=True,
+        unsupported={
+            **_OWN,
+            **dict.fromkeys(_GATED, "a worker claims no more before all that it has claimed has ended or sleeps"),
+        },
+    ),
+    Spec(
+        name="sayiir",
+        title="Sayiir, PostgreSQL",
+        factory="benchmarks.contenders.sayiir_postgres:make",
+        imports="from sayiir import Flow, PostgresBackend, task",
+        distributions=("sayiir",),
+        requirements=("sayiir",),
+        postgres=True,
+        unsupported={**_OWN, **dict.fromkeys(_GATED, _THREADS)},
     ),
 )
 

@@ -61,6 +61,12 @@ def wait(ctx: Any, x: int) -> Generator[Any, Any, int]:
     return x + (yield ctx.wait_for_event(EVENT))
 
 
+def react(ctx: Any, x: int) -> Generator[Any, Any, int]:
+    work.note_wait()
+    value = yield ctx.wait_for_event(EVENT)
+    return (yield ctx.schedule_activity("mark", x + value))
+
+
 class Duroxide:
     def __init__(self, **options: int) -> None:
         self._options = options
@@ -72,22 +78,30 @@ class Duroxide:
         self._numbers = count()
         self._prefix = uuid4().hex
 
-    async def open(self, directory: Path) -> None:
+    def provider(self, directory: Path) -> Any:
         self._database = directory / "duroxide.sqlite"
+        return SqliteProvider.open(str(self._database))
+
+    def connect(self, provider: Any) -> None:
+        """Be a client of whatever works on this store."""
         self._threads, self._waiters = ThreadPoolExecutor(THREADS_MAX), ThreadPoolExecutor(THREADS_MAX)
-        provider = SqliteProvider.open(str(self._database))
+        self._client = Client(provider)
+
+    async def open(self, directory: Path) -> None:
+        provider = self.provider(directory)
+        self.connect(provider)
         self._runtime = Runtime(provider, RuntimeOptions(log_level="error", **self._options))
         for activity in (work.add_one, work.mark):
             self._runtime.register_activity(activity.__name__, lambda _ctx, x, activity=activity: activity(x))
-        for workflow in (one, ten, fan_out, long, wait):
+        for workflow in (one, ten, fan_out, long, wait, react):
             self._runtime.register_orchestration(workflow.__name__, workflow)
         threading.Thread(target=self._runtime.start, daemon=True).start()
-        self._client = Client(provider)
 
     async def close(self) -> None:
         if self._threads is None or self._waiters is None:
             return
-        await asyncio.to_thread(self._runtime.shutdown, 2_000)
+        if self._runtime is not None:
+            await asyncio.to_thread(self._runtime.shutdown, 2_000)
         for threads in (self._threads, self._waiters):
             threads.shutdown(wait=False, cancel_futures=True)
         self._threads = self._waiters = self._client = self._runtime = None

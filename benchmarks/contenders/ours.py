@@ -1,4 +1,4 @@
-"""durableflow itself, embedded in this process, with its default options: on a SQLite file, and in memory.
+"""durableflow itself, embedded in this process, with its default options: on a SQLite file, in memory, on PostgreSQL.
 
 Activities are `async def`, so they run on the engine's loop and no thread is paid for.
 """
@@ -9,14 +9,16 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from benchmarks import work
-from durableflow import Context, Engine, Flow, Settings, Workflow, activity, workflow
-from durableflow.backends.base import Commit, InstanceChange, LoadedInstance, NewInstance, Query
+from benchmarks import postgres, work
+from durableflow import Client, Context, Engine, Flow, Settings, Workflow, activity, workflow
+from durableflow.backends.base import Backend, Commit, InstanceChange, LoadedInstance, NewInstance, Query
+from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.sqlite import SqliteBackend
 from durableflow.model.ids import RANDOM_BITS, fresh_id
 from durableflow.model.status import Status
+from durableflow.runtime.stores import open_backend
 
 EVENT: Final = "go"
 DATABASE: Final = "durableflow.db"
@@ -75,31 +77,49 @@ def wait(ctx: Context, x: int) -> Flow[int]:
 
 
 @workflow
+def react(ctx: Context, x: int) -> Flow[int]:
+    work.note_wait()
+    value = yield from ctx.wait_for_event(EVENT, int)
+    return (yield from ctx.call_activity(mark, x + value))
+
+
+@workflow
 def gated(ctx: Context, x: int) -> Flow[int]:
     for _ in range(4):
         x = yield from ctx.call_activity(add_one, x)
     return (yield from ctx.call_activity(gate, x))
 
 
-WORKFLOWS: Final[dict[str, Workflow[[int], int]]] = {each.name: each for each in (one, ten, fan_out, long, wait, gated)}
+WORKFLOWS: Final[dict[str, Workflow[[int], int]]] = {
+    each.name: each for each in (one, ten, fan_out, long, wait, react, gated)
+}
 
 
 class Durableflow:
-    def __init__(self, *, durable: bool) -> None:
-        self._durable = durable
-        self._engine: Engine | None = None
-        self._backend: SqliteBackend | None = None
+    def __init__(self) -> None:
+        self._engine: Engine | Client | None = None
 
     @property
     def engine(self) -> Engine:
+        assert isinstance(self._engine, Engine), "open comes first"
+        return self._engine
+
+    @property
+    def client(self) -> Client:
         assert self._engine is not None, "open comes first"
         return self._engine
 
-    async def open(self, directory: Path) -> None:
-        self._backend = SqliteBackend(directory / DATABASE) if self._durable else None
+    def store(self, directory: Path) -> Backend:
+        """What has, or will have, the state of this directory."""
+        del directory
+        return MemoryBackend()
+
+    def settings(self) -> dict[str, Any]:
         # To interrupt many instances in the same activity, they must all be in it: more than may run by default.
-        settings = None if work.gate_open else Settings(activity_concurrency=GATED_MAX)
-        engine = Engine(self._backend or "memory://", settings=settings)
+        return {} if work.gate_open else {"activity_concurrency": GATED_MAX}
+
+    async def open(self, directory: Path) -> None:
+        engine = Engine(self.store(directory), settings=Settings(**self.settings()))
         await engine.__aenter__()
         self._engine = engine
 
@@ -109,24 +129,53 @@ class Durableflow:
             await engine.__aexit__(None, None, None)
 
     async def call(self, workflow: str, argument: int) -> int:
-        handle = await self.engine.start(WORKFLOWS[workflow], argument)
+        handle = await self.client.start(WORKFLOWS[workflow], argument)
         return await handle.result()
 
     async def begin(self, workflow: str, argument: int) -> str:
-        handle = await self.engine.start(WORKFLOWS[workflow], argument)
+        handle = await self.client.start(WORKFLOWS[workflow], argument)
         return handle.id
 
     async def raise_event(self, instance_id: str, value: int) -> None:
-        await self.engine.raise_event(instance_id, EVENT, value)
+        await self.client.raise_event(instance_id, EVENT, value)
 
     async def result(self, instance_id: str) -> int:
-        result: int = await self.engine.handle(instance_id).result()
+        result: int = await self.client.handle(instance_id).result()
         return result
 
+    def server_pids(self) -> Sequence[int]:
+        return ()
+
+    async def durability(self) -> Mapping[str, str]:
+        return {"durable": "no: everything is in memory"}
+
+
+class _Stored(Durableflow):
+    """What is common to both stores that keep anything: several processes may share one.
+
+    On SQLite one of them works and the others are its clients, until it is gone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lease_s = Settings().lease_s
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"lease_s": self.lease_s}
+
+    async def open_client(self, directory: Path) -> None:
+        client = Client(self.store(directory))
+        await client.__aenter__()
+        self._engine = client
+
+    def hurried_store(self, directory: Path) -> Backend:
+        """The same store, for filling it: nothing needs to be synced on the way, since it is the layout that counts."""
+        return self.store(directory)
+
     async def copy_finished(self, source: Path, target: Path, count: int) -> None:
-        """See `CopiesFinished`. Nothing is synced on the way: it is the layout of the file that counts."""
-        originals = await _finished(source)
-        backend = SqliteBackend(target / DATABASE, power_loss_safe=False)
+        """See `CopiesFinished`."""
+        originals = await _finished(self.store(source))
+        backend = self.hurried_store(target)
         await backend.open()
         lease = await backend.acquire("copyist", 3_600_000_000, time.time_ns() // 1000)
         assert lease is not None
@@ -141,19 +190,38 @@ class Durableflow:
         await backend.release(lease)
         await backend.close()
 
-    def server_pids(self) -> Sequence[int]:
-        return ()
+
+class OnSqlite(_Stored):
+    def __init__(self) -> None:
+        super().__init__()
+        self._backend: SqliteBackend | None = None
+
+    def store(self, directory: Path) -> Backend:
+        self._backend = SqliteBackend(directory / DATABASE)
+        return self._backend
+
+    def hurried_store(self, directory: Path) -> Backend:
+        return SqliteBackend(directory / DATABASE, power_loss_safe=False)
 
     async def durability(self) -> Mapping[str, str]:
-        if self._backend is None:
-            return {"durable": "no: everything is in memory"}
+        assert self._backend is not None, "open comes first"
         return await self._backend._connection().call(
             _pragmas
         )  # there is no door for this, and it must be the writer's
 
 
-async def _finished(directory: Path) -> list[LoadedInstance]:
-    backend = SqliteBackend(directory / DATABASE)
+class OnPostgres(_Stored):
+    def store(self, directory: Path) -> Backend:
+        return open_backend(postgres.database(directory))
+
+    def server_pids(self) -> Sequence[int]:
+        return (postgres.given().pid,)
+
+    async def durability(self) -> Mapping[str, str]:
+        return postgres.settings()
+
+
+async def _finished(backend: Backend) -> list[LoadedInstance]:
     await backend.open()
     records = await backend.list_records(Query(statuses=frozenset({Status.COMPLETED}), limit=1_000_000))
     loaded = await backend.load([record.id for record in records])
@@ -183,9 +251,13 @@ def _pragmas(connection: sqlite3.Connection) -> dict[str, str]:
     return {name: str(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in names}
 
 
-def sqlite() -> Durableflow:
-    return Durableflow(durable=True)
+def sqlite() -> OnSqlite:
+    return OnSqlite()
 
 
 def memory() -> Durableflow:
-    return Durableflow(durable=False)
+    return Durableflow()
+
+
+def on_postgres() -> OnPostgres:
+    return OnPostgres()

@@ -180,7 +180,8 @@ class Engine(Client):
         while True:
             if worker is not None:
                 try:
-                    await worker.run()
+                    # In a task of its own, whose groups may cancel it: this one is cancelled from outside only.
+                    await asyncio.create_task(worker.run(), name="durableflow worker")
                 except LeaseLost:
                     self._tell(facts.WorkerLost(self.name))
                 finally:
@@ -188,6 +189,9 @@ class Engine(Client):
                     self._led.clear()
                     if self._server is not None:
                         self._server.admits = False
+                task = asyncio.current_task()
+                if self._closing or (task is not None and task.cancelling()):
+                    return  # it came in the moment in which the lease was lost, and was swallowed
             worker = None
             await asyncio.sleep(_STANDBY_S)
             try:

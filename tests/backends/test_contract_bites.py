@@ -120,7 +120,7 @@ class TakesEmptyForNothing(MemoryBackend):
 
 
 class FoldsIds(MemoryBackend):
-    async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
+    async def load(self, instance_ids: Sequence[str], lease: Lease | None = None) -> list[LoadedInstance]:
         return await super().load([each.strip() for each in instance_ids])
 
 
@@ -294,7 +294,7 @@ class TellsTwice(MemoryBackend):
 
 
 class LoadsEveryRound(MemoryBackend):
-    async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
+    async def load(self, instance_ids: Sequence[str], lease: Lease | None = None) -> list[LoadedInstance]:
         return [each._replace(rows=self._instances[each.record.id].rows) for each in await super().load(instance_ids)]
 
 

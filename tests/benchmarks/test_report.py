@@ -1,7 +1,8 @@
 """The page says what was measured, what was not, and nothing else."""
 
+from benchmarks.contenders import SPECS
 from benchmarks.report import page
-from benchmarks.results import Cell, Measurement
+from benchmarks.results import Cell, Entrant, Measurement
 
 ONE, LONG, FILLED = "one-activity-1", "long-10000", "finished-million"
 
@@ -96,3 +97,25 @@ def test_each_sitting_is_shown(measurement: Measurement) -> None:
     assert line(text, "| date |") == "| date | 2030-01-01; 2030-01-01 |"
     assert line(text, "| load |") == "| load | 0.1; 0.1 |"
     assert line(text, "| duration |") == "| duration | 2 minutes |"
+
+
+def test_engines_on_postgresql_are_compared_with_ours_on_postgresql(measurement: Measurement) -> None:
+    for name in ("durableflow-postgres", "dbos-postgres"):
+        measurement.entrants[name] = Entrant(title=SPECS[name].title, status="ok")
+    measurement.cells = [
+        rate("durableflow-sqlite", 0, 9000),
+        rate("durableflow-postgres", 0, 5000),
+        rate("dbos", 0, 100),
+        rate("dbos-postgres", 0, 200),
+    ]
+    first, second = page(measurement).split("### On PostgreSQL")
+    start = "| One-activity workflows, 1 at a time ("
+    assert line(first, start) == "| One-activity workflows, 1 at a time (workflows/s) | 90 | – | – |"
+    assert line(second, start) == "| One-activity workflows, 1 at a time (workflows/s) | 25 |"
+
+
+def test_plots_are_shown_with_what_they_are_of(measurement: Measurement) -> None:
+    measurement.cells = [rate("dbos", 0, 100)]
+    assert "At a glance" not in page(measurement)
+    shown = page(measurement, ["benchmarks-history.svg"])
+    assert "![Cost of an activity, over the length of its instance's history](benchmarks-history.svg)" in shown

@@ -147,6 +147,11 @@ class World:
                 backend._servers[server_id] = 0
         await backend.close()
 
+    async def close(self, engine: Engine) -> None:
+        """End it in order, as a process that is told to stop does."""
+        self._open.remove(engine)
+        await engine.__aexit__(None, None, None)
+
     # -- what is asked often --------------------------------------------------------------------------------
 
     async def counts(self, engine: Client, name: str = "mail") -> tuple[int, int, int, int]:
@@ -289,12 +294,12 @@ class FaultyBackend:
         if fault == "hide":
             raise CommitOutcomeUnknown("planted")
 
-    async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
+    async def load(self, instance_ids: Sequence[str], lease: Lease | None = None) -> list[LoadedInstance]:
         if self.load_faults:
             self.load_faults -= 1
             raise StorageError("planted")
         self.loaded += instance_ids
-        return await self._real.load(instance_ids)
+        return await self._real.load(instance_ids, lease)
 
     async def due(
         self, after: tuple[int, str], until_us: int, limit: int, lease: Lease | None = None

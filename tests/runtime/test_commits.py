@@ -42,6 +42,17 @@ async def long(ctx: Context, length: int) -> int:
     return number
 
 
+class Replaced:
+    """A backend some of whose methods are others."""
+
+    def __init__(self, real: Any, **methods: Any) -> None:
+        self.real = real
+        self.__dict__ |= methods
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
 async def start_behind_the_gate(
     world: World, faulty: FaultyBackend, engine: Any, count: int
 ) -> tuple[asyncio.Future[Any], list[asyncio.Future[Any]]]:
@@ -176,6 +187,31 @@ async def test_a_lost_lease_fails_what_was_under_way_and_what_was_gathered(world
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("closing", [True, False])
+async def test_an_engine_that_is_ended_in_the_moment_in_which_it_loses_its_lease_ends(
+    world: World, faulty: FaultyBackend, closing: bool
+) -> None:
+    engine = await world.open(faulty, workflows=[nothing])
+    faulty.gate.clear()
+    asked = asyncio.ensure_future(engine.start(nothing, 1))
+    await world.until(lambda: faulty.commits)
+
+    async def lost(*_: Any) -> None:
+        raise LeaseLost("planted")
+
+    faulty._real = Replaced(faulty._real, commit=lost)
+    faulty.gate.set()
+    task = engine._task
+    engine._closing = closing
+    task.cancel()  # before the loop has heard of the loss
+    done, _ = await asyncio.wait([task], timeout=5)
+    assert done
+    with pytest.raises(StorageError):
+        await asked
+    faulty._real = faulty._real.real
+    await world.close(engine)
+
+
 async def test_others_have_their_turn_while_a_long_history_is_replayed(memory_world: World) -> None:
     async with memory_world.engine() as engine:
         handle = await engine.start(long.options(instance_id="long"), 2_000)

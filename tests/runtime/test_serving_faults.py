@@ -301,11 +301,6 @@ class Shift:
         self.known = {"workflows": [shifts], "activities": [shift]}
 
 
-async def close(world: World, engine: Any) -> None:
-    world._open.remove(engine)
-    await engine.__aexit__(None, None, None)
-
-
 async def test_a_server_that_stops_gives_back_what_it_has_not_begun_and_counts_what_it_interrupts_not(
     world: World,
 ) -> None:
@@ -314,7 +309,7 @@ async def test_a_server_that_stops_gives_back_what_it_has_not_begun_and_counts_w
     await engine.start(shift.workflow.options(instance_id="a"))
     await asyncio.wait_for(shift.done.wait(), 5)
     await world.settle()
-    await close(world, engine)
+    await world.close(engine)
     async with world.engine(**shift.known) as engine:
         assert await engine.result("a", timeout=5) == [[0, 1], [1, 2], [2, 1]]
     assert sorted(shift.made) == [(0, 1), (1, 1), (1, 2), (2, 1)]
@@ -329,7 +324,7 @@ async def test_what_could_not_be_written_before_is_written_when_a_server_retires
     engine = await world.open(faulty, **shift.known)
     await engine.start(shift.workflow.options(instance_id="a"))
     await asyncio.wait_for(shift.done.wait(), 5)
-    await close(world, engine)
+    await world.close(engine)
     async with world.engine(**shift.known) as engine:
         assert await engine.result("a", timeout=5) == [[0, 1], [1, 2], [2, 1]]
     assert sorted(shift.made) == [(0, 1), (1, 1), (1, 2), (2, 1)], "the first is not called again"
@@ -345,7 +340,7 @@ async def test_what_could_not_even_be_given_back_is_lost_when_the_lease_ends_and
     engine = await world.open(faulty, **shift.known)
     await engine.start(shift.workflow.options(instance_id="a"))
     await asyncio.wait_for(shift.done.wait(), 5)
-    await close(world, engine)
+    await world.close(engine)
     async with world.engine(**shift.known) as engine:
         await world.settle()
         assert await world.counts(engine) == (0, 0, 3, 0)
@@ -360,7 +355,7 @@ async def test_a_stop_that_did_not_answer_has_given_everything_back(world: World
     engine = await world.open(faulty, **shift.known)
     await engine.start(shift.workflow.options(instance_id="a"))
     await asyncio.wait_for(shift.done.wait(), 5)
-    await close(world, engine)
+    await world.close(engine)
     async with world.engine(**shift.known) as engine:
         assert await engine.result("a", timeout=5) == [[0, 1], [1, 2], [2, 1]]
 
@@ -374,7 +369,7 @@ async def test_a_crash_at_the_end_of_a_stop_loses_what_was_not_given_back(
     engine = await world.open(faulty, **shift.known)
     await engine.start(shift.workflow.options(instance_id="a"))
     await asyncio.wait_for(shift.done.wait(), 5)
-    closing = asyncio.create_task(close(world, engine))
+    closing = asyncio.create_task(world.close(engine))
     await world.until(lambda: faulty.hanging)
     closing.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -408,7 +403,7 @@ async def test_code_that_outlives_the_grace_time_is_followed_by_another_attempt_
     engine = await world.open(**known)
     await engine.start(calls.options(instance_id="a"))
     await world.until(lambda: made)
-    await close(world, engine)
+    await world.close(engine)
     async with world.engine(**known) as engine:
         assert await engine.result("a", timeout=5) == "in time", "an attempt that was interrupted does not count"
         go.set()

@@ -60,7 +60,7 @@ class ImportReport(msgspec.Struct, frozen=True):
 
 def lines_of(loaded: LoadedInstance) -> list[bytes]:
     """An instance, line by line, each with its line break."""
-    record, rows, messages, heartbeats = loaded
+    record, rows, messages, heartbeats = loaded[:4]
     lines: list[dict[str, Any]] = [{"instance": fields_out(record)}]
     events = 0
     for row in rows:

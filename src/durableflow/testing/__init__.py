@@ -1,7 +1,8 @@
 """The test kit: time that a test holds, activities that it replaces, histories that it replays.
 
 Comes in: workflows and activities as users wrote them. Goes out: what they did, and the tests' verdict.
-Never enters: the wall clock, or dice that cannot be thrown again. Like the front door, this one loads
+Never enters: the wall clock, or dice that cannot be thrown again (but the
+PostgreSQL server, which lives in the world's time and on any free port). Like the front door, this one loads
 a room when somebody asks for a name in it: pytest loads the plugin for everyone.
 """
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
         replay_directory,
         save_history,
     )
+    from durableflow.testing.postgres import PostgresServer
+    from durableflow.testing.postgres_programs import PostgresUnavailable
     from durableflow.testing.stand_ins import ActivityCall, InjectedFailure, StandIn, UnmockedActivity
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
     from importlib import import_module
@@ -39,6 +42,8 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "replay_directory",
             "save_history",
         ),
+        "postgres": ("PostgresServer",),
+        "postgres_programs": ("PostgresUnavailable",),
         "stand_ins": ("ActivityCall", "InjectedFailure", "StandIn", "UnmockedActivity"),
     }
     _HOMES = {name: f"durableflow.testing.{home}" for home, names in _NAMES.items() for name in names}
@@ -63,6 +68,8 @@ __all__ = [
     "History",
     "InjectedFailure",
     "NothingHappens",
+    "PostgresServer",
+    "PostgresUnavailable",
     "ReplayReport",
     "StandIn",
     "UnmockedActivity",

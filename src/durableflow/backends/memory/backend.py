@@ -17,6 +17,7 @@ from durableflow.backends.base import (
     SendResult,
     Topic,
     UserWork,
+    UserWorkForm,
 )
 from durableflow.backends.memory.dead_letters import MemoryDeadLetters
 from durableflow.backends.memory.looking import MemoryReader
@@ -37,7 +38,7 @@ class MemoryBackend(SoleOwner, MemoryReader, MemoryDeadLetters, MemoryTransfers,
     """
 
     shared = True
-    supports_transactions = False
+    user_work: UserWorkForm = None
 
     def __init__(self) -> None:
         super().__init__()

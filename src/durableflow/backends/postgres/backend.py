@@ -20,6 +20,7 @@ from durableflow.backends.base import (
     MessagePage,
     Share,
     Topic,
+    UserWorkForm,
 )
 from durableflow.backends.postgres.alerts import Alerts
 from durableflow.backends.postgres.commit import (
@@ -36,6 +37,7 @@ from durableflow.backends.postgres.functions import CONFLICT, FENCED, TAKEN
 from durableflow.backends.postgres.hints import Hints
 from durableflow.backends.postgres.inbox import Horizon
 from durableflow.backends.postgres.keeping import Keeping
+from durableflow.backends.postgres.lanes import Lanes
 from durableflow.backends.postgres.leases import (
     ACQUIRE,
     BURY,
@@ -56,6 +58,9 @@ from durableflow.backends.postgres.relaying import Relaying
 from durableflow.backends.postgres.sending import Sending
 from durableflow.backends.postgres.store import lease_lost, owner_words
 from durableflow.backends.postgres.tasks import Tasks
+from durableflow.backends.postgres.naming import channel_of, quoted
+from durableflow.backends.postgres.store import lease_lost
+from durableflow.backends.postgres.transact import UserTransactions
 from durableflow.backends.postgres.transfers import Transfers
 from durableflow.backends.postgres.windows import Windows
 from durableflow.errors import AppendConflict, EngineClosed, InstancesExist, UsageError
@@ -90,7 +95,9 @@ _SKEW_MAX_US: Final = 20_000
 _COMMAND_TIMEOUT_S: Final = 20.0
 
 
-class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, Looking, Moving, Relaying):
+class PostgresBackend(
+    Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserTransactions, Looking, Moving, Relaying
+):
     """Histories in a schema of a Postgres database.
 
     Args:
@@ -104,13 +111,13 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, Looki
 
     shared = True
     is_fleet = True
-    supports_transactions = True
+    user_work: UserWorkForm = "async"
 
     def __init__(self, url: str) -> None:
         address, options = _options(url)
         schema = options.get("schema", "durableflow")
         self._schema_name = schema
-        self._schema = '"' + schema.replace('"', '""') + '"'
+        self._schema = quoted(schema)
         self._has_pooler = options.get("pooler") == "transaction"
         self._address = address
         settings = {} if self._has_pooler else _SETTINGS
@@ -122,7 +129,8 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, Looki
         )
         listen = options.get("listen", address)
         self._listener = Database(listen, settings={}, statement_cache_size=0, command_timeout_s=_COMMAND_TIMEOUT_S)
-        self._hints = Hints(self._database, self._listener, f"durableflow_{schema}"[:63])
+        self._hints = Hints(self._database, self._listener, channel_of(schema))
+        self._lanes = Lanes(address, safe_url(address), is_pooled=self._has_pooler)
         self._waiting = []
         self._flight = None
         self._horizons: dict[int, Horizon] = {}
@@ -151,6 +159,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, Looki
         except BaseException:
             await self._database.close()
             raise
+        await self._lanes.open()
         self._is_open = True
         await self._read_clock()
         self._hints.open()
@@ -182,6 +191,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, Looki
             await asyncio.wait([task])
         await self._hints.close()
         await self._database.close()
+        await self._lanes.close()
         self._horizons.clear()
 
     # -- who works here -------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ SEALED: Final = "DF005"
 """SQLSTATE: the store is being moved, or has been; the detail says where, as JSON."""
 _GONE: Final = ("08", "57P")
 """The connection is lost, or the server ends it: beginnings of SQLSTATE."""
-_LOST: Final = (
+LOST: Final = (
     OSError,
     TimeoutError,
     asyncio.IncompleteReadError,
@@ -127,8 +127,8 @@ class Database:
                     server_settings=self._settings or None,
                     timeout=_CONNECT_TIMEOUT_S,
                 )
-        except (*_LOST, asyncpg.PostgresError) as error:
-            raise StorageError(f"cannot connect to {self}: {error or type(error).__name__}") from error
+        except (*LOST, asyncpg.PostgresError) as error:
+            raise StorageError(f"cannot connect to {self}: {str(error) or type(error).__name__}") from error
         except ValueError as error:
             raise UsageError(f"{self} is not the address of a Postgres database: {error}") from error
 
@@ -158,7 +158,7 @@ class Database:
                         raise StorageError(f"{self}: the connection was lost: {error.__cause__}") from error
             raise AssertionError
 
-        return await self._to_its_end(ask())
+        return await self.to_its_end(ask())
 
     async def moment(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Call `work`, which only reads, in a transaction that sees the store as it is at one moment."""
@@ -183,7 +183,7 @@ class Database:
                         raise StorageError(f"{self}: the connection was lost: {error.__cause__!r}") from error
             raise AssertionError
 
-        return await self._to_its_end(call())
+        return await self.to_its_end(call())
 
     async def write_in_turn(self, sql: str, *parameters: object) -> Sequence[Any]:
         """As `write`, but not before those that were asked for earlier by this method are through."""
@@ -192,7 +192,7 @@ class Database:
             async with self._turns:
                 return await self.write(sql, *parameters)
 
-        return await self._to_its_end(call())
+        return await self.to_its_end(call())
 
     async def write(self, sql: str, *parameters: object) -> Sequence[Any]:
         """One statement, which is a transaction of its own; its rows.
@@ -210,7 +210,7 @@ class Database:
             except _Lost as error:
                 raise self._unknown(error.__cause__) from error
 
-        return await self._to_its_end(call())
+        return await self.to_its_end(call())
 
     async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Call `work` inside a transaction, again if the server asks for it; whatever it raises, nothing is written.
@@ -225,18 +225,24 @@ class Database:
             except _Lost as error:
                 raise StorageError(f"{self}: {error.__cause__}; nothing was written") from error
 
-        return await self._to_its_end(call())
+        return await self.to_its_end(call())
 
     # -- how they are made ----------------------------------------------------------------------------------
 
-    async def _to_its_end(self, call: Coroutine[Any, Any, T]) -> T:
+    async def to_its_end(self, call: Coroutine[Any, Any, T]) -> T:
+        """What `call` gives; a caller that is cancelled leaves, the call goes on, and closing waits for it."""
         if not self._is_open:
             call.close()
             raise EngineClosed(f"the connection to {self} is not open")
         task = asyncio.ensure_future(call)
         self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits still gets it; a caller that has left is no warning
 
     async def _patiently(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         for tried in range(1, _TRIES + 1):
@@ -325,13 +331,13 @@ class answers:  # noqa: N801  # reads as a word where it is used
             if state == SEALED:
                 raise StoreSealed(**msgspec.json.decode(error.detail or "{}")) from error
             raise Refused(str(error), state, getattr(error, "detail", None) or "") from error
-        if isinstance(error, _LOST):
+        if isinstance(error, LOST):
             raise _Lost from error
 
 
 async def dismiss(connection: Connection) -> None:
     """Close a connection, politely if that is quick."""
-    with suppress(*_LOST, asyncpg.PostgresError):
+    with suppress(*LOST, asyncpg.PostgresError):
         await connection.close(timeout=2.0)
     connection.terminate()
 

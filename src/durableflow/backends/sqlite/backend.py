@@ -32,6 +32,7 @@ from durableflow.backends.base import (
     SendResult,
     Topic,
     UserWork,
+    UserWorkForm,
 )
 from durableflow.backends.ownership import SoleOwner
 from durableflow.backends.sqlite.alerts import AlertTables, note_takeover
@@ -103,7 +104,7 @@ class SqliteBackend(SoleOwner, TaskTables, AlertTables, MovingTables, RelayTable
     """
 
     shared = True
-    supports_transactions = True
+    user_work: UserWorkForm = "plain"
 
     def __init__(self, path: str | Path, *, power_loss_safe: bool = True) -> None:
         if str(path) in ("", ":memory:"):
