@@ -27,7 +27,8 @@ from durableflow.backends.base import (
     UserWork,
 )
 from durableflow.backends.memory import MemoryBackend
-from durableflow.backends.moving import Key, KeptTask, Living, MovedRow, Part, Seal
+from durableflow.backends.moving import KeptTask, Key, Living, MovedRow, Part, Seal
+from durableflow.backends.relaying import OutboxRow, Outcome, RelayHold, Settled
 from durableflow.backends.sqlite import SqliteBackend
 from durableflow.errors import AppendConflict, InstancesExist
 from durableflow.model.alert import AlertChanges
@@ -417,6 +418,31 @@ class ClearsHalf(MemoryBackend):
         self._schedules = schedules
 
 
+class DeliversAgain(MemoryBackend):
+    async def deliver(self, hold: RelayHold, rows: Sequence[OutboxRow]) -> list[Outcome]:
+        self._delivered[hold.source] = {}
+        return await super().deliver(hold, rows)
+
+
+class HearsEveryRelay(MemoryBackend):
+    def _check_relay(self, hold: RelayHold) -> None:
+        """Whoever took it up since."""
+
+
+class PutsOutWhatWasRefused(MemoryBackend):
+    async def commit(self, lease: Lease, commit: Commit) -> None:
+        self._put_out(commit.outbox)
+        await super().commit(lease, msgspec.structs.replace(commit, outbox=[]))
+
+
+class SettlesTwice(MemoryBackend):
+    async def settle(self, settled: Sequence[Settled]) -> None:
+        kept = dict(self._outbox)
+        await super().settle(settled)
+        if len(settled) == 2:
+            self._outbox = kept
+
+
 MUTANTS = [
     (NoFence, "a_stale_lease_writes_nothing"),
     (ZombieRenews, "a_worker_that_was_taken_over_can_neither_renew_nor_release"),
@@ -483,6 +509,10 @@ MUTANTS = [
     (KeepsTheClaimsOfNobody, "a_copy_is_the_same_and_goes_on_as_the_original_would"),
     (CountsAnew, "a_copy_is_the_same_and_goes_on_as_the_original_would"),
     (ClearsHalf, "what_was_copied_can_be_cleared"),
+    (DeliversAgain, "a_row_is_delivered_once_however_often_it_is_brought"),
+    (HearsEveryRelay, "a_relay_that_was_followed_by_another_delivers_and_forgets_nothing"),
+    (PutsOutWhatWasRefused, "what_is_put_out_waits_in_order_until_it_is_settled"),
+    (SettlesTwice, "what_is_put_out_waits_in_order_until_it_is_settled"),
     (ForgetsOnClose, "what_was_acknowledged_is_there_after_reopening"),
 ]
 
