@@ -54,12 +54,11 @@ from durableflow.backends.postgres.loading import load
 from durableflow.backends.postgres.looking import Looking
 from durableflow.backends.postgres.migrating import check, migrate, no_rights, version_of
 from durableflow.backends.postgres.moving import Moving
+from durableflow.backends.postgres.naming import channel_of, quoted
 from durableflow.backends.postgres.relaying import Relaying
 from durableflow.backends.postgres.sending import Sending
 from durableflow.backends.postgres.store import lease_lost, owner_words
 from durableflow.backends.postgres.tasks import Tasks
-from durableflow.backends.postgres.naming import channel_of, quoted
-from durableflow.backends.postgres.store import lease_lost
 from durableflow.backends.postgres.transact import UserTransactions
 from durableflow.backends.postgres.transfers import Transfers
 from durableflow.backends.postgres.windows import Windows
