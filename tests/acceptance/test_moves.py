@@ -137,7 +137,7 @@ async def test_a_move_whose_movers_are_killed_can_be_aborted_by_one_that_is_kill
     await fill(stage.store)
     before = await parts_of(f"sqlite:///{stage.store}")
     moving = Moving(stage, target_url(0))
-    assert not await moving.run(24)
+    assert not await moving.run(11)
     for write in range(1, 6):
         assert not await moving.run(write, "--abort")
     assert await moving.run(0, "--abort")
