@@ -24,6 +24,7 @@ from durableflow.backends.alerts import AlertStore, QuietInstance
 from durableflow.backends.circuits import CircuitStore
 from durableflow.backends.dead_letters import DeadLetter, DeadLetterQuery, DeadLetterStore
 from durableflow.backends.looking import Ending, InstanceReader, Query
+from durableflow.backends.moving import MoveStore
 from durableflow.backends.ownership import ClaimedInstance, MessagePage, OwnerStore, Share, Topic
 from durableflow.backends.records import (
     Heartbeat,
@@ -36,6 +37,7 @@ from durableflow.backends.records import (
     Outgoing,
     SendResult,
 )
+from durableflow.backends.relaying import RelayStore
 from durableflow.backends.schedules import ScheduleRow, ScheduleStore, ScheduleWrite
 from durableflow.backends.tasks import NewTask, TaskStore
 from durableflow.backends.transfers import Arrival, Rewrite, TransferStore
@@ -108,6 +110,8 @@ class Commit(msgspec.Struct):
     dead_letters: list[DeadLetter] = []
     redeemed: list[str] = []
     tasks: list[NewTask] = []
+    outbox: list[Outgoing] = []
+    """Sent by instances to instances of other stores; see `relaying`."""
     tasks_dropped: list[tuple[str, int]] = []
     """Instance and number of what is no longer wanted; see `tasks.ALL_TASKS`."""
     has_answers: bool = False
@@ -151,6 +155,8 @@ class Backend(
     AlertStore,
     WindowStore,
     TransferStore,
+    MoveStore,
+    RelayStore,
     Protocol,
 ):
     """Where histories live; each method is one transaction.

@@ -53,7 +53,9 @@ from durableflow.backends.postgres.leases import (
 from durableflow.backends.postgres.loading import load
 from durableflow.backends.postgres.looking import Looking
 from durableflow.backends.postgres.migrating import check, migrate, no_rights, version_of
+from durableflow.backends.postgres.moving import Moving
 from durableflow.backends.postgres.naming import channel_of, quoted
+from durableflow.backends.postgres.relaying import Relaying
 from durableflow.backends.postgres.sending import Sending
 from durableflow.backends.postgres.store import lease_lost, owner_words
 from durableflow.backends.postgres.tasks import Tasks
@@ -92,7 +94,7 @@ _SKEW_MAX_US: Final = 20_000
 _COMMAND_TIMEOUT_S: Final = 20.0
 
 
-class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserTransactions, Looking):
+class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserTransactions, Looking, Moving, Relaying):
     """Histories in a schema of a Postgres database.
 
     Args:
@@ -111,6 +113,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
     def __init__(self, url: str) -> None:
         address, options = _options(url)
         schema = options.get("schema", "durableflow")
+        self._schema_name = schema
         self._schema = quoted(schema)
         self._has_pooler = options.get("pooler") == "transaction"
         self._address = address
@@ -260,7 +263,9 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
             raise AppendConflict({instance_id for instance_id, _ in _doubles([row[:2] for row in commit.rows])})
         turns = turn_arrays(commit)
         try:
-            if has_rare(commit):
+            if commit.outbox:
+                await self._commit_and_put_out(lease, commit, turns)
+            elif has_rare(commit):
                 rows = await self._database.write_in_turn(
                     self._sql(_COMMIT_ALL), lease.worker_id, *turns, *rare_arrays(commit)
                 )
@@ -273,6 +278,17 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
             self._hints.tell(["e"])
             if self._hints.is_heard:
                 self._hints.send(["e"])
+
+    async def _commit_and_put_out(self, lease: Lease, commit: Commit, turns: Sequence[Sequence[Any]]) -> None:
+        async def work(connection: Connection) -> Sequence[int | None]:
+            owners: Sequence[int | None] = await connection.fetchval(
+                self._sql(_COMMIT_ALL), lease.worker_id, *turns, *rare_arrays(commit)
+            )
+            await self._put_out(connection, commit.outbox)
+            return owners
+
+        owners = await self._transaction(work)
+        self._hint([*owner_words(owners), *(["t"] if touches_tasks(commit) else [])])
 
     def _meaning(self, error: Refused, lease: Lease) -> Exception:
         if error.state == FENCED:

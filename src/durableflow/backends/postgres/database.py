@@ -20,8 +20,9 @@ from types import TracebackType
 from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
+import msgspec
 
-from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, UsageError
+from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, StoreSealed, UsageError
 
 T = TypeVar("T")
 
@@ -33,6 +34,8 @@ _CONNECT_TIMEOUT_S: Final = 10.0
 _TRIES: Final = 10
 _AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
 """Nothing was written, and the same may succeed when it is made again."""
+SEALED: Final = "DF005"
+"""SQLSTATE: the store is being moved, or has been; the detail says where, as JSON."""
 _GONE: Final = ("08", "57P")
 """The connection is lost, or the server ends it: beginnings of SQLSTATE."""
 LOST: Final = (
@@ -328,6 +331,8 @@ class answers:  # noqa: N801  # reads as a word where it is used
             state = error.sqlstate or ""
             if state.startswith(_GONE):
                 raise _Lost from error
+            if state == SEALED:
+                raise StoreSealed(**msgspec.json.decode(error.detail or "{}")) from error
             raise Refused(str(error), state, getattr(error, "detail", None) or "") from error
         if isinstance(error, LOST):
             raise _Lost from error

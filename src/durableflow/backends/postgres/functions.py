@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from durableflow.backends.postgres.database import SEALED
 from durableflow.backends.postgres.schema import HANGING_TABLES
 from durableflow.backends.tasks import ALL_TASKS
 
@@ -312,5 +313,20 @@ returns table (number bigint, instance text, data bytea) language sql stable {SE
 $$
 """
 
-FUNCTIONS: Final = (_PURGE_ONE, _PICK_WORKER, _SEND_ONE, _SEND, _COMMIT, _COMMIT_RARE, _CLAIM, _INBOX)
+_REFUSE_WRITES: Final = f"""
+create or replace function {{s}}.refuse_writes() returns trigger language plpgsql as $$
+declare
+    seal record;
+begin
+    select m.side, m.other, m.is_gone, m.is_writing into seal from {{s}}.moves m;
+    if found and not seal.is_writing then
+        raise exception 'the store is sealed' using errcode = '{SEALED}',
+            detail = json_build_object('other', seal.other, 'is_source', seal.side = 'source', 'is_gone', seal.is_gone);
+    end if;
+    return null;
+end $$
+"""
+"""Of the triggers that a seal puts before all writes."""
+
+FUNCTIONS: Final = (_REFUSE_WRITES, _PURGE_ONE, _PICK_WORKER, _SEND_ONE, _SEND, _COMMIT, _COMMIT_RARE, _CLAIM, _INBOX)
 """In an order in which they can be made; `{{s}}` stands for the schema, quoted."""

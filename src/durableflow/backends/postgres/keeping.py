@@ -22,7 +22,7 @@ from durableflow.model.circuit import Circuit, CircuitState
 
 _LETTERS: Final = "instance, task, kind, name, at_us, attempts, type_name, message"
 _SCHEDULES: Final = "id, revision, due_us, data"
-_CIRCUITS: Final = ", ".join(Circuit.__struct_fields__)
+CIRCUIT_COLUMNS: Final = ", ".join(Circuit.__struct_fields__)
 
 
 class Keeping(Store):
@@ -123,18 +123,18 @@ class Keeping(Store):
 
     async def circuits(self) -> list[Circuit]:
         """See `Backend.circuits`."""
-        rows = await self._read(f"select {_CIRCUITS} from {{s}}.circuits order by name")
-        return [_as_circuit(row) for row in rows]
+        rows = await self._read(f"select {CIRCUIT_COLUMNS} from {{s}}.circuits order by name")
+        return [as_circuit(row) for row in rows]
 
     async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
         """See `Backend.swap_circuit`."""
-        key = blake2b(circuit.name.encode(), digest_size=16).digest()
+        key = circuit_key(circuit.name)
 
         async def work(connection: Connection) -> Circuit | None:
             # A lock on a row that is not there yet is none: so it is made first, as one that nobody has written.
             await connection.execute(
                 self._sql(
-                    f"insert into {{s}}.circuits (key, {_CIRCUITS}) values ($1, $2, $3, 0, 0, 0, 0, 0, 0) "
+                    f"insert into {{s}}.circuits (key, {CIRCUIT_COLUMNS}) values ($1, $2, $3, 0, 0, 0, 0, 0, 0) "
                     "on conflict (key) do nothing"
                 ),
                 key,
@@ -142,9 +142,9 @@ class Keeping(Store):
                 CircuitState.CLOSED.value,
             )
             row = await connection.fetchrow(
-                self._sql(f"select {_CIRCUITS} from {{s}}.circuits where key = $1 for update"), key
+                self._sql(f"select {CIRCUIT_COLUMNS} from {{s}}.circuits where key = $1 for update"), key
             )
-            there = _as_circuit(row)
+            there = as_circuit(row)
             if there.revision != circuit.revision - 1:
                 if not there.revision:
                     raise _Unchanged(there)
@@ -178,7 +178,12 @@ class _Unchanged(Exception):
         self.circuit = circuit
 
 
-def _as_circuit(row: Sequence[Any]) -> Circuit:
+def circuit_key(name: str) -> bytes:
+    """A digest: a name can be longer than what an index holds."""
+    return blake2b(name.encode(), digest_size=16).digest()
+
+
+def as_circuit(row: Sequence[Any]) -> Circuit:
     """The circuit of a row; one that cannot be read is as new, so that it holds nobody back."""
     try:
         return msgspec.convert(dict(zip(Circuit.__struct_fields__, row, strict=True)), Circuit)

@@ -135,6 +135,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         """
         create table {s}.windows (
             key bytea primary key,
+            name text not null,
             instance text collate "C" not null unique,
             changed bytea not null,
             start_at_us bigint not null,
@@ -207,6 +208,32 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "create index tasks_expiry on {s}.tasks (expires_us) where expires_us is not null and state <> 2",
         "create index tasks_key on {s}.tasks (queue, priority, fairness_key, vtime)",
         "create index tasks_offered on {s}.tasks (number) where queue = 0",
+        """
+        create table {s}.moves (
+            move_id text not null,
+            side text not null,
+            other text not null,
+            mover text not null,
+            holder bigint not null,
+            is_gone boolean not null,
+            is_writing boolean not null default false
+        )
+        """,
+        """
+        create table {s}.outbox (
+            number bigint generated always as identity primary key,
+            message bytea not null
+        ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)
+        """,
+        "create table {s}.relays (source text primary key, epoch bigint not null)",
+        """
+        create table {s}.delivered (
+            source text not null,
+            number bigint not null,
+            outcome text not null,
+            primary key (source, number)
+        ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)
+        """,
     ),
 )
 """Statements in order, of each version; `{s}` stands for the schema, quoted."""

@@ -19,8 +19,10 @@ from durableflow.testing.contract.leases import LeaseContract
 from durableflow.testing.contract.letters import LetterContract
 from durableflow.testing.contract.loading import LoadingContract
 from durableflow.testing.contract.looking import LookingContract
+from durableflow.testing.contract.moving import MovingContract
 from durableflow.testing.contract.others import OthersContract
 from durableflow.testing.contract.queues import QueueContract
+from durableflow.testing.contract.relaying import RelayContract
 from durableflow.testing.contract.schedules import ScheduleContract
 from durableflow.testing.contract.sending import SendingContract
 from durableflow.testing.contract.server_leases import FleetServerLeaseContract, ServerLeaseContract
@@ -48,6 +50,8 @@ class _EveryBackend(
     CircuitContract,
     AlertContract,
     WindowContract,
+    MovingContract,
+    RelayContract,
     TaskContract,
     ServerContract,
     QueueContract,
