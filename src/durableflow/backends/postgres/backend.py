@@ -32,7 +32,7 @@ from durableflow.backends.postgres.commit import (
     touches_tasks,
     turn_arrays,
 )
-from durableflow.backends.postgres.database import Database, Refused, safe_url
+from durableflow.backends.postgres.database import Connection, Database, Refused, safe_url
 from durableflow.backends.postgres.functions import CONFLICT, FENCED, TAKEN
 from durableflow.backends.postgres.hints import Hints
 from durableflow.backends.postgres.inbox import Horizon
