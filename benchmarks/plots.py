@@ -64,11 +64,12 @@ def draw(curves: Sequence[Curve], file: Path, *, x: str, y: str) -> None:
     axes.grid(visible=True, which="major", color="#dddddd")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
     ticks = sorted({point[0] for curve in curves for point in curve.points})
     if len(ticks) <= len(COLOURS):  # a few that were chosen, rather than powers of ten
         axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
         axes.minorticks_off()
-    axes.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
     figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)

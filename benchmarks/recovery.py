@@ -34,7 +34,8 @@ async def interrupt(bench: Bench, *, count: int) -> Figures:
 async def recover(bench: Bench) -> Figures:
     """From `open` until each interrupted activity is running again, and until every instance has ended."""
     begun: list[tuple[str, int]] = json.loads((bench.directory / "begun.json").read_text())
-    before_cpu_s, began_s = process.cpu_s([]), time.perf_counter()
+    pids = bench.contender.server_pids()
+    before_cpu_s, began_s = process.cpu_s(pids), time.perf_counter()
     await _open(bench)
     await until(lambda: work.gates.value >= len(begun), timeout_s=bench.scale.deadline_s, every_s=0.001)
     resumed_s = time.perf_counter()
@@ -47,7 +48,7 @@ async def recover(bench: Bench) -> Figures:
     return {
         "recovered_ms": (resumed_s - began_s) * 1000,
         "all_ended_ms": (ended_s - began_s) * 1000,
-        "cpu_ms_per_workflow": (process.cpu_s([]) - before_cpu_s) * 1000 / len(begun),
+        "cpu_ms_per_workflow": (process.cpu_s(pids) - before_cpu_s) * 1000 / len(begun),
     }
 
 

@@ -133,7 +133,7 @@ def _earlier(file: Path, scale: str) -> list[Cell]:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure durableflow and its peers.")
-    parser.add_argument("--quick", action="store_true", help="small sizes, about three minutes: does all work?")
+    parser.add_argument("--quick", action="store_true", help="small sizes, about a quarter of an hour: does all work?")
     parser.add_argument("--only", action="append", choices=SPECS, metavar="CONTENDER", help="may be repeated")
     parser.add_argument("--workload", action="append", choices=WORKLOADS, metavar="NAME", help="may be repeated")
     parser.add_argument("--repeats", type=int, help="default: 3; 1 with --quick")

@@ -28,7 +28,7 @@ async def campaign(ctx: Context, customers: list[str], letters: int) -> str:
     try:
         await lost
     except ActivityFailed as failed:
-        return f"{len(sent)} letters sent, one not: {failed.message} ({failed.attempts} attempts)"
+        return f"{len(sent)} letters sent, one not, after {failed.attempts} attempts"
     return "all sent"
 
 

@@ -71,6 +71,7 @@ def _unmarked(reporter: pytest.TerminalReporter) -> Iterator[pytest.TestReport]:
         if report.when == "call" and report.duration > SLOW_S and "slow" not in report.keywords:
             yield report
 
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A server that is started for the first test that needs one, and is the tests' own."""

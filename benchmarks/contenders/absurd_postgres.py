@@ -3,7 +3,7 @@
 """Absurd: its Python SDK over its schema, which `absurdctl` brings.
 
 Its `async` workers poll, and each works on one connection, so several of them share this process; how many, how much
-each takes at a time and how often it polls are what was fastest here. A worker claims again when all that it had claimed
+each takes at a time and how often it polls are what was fastest here. A worker claims again when all it had claimed
 has ended or sleeps. To wait for a result is to poll for it.
 """
 

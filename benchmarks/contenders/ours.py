@@ -151,7 +151,22 @@ class Durableflow:
 
 
 class _Stored(Durableflow):
-    """What is common to both stores that keep anything."""
+    """What is common to both stores that keep anything: several processes may share one.
+
+    On SQLite one of them works and the others are its clients, until it is gone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lease_s = Settings().lease_s
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"lease_s": self.lease_s}
+
+    async def open_client(self, directory: Path) -> None:
+        client = Client(self.store(directory))
+        await client.__aenter__()
+        self._engine = client
 
     def hurried_store(self, directory: Path) -> Backend:
         """The same store, for filling it: nothing needs to be synced on the way, since it is the layout that counts."""
@@ -196,22 +211,8 @@ class OnSqlite(_Stored):
 
 
 class OnPostgres(_Stored):
-    """Several of its processes may share a database."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lease_s = Settings().lease_s
-
     def store(self, directory: Path) -> Backend:
         return open_backend(postgres.database(directory))
-
-    def settings(self) -> dict[str, Any]:
-        return super().settings() | {"lease_s": self.lease_s}
-
-    async def open_client(self, directory: Path) -> None:
-        client = Client(self.store(directory))
-        await client.__aenter__()
-        self._engine = client
 
     def server_pids(self) -> Sequence[int]:
         return (postgres.given().pid,)

@@ -11,6 +11,7 @@ engine, and the pytest plugin costs nothing to those who do not use it.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from durableflow.async_outbox import AsyncOutbox
     from durableflow.authoring.activity import Activity, ActivityContext, activity, activity_context
     from durableflow.authoring.context import Context
     from durableflow.authoring.handle import OtherInstance
@@ -74,6 +75,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
     from importlib import import_module
 
     _NAMES = {
+        "async_outbox": ("AsyncOutbox",),
         "authoring.activity": (
             "Activity",
             "ActivityContext",
@@ -199,6 +201,7 @@ __all__ = [
     "Alert",
     "AlertKind",
     "AlertPolicy",
+    "AsyncOutbox",
     "BlockingClient",
     "BlockingEngine",
     "BlockingHandle",

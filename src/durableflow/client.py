@@ -60,6 +60,13 @@ class Client(Asking, ManyInstances, Work, Trouble):
 
     async def _open_store(self) -> None:
         await self._backend.open()
+        try:
+            seal = await self._backend.read_seal()
+            if seal is not None:
+                raise seal.refusal()
+        except BaseException:
+            await self._backend.close()
+            raise
         self._keep_time()
 
     def _keep_time(self) -> None:

@@ -22,6 +22,7 @@ from durableflow.errors import (
     InstanceStalled,
     LeaseLost,
     StorageError,
+    StoreSealed,
     UsageError,
 )
 from durableflow.model import events as ev
@@ -105,6 +106,7 @@ class Engine(Client):
         self._task: asyncio.Task[None] | None = None
         self._led = asyncio.Event()
         self._closing = False
+        self._sharing: tuple[Callable[[str], bool], Callable[[], object]] | None = None
 
     def __repr__(self) -> str:
         return f"<engine {self.name} on {self._backend!r}>"
@@ -164,6 +166,8 @@ class Engine(Client):
         assert server is not None
         self._worker = worker
         worker.on_tasks(server.note_commit)
+        if self._sharing is not None:
+            worker.share(*self._sharing)
         worker.on_offered = server.look
         server.on_written, server.admits = worker.look_into_inbox, True
         server.look()
@@ -190,8 +194,13 @@ class Engine(Client):
                     return  # it came in the moment in which the lease was lost, and was swallowed
             worker = None
             await asyncio.sleep(_STANDBY_S)
-            with suppress(StorageError):
+            try:
                 worker = await self._try_to_lead()
+            except StoreSealed as sealed:
+                if sealed.is_gone:
+                    raise
+            except StorageError:
+                pass
 
     @property
     def is_leading(self) -> bool:
@@ -422,6 +431,7 @@ class Engine(Client):
 
     async def _wait_for_end_elsewhere(self, instance_id: str) -> End:
         while self._worker is None:
+            self._check_open()
             end = await self._look_for_end(instance_id)
             if end is not None:
                 return end

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -34,7 +34,6 @@ from durableflow.model.status import Status
 from durableflow.repair import read_rows
 from durableflow.runtime.awaited import POLL_S, Awaited
 from durableflow.runtime.ends import End
-
 
 
 class InstanceStatus(msgspec.Struct, frozen=True):

@@ -52,7 +52,8 @@ class Outbox:
     ) -> None:
         if not isinstance(connection, sqlite3.Connection):  # pyright: ignore[reportUnnecessaryIsInstance]  # users pass anything
             raise UsageError(
-                f"Outbox takes a sqlite3.Connection, not {connection!r:.80}; of a wrapper, pass what is inside it"
+                f"Outbox takes a sqlite3.Connection, not {connection!r:.80}; of a wrapper, pass what is inside it; "
+                "for a connection of asyncpg write AsyncOutbox(connection)"
             )
         self._connection = connection
         self._clock = clock or SystemClock()

@@ -83,8 +83,13 @@ class Stage:
         self._processes: list[Process] = []
 
     def run(self, app: str, *arguments: object) -> Process:
-        said = self.folder / f"{len(self._processes)}-{app}.txt"
-        process = Process(["-W", "error", str(APPS / f"{app}.py"), *map(str, arguments)], said)
+        return self._start(app, str(APPS / f"{app}.py"), *map(str, arguments))
+
+    def run_module(self, module: str, *arguments: object) -> Process:
+        return self._start(module, "-m", module, *map(str, arguments))
+
+    def _start(self, name: str, *command: str) -> Process:
+        process = Process(["-W", "error", *command], self.folder / f"{len(self._processes)}-{name}.txt")
         self._processes.append(process)
         return process
 

@@ -17,14 +17,13 @@ def bites(tmp_path: Path) -> Callable[[type[Any], str], None]:
     """Fails unless the test of the contract that makes the claim fails for this kind of backend."""
 
     def bite(kind: type[Any], claim: str) -> None:
-        made: list[Any] = []
+        made: dict[Path, Any] = {}
 
         class Mutant(BackendContract):
             def backend(self, folder: Path) -> Any:
                 if issubclass(kind, SqliteBackend):
                     return kind(folder / "mutant.db")
-                made[:] = made or [kind()]
-                return made[0]
+                return made.setdefault(folder, kind())
 
         with pytest.raises((AssertionError, TimeoutError, ValueError)):
             getattr(Mutant(), f"test_{claim}")(tmp_path)

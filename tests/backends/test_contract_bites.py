@@ -27,6 +27,8 @@ from durableflow.backends.base import (
     UserWork,
 )
 from durableflow.backends.memory import MemoryBackend
+from durableflow.backends.moving import KeptTask, Key, Living, MovedRow, Part, Seal
+from durableflow.backends.relaying import OutboxRow, Outcome, RelayHold, Settled
 from durableflow.backends.sqlite import SqliteBackend
 from durableflow.errors import AppendConflict, InstancesExist
 from durableflow.model.alert import AlertChanges
@@ -119,7 +121,7 @@ class TakesEmptyForNothing(MemoryBackend):
 
 
 class FoldsIds(MemoryBackend):
-    async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
+    async def load(self, instance_ids: Sequence[str], lease: Lease | None = None) -> list[LoadedInstance]:
         return await super().load([each.strip() for each in instance_ids])
 
 
@@ -293,7 +295,7 @@ class TellsTwice(MemoryBackend):
 
 
 class LoadsEveryRound(MemoryBackend):
-    async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
+    async def load(self, instance_ids: Sequence[str], lease: Lease | None = None) -> list[LoadedInstance]:
         return [each._replace(rows=self._instances[each.record.id].rows) for each in await super().load(instance_ids)]
 
 
@@ -363,6 +365,84 @@ class LooksThenSwaps(MemoryBackend):
         return None
 
 
+class SealsForShow(MemoryBackend):
+    def _check_seal(self) -> None:
+        """A mover has moved the store, and it goes on all the same."""
+
+
+class SealsTheLiving(MemoryBackend):
+    def _living(self, now_us: int) -> list[Living]:
+        return []
+
+
+class FillsTheFull(MemoryBackend):
+    async def seal(self, seal: Seal, now_us: int) -> None:
+        if self._seal is None:
+            self._seal = seal
+        else:
+            await super().seal(seal, now_us)
+
+
+class EarlierMoverWrites(MemoryBackend):
+    def _check_held(self, seal: Seal) -> None:
+        """It believes that it holds the move."""
+
+
+class ForgetsOneSort(MemoryBackend):
+    def _unsorted(self, part: Part) -> Any:
+        return () if part is Part.DEAD_LETTERS else super()._unsorted(part)
+
+
+class SkipsAtTheEndOfAPage(MemoryBackend):
+    async def read_part(self, part: Part, after: Key | None, limit_bytes: int) -> list[MovedRow]:
+        page = await super().read_part(part, after, limit_bytes)
+        return page[1:] if after is not None and len(page) > 1 else page[:1] if after is None else page[1:]
+
+
+class KeepsTheClaimsOfNobody(MemoryBackend):
+    def _keep_moved_task(self, kept: KeptTask) -> None:
+        super()._keep_moved_task(kept)
+        self._servers.pop(kept.task.claimed_by, None)
+
+
+class CountsAnew(MemoryBackend):
+    async def unseal(self, seal: Seal, *, clear: bool) -> None:
+        await super().unseal(seal, clear=clear)
+        self._last_task_number = 0
+
+
+class ClearsHalf(MemoryBackend):
+    async def unseal(self, seal: Seal, *, clear: bool) -> None:
+        schedules = dict(self._schedules)
+        await super().unseal(seal, clear=clear)
+        self._schedules = schedules
+
+
+class DeliversAgain(MemoryBackend):
+    async def deliver(self, hold: RelayHold, rows: Sequence[OutboxRow]) -> list[Outcome]:
+        self._delivered[hold.source] = {}
+        return await super().deliver(hold, rows)
+
+
+class HearsEveryRelay(MemoryBackend):
+    def _check_relay(self, hold: RelayHold) -> None:
+        """Whoever took it up since."""
+
+
+class PutsOutWhatWasRefused(MemoryBackend):
+    async def commit(self, lease: Lease, commit: Commit) -> None:
+        self._put_out(commit.outbox)
+        await super().commit(lease, msgspec.structs.replace(commit, outbox=[]))
+
+
+class SettlesTwice(MemoryBackend):
+    async def settle(self, settled: Sequence[Settled]) -> None:
+        kept = dict(self._outbox)
+        await super().settle(settled)
+        if len(settled) == 2:
+            self._outbox = kept
+
+
 MUTANTS = [
     (NoFence, "a_stale_lease_writes_nothing"),
     (ZombieRenews, "a_worker_that_was_taken_over_can_neither_renew_nor_release"),
@@ -420,6 +500,19 @@ MUTANTS = [
     (CountsTheWaiting, "instances_of_which_nothing_is_heard_are_found"),
     (LastCircuitWins, "a_change_of_a_circuit_that_changed_meanwhile_is_not_written"),
     (LooksThenSwaps, "of_many_who_change_a_circuit_at_once_one_does"),
+    (SealsForShow, "a_sealed_store_refuses_every_write_and_still_answers"),
+    (SealsTheLiving, "a_store_is_not_sealed_while_somebody_works_on_it"),
+    (FillsTheFull, "only_an_empty_store_is_filled"),
+    (EarlierMoverWrites, "of_two_movers_the_earlier_one_writes_nothing_more"),
+    (ForgetsOneSort, "the_parts_are_all_of_the_store_in_the_order_of_their_keys"),
+    (SkipsAtTheEndOfAPage, "the_parts_are_all_of_the_store_in_the_order_of_their_keys"),
+    (KeepsTheClaimsOfNobody, "a_copy_is_the_same_and_goes_on_as_the_original_would"),
+    (CountsAnew, "a_copy_is_the_same_and_goes_on_as_the_original_would"),
+    (ClearsHalf, "what_was_copied_can_be_cleared"),
+    (DeliversAgain, "a_row_is_delivered_once_however_often_it_is_brought"),
+    (HearsEveryRelay, "a_relay_that_was_followed_by_another_delivers_and_forgets_nothing"),
+    (PutsOutWhatWasRefused, "what_is_put_out_waits_in_order_until_it_is_settled"),
+    (SettlesTwice, "what_is_put_out_waits_in_order_until_it_is_settled"),
     (ForgetsOnClose, "what_was_acknowledged_is_there_after_reopening"),
 ]
 

@@ -1,4 +1,4 @@
-"""Memory and SQLite hand out the same tasks to the same servers, whatever is asked of them in whatever order (I45)."""
+"""All stores hand out the same tasks to the same servers, whatever is asked of them in whatever order (I45)."""
 
 from __future__ import annotations
 
@@ -68,26 +68,42 @@ nexts = st.builds(
 
 
 class TwoStores(RuleBasedStateMachine):
-    """Does everything twice."""
+    """Does everything twice: in memory, and in SQLite."""
 
     def __init__(self) -> None:
         super().__init__()
         self.loops = asyncio.Runner()
         self.folder = Path(tempfile.mkdtemp())
-        self.sqlite = SqliteBackend(self.folder / "store.db", power_loss_safe=False)
         self.memory = MemoryBackend()
+        self.other = self.another()
         self.now_us = 1
         self.made = 0
         self.keys: list[tuple[str, int]] = []
         self.servers: list[int] = []
-        self.loops.run(self.sqlite.open())
+        self.loops.run(self.other.open())
         self.loops.run(self.memory.open())
-        self.lease: Lease = self.both(lambda backend: backend.acquire("worker", 10**12, 0))
+        self.leases: dict[Backend, Lease] = {}
+        for backend in (self.memory, self.other):
+            lease = self.loops.run(backend.acquire("worker", 10**12, 0))
+            assert lease is not None
+            self.leases[backend] = lease
         new = [NewInstance(each, "order", 1, Status.RUNNING, 0, None, {}) for each in IDS]
         self.commit(Commit(new=new))
 
+    def another(self) -> Backend:
+        """The store with which memory must agree."""
+        return SqliteBackend(self.folder / "store.db", power_loss_safe=False)
+
+    def leases_end(self, ttl_us: int) -> int:
+        """How long the lease of a server is to last."""
+        return ttl_us
+
+    def comparable(self, found: Any) -> Any:
+        """What must be the same in both."""
+        return found
+
     def teardown(self) -> None:
-        self.loops.run(self.sqlite.close())
+        self.loops.run(self.other.close())
         self.loops.run(self.memory.close())
         self.loops.close()
         shutil.rmtree(self.folder)
@@ -97,16 +113,16 @@ class TwoStores(RuleBasedStateMachine):
 
         async def answer(backend: Backend) -> Any:
             try:
-                return await ask(backend)
+                return self.comparable(await ask(backend))
             except StorageError as error:
                 return type(error)
 
-        of_memory, of_sqlite = self.loops.run(answer(self.memory)), self.loops.run(answer(self.sqlite))
-        assert of_memory == of_sqlite
+        of_memory, of_other = self.loops.run(answer(self.memory)), self.loops.run(answer(self.other))
+        assert of_memory == of_other
         return of_memory
 
     def commit(self, commit: Commit) -> None:
-        self.both(lambda backend: backend.commit(self.lease, commit))
+        self.both(lambda backend: backend.commit(self.leases[backend], commit))
 
     def known(self) -> list[StoredTask]:
         found = [self.both(lambda backend, key=key: backend.task(*key)) for key in self.keys]
@@ -185,13 +201,15 @@ class TwoStores(RuleBasedStateMachine):
 
     @rule(ttl_us=st.sampled_from([5, 20, 10**9]))
     def enlist(self, ttl_us: int) -> None:
-        self.servers.append(self.both(lambda backend: backend.enlist_server("server", ttl_us, self.now_us)))
+        self.servers.append(
+            self.both(lambda backend: backend.enlist_server("server", self.leases_end(ttl_us), self.now_us))
+        )
 
     @precondition(lambda self: self.servers)
     @rule(data=st.data(), ttl_us=st.sampled_from([5, 20]))
     def renew(self, data: st.DataObject, ttl_us: int) -> None:
         server = data.draw(st.sampled_from(self.servers))
-        self.both(lambda backend: backend.renew_server(server, ttl_us, self.now_us))
+        self.both(lambda backend: backend.renew_server(server, self.leases_end(ttl_us), self.now_us))
 
     @precondition(lambda self: self.servers)
     @rule(data=st.data(), request=requests)
@@ -250,7 +268,7 @@ class TwoStores(RuleBasedStateMachine):
         self.made += 1
         self.keys.append((instance_id, self.made))
         given = Offer(instance_id, self.made, 1, "mail", b"options", self.now_us, 0, self.now_us, expires_us, digest)
-        self.both(lambda backend: backend.offer_task(self.lease, given))
+        self.both(lambda backend: backend.offer_task(self.leases[backend], given))
         self.both(lambda backend: backend.offered_tasks())
 
     @rule(data=st.data(), step=st.sampled_from([0, 0, 1]))
@@ -265,8 +283,8 @@ class TwoStores(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
-        self.loops.run(self.sqlite.close())
-        self.loops.run(self.sqlite.open())
+        self.loops.run(self.other.close())
+        self.loops.run(self.other.open())
 
     @invariant()
     def they_hold_alike(self) -> None:

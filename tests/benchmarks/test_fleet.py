@@ -10,7 +10,15 @@ from benchmarks.bench import QUICK, Bench
 from benchmarks.child import made_contender
 from benchmarks.contenders import SPECS
 from benchmarks.contract import UnsupportedError
-from benchmarks.fleet import Member, MemberError, members
+from benchmarks.fleet import (
+    LEASE_S,
+    Member,
+    MemberError,
+    events_elsewhere,
+    members,
+    starts_elsewhere,
+    take_over,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +66,30 @@ async def test_a_member_that_was_killed_is_noticed(member: Member) -> None:
         await member.tell("counters")
 
 
+async def test_a_killed_members_instances_are_ended_by_the_other(bench: Bench) -> None:
+    figures = await take_over(bench, count=200)
+    assert figures["instances"] == 20
+    assert figures["repeated_activities"] == 0
+    assert 0 < figures["all_ended_ms"] == figures["after_lease_ms"] + 1000 * LEASE_S
+
+
+async def test_starts_from_here_are_counted_and_timed_in_the_other_process(bench: Bench) -> None:
+    figures = await starts_elsewhere(bench)
+    await bench.contender.close()
+    assert 0 < figures["start_p50_ms"] < figures["called_p50_ms"] <= figures["called_p99_ms"]
+    assert figures["starts_per_s"] >= figures["called_per_s"] > 0
+    assert bench.notes == []
+
+
+async def test_events_from_here_are_timed_in_the_other_process(bench: Bench) -> None:
+    figures = await events_elsewhere(bench)
+    await bench.contender.close()
+    assert 0 < figures["p50_ms"] <= figures["p99_ms"]
+    assert figures["events"] == QUICK.elsewhere
+
+
 async def test_who_cannot_share_a_database_is_not_asked_to(bench: Bench) -> None:
+    bench.contender = made_contender(SPECS["durableflow-memory"])
     with pytest.raises(UnsupportedError, match="nobody has written how several of its processes share a database"):
         async with members(bench, 2):
             pass

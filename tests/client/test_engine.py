@@ -105,7 +105,7 @@ def test_the_store_is_named_by_the_environment_or_by_default(monkeypatch: pytest
     assert "MemoryBackend" in repr(Engine("memory://"))
 
 
-@pytest.mark.parametrize("url", ["orders.db", "postgresql://x", "memory://name", "sqlite://", "sqlite:///", ""])
+@pytest.mark.parametrize("url", ["orders.db", "mysql://x", "memory://name", "sqlite://", "sqlite:///", ""])
 def test_a_url_that_names_no_store_is_refused_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(STORE_VARIABLE, raising=False)
     with pytest.raises(UsageError):

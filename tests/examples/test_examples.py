@@ -59,7 +59,7 @@ ENDS = {
         "order-2: refunded and put back, because it could not be sent",
     ],
     "many": ["10 orders in the archive, 10 cancelled"],
-    "mail_queue": ["90 letters sent, one not: no such address (3 attempts)"],
+    "mail_queue": ["90 letters sent, one not, after 3 attempts"],
     "outbox": [
         "order-1: a lamp in a box, 950 paid",
         "order-2: a chair in a box, 1900 paid",

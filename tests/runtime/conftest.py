@@ -294,12 +294,12 @@ class FaultyBackend:
         if fault == "hide":
             raise CommitOutcomeUnknown("planted")
 
-    async def load(self, instance_ids: Sequence[str]) -> list[LoadedInstance]:
+    async def load(self, instance_ids: Sequence[str], lease: Lease | None = None) -> list[LoadedInstance]:
         if self.load_faults:
             self.load_faults -= 1
             raise StorageError("planted")
         self.loaded += instance_ids
-        return await self._real.load(instance_ids)
+        return await self._real.load(instance_ids, lease)
 
     async def due(
         self, after: tuple[int, str], until_us: int, limit: int, lease: Lease | None = None

@@ -295,8 +295,8 @@ async def test_messages_of_one_sender_keep_their_order_though_the_instance_is_be
     inbox_gate.set()
     real_load, real_inbox = backend.load, backend.inbox
 
-    async def slow_load(ids: Any) -> Any:
-        loaded = await real_load(ids)
+    async def slow_load(ids: Any, lease: Any = None) -> Any:
+        loaded = await real_load(ids, lease)
         await load_gate.wait()
         return loaded
 

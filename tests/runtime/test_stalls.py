@@ -281,10 +281,10 @@ async def test_what_cannot_be_loaded_with_others_is_tried_alone(world: World, fa
             await engine.start(waits.options(instance_id=f"i{n}"))
     load = faulty.load
 
-    async def load_all_but_one(instance_ids: Any) -> Any:
+    async def load_all_but_one(instance_ids: Any, lease: Any = None) -> Any:
         if "i3" in instance_ids:
             raise TypeError("planted")
-        return await load(instance_ids)
+        return await load(instance_ids, lease)
 
     faulty.load = load_all_but_one
     async with world.engine(faulty, workflows=[waits]) as engine:

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, assert_type
 
+import asyncpg
+
 from durableflow import (
     Activity,
     ActivityContext,
+    AsyncOutbox,
     BlockingClient,
     BulkReport,
     Client,
@@ -75,6 +78,19 @@ def book(db: sqlite3.Connection, order: Order, *, nights: int = 1) -> Receipt:
     return Receipt(nights)
 
 
+@activity(transactional=True, retry=2)
+async def book_later(db: asyncpg.Connection, order: Order, *, nights: int = 1) -> Receipt:
+    assert_type(await AsyncOutbox(db).start(plain, nights), str)
+    return Receipt(nights)
+
+
+async def unit_test(db: asyncpg.Connection, pool: asyncpg.Pool) -> None:
+    assert_type(await book_later.call_on(db, Order("1"), nights=2), Receipt)
+    async with pool.acquire() as lent:
+        assert_type(await book_later.call_on(lent, Order("1")), Receipt)
+        await AsyncOutbox(lent).raise_event("1", "paid")
+
+
 assert_type(book.call_on(sqlite3.connect(":memory:"), Order("1"), nights=2), Receipt)
 assert_type(book.options(retry=2).call_on(sqlite3.connect(":memory:"), Order("1")), Receipt)
 
@@ -103,6 +119,7 @@ def generator(ctx: Context, order: Order) -> Flow[Receipt]:
     assert_type(receipt, Receipt)
     assert_type((yield from ctx.call_activity(count, ["a", "b"])), int)
     assert_type((yield from ctx.call_activity(book, order, nights=2)), Receipt)
+    assert_type((yield from ctx.call_activity(book_later, order, nights=2)), Receipt)
     assert_type((yield from ctx.call_activity(refund, order)), None)
     assert_type((yield from ctx.call_activity(measure, 1.0, 2.0, unit="km")), dict[str, float])
     assert_type((yield from ctx.call_activity(shout, "hello")), str)

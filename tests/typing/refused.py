@@ -35,10 +35,10 @@ def book(db: sqlite3.Connection, order: str) -> int:
     return 1
 
 
-book.call_on("db", "order")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+book.call_on("db", "order")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
-@activity(transactional=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+@activity(transactional=True)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType, reportUntypedFunctionDecorator]
 def without_connection(order: str) -> int:
     return 1
 

@@ -112,7 +112,7 @@ class Activity(Generic[P, R_co]):
         self.is_transactional = transactional
         self.circuit = circuit
         self.place: Literal["loop", "thread", "store"] = (
-            "loop" if self.is_async else "store" if transactional else "thread"
+            "store" if transactional else "loop" if self.is_async else "thread"
         )
         """Where its attempts run; there is only so much room in each."""
         self.arguments = converter.Arguments(function, skip=1 if transactional else 0)

@@ -15,8 +15,8 @@ besides has a page for each noun beside this one. The records of those pages can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -24,6 +24,7 @@ from durableflow.backends.alerts import AlertStore, QuietInstance
 from durableflow.backends.circuits import CircuitStore
 from durableflow.backends.dead_letters import DeadLetter, DeadLetterQuery, DeadLetterStore
 from durableflow.backends.looking import Ending, InstanceReader, Query
+from durableflow.backends.moving import MoveStore
 from durableflow.backends.ownership import ClaimedInstance, MessagePage, OwnerStore, Share, Topic
 from durableflow.backends.records import (
     Heartbeat,
@@ -32,9 +33,11 @@ from durableflow.backends.records import (
     Lease,
     Message,
     NewInstance,
+    Outcome,
     Outgoing,
     SendResult,
 )
+from durableflow.backends.relaying import RelayStore
 from durableflow.backends.schedules import ScheduleRow, ScheduleStore, ScheduleWrite
 from durableflow.backends.tasks import NewTask, TaskStore
 from durableflow.backends.transfers import Arrival, Rewrite, TransferStore
@@ -59,6 +62,7 @@ __all__ = [
     "Message",
     "MessagePage",
     "NewInstance",
+    "Outcome",
     "Outgoing",
     "Query",
     "QuietInstance",
@@ -69,6 +73,7 @@ __all__ = [
     "Share",
     "Topic",
     "UserWork",
+    "UserWorkForm",
 ]
 
 
@@ -105,6 +110,8 @@ class Commit(msgspec.Struct):
     dead_letters: list[DeadLetter] = []
     redeemed: list[str] = []
     tasks: list[NewTask] = []
+    outbox: list[Outgoing] = []
+    """Sent by instances to instances of other stores; see `relaying`."""
     tasks_dropped: list[tuple[str, int]] = []
     """Instance and number of what is no longer wanted; see `tasks.ALL_TASKS`."""
     has_answers: bool = False
@@ -127,10 +134,14 @@ class LoadedInstance(NamedTuple):
     """False for one that another worker of a fleet owns, or nobody."""
 
 
-UserWork: TypeAlias = Callable[[Any, Sequence[Message]], bytes]
+UserWorkForm: TypeAlias = Literal["plain", "async"] | None
+"""What functions a store can call inside a transaction of its own, if any."""
+
+UserWork: TypeAlias = Callable[[Any, Sequence[Message]], bytes | Awaitable[bytes]]
 """`work(connection, waiting)` of `Backend.transact`: what it writes by the connection is committed with what it gives.
 
-`waiting` are the messages of the instance that no turn has taken yet.
+`waiting` are the messages of the instance that no turn has taken yet. What it gives is awaited where the store's
+`user_work` says so.
 """
 
 
@@ -144,6 +155,8 @@ class Backend(
     AlertStore,
     WindowStore,
     TransferStore,
+    MoveStore,
+    RelayStore,
     Protocol,
 ):
     """Where histories live; each method is one transaction.
@@ -154,8 +167,9 @@ class Backend(
     shared: bool
     """Whether other processes may write to the store, so that its inbox must be watched."""
 
-    supports_transactions: bool
-    """Whether user code can write to the store's database in one transaction with the engine: see `transact`."""
+    user_work: UserWorkForm
+    """The form of the functions that can write to the store's database in one transaction with the engine; None where
+    there is no such database. See `transact`."""
 
     async def open(self) -> None:
         """Connect, and bring the schema up to this version.
@@ -206,13 +220,18 @@ class Backend(
     async def transact(self, lease: Lease, instance_id: str, work: UserWork) -> SendResult:
         """Call `work` inside a transaction, and write what it gives as a message for the instance, all or nothing.
 
-        To an instance that is missing or over `work` is not called. It may be called on any thread. It can neither end
-        the transaction nor write to what is the store's own.
+        To an instance that is missing or over `work` is not called. A plain one may be called on any thread, an async
+        one is awaited on the event loop. It can neither end the transaction nor write to what is the store's own.
+
+        Whoever declares this worker dead, or lets another own the instance, waits for a commit that is under way: what
+        is read afterwards has the message, or it never will.
 
         Raises:
-            LeaseLost: another worker took over; `work` was not called.
-            TransactionMisused: `work` tried what it may not; nothing was written. So it is, with a word on what to do,
-                where `supports_transactions` is False; then `work` was not called.
+            LeaseLost: another worker took over; nothing was written. One that is known to be dead when it asks does not
+                even have `work` called.
+            TransactionMisused: `work` tried what it may not, or is not of the form that `user_work` names; nothing was
+                written. So it is, with a word on what to do, where that is None; then `work` was not called.
+            StorageError: nothing was written, and the same may succeed when it is made again.
             CommitOutcomeUnknown: look into the log.
             Exception: whatever `work` raised, or what is wrong with what it wrote; nothing was written.
         """

@@ -33,7 +33,7 @@ from durableflow.errors import LeaseLost
 _MOST: int = 1_000
 
 
-class _Queue:
+class Queue:
     """A queue: its limits, and its tasks that wait, in order."""
 
     __slots__ = ("full_us", "is_paused", "lanes", "last_of_key", "limits", "waiting")
@@ -58,8 +58,9 @@ class MemoryTasks:
         self._tasks: dict[int, StoredTask] = {}
         self._vtimes: dict[int, int] = {}
         self._tasks_of: dict[str, dict[int, int]] = {}
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, Queue] = {}
         self._servers: dict[int, int] = {}
+        self._server_names: dict[int, str] = {}
         self._last_server_id = 0
         self._last_task_number = 0
 
@@ -75,11 +76,14 @@ class MemoryTasks:
     def _check(self, lease: Lease) -> None:
         raise NotImplementedError
 
+    def _check_seal(self) -> None:
+        raise NotImplementedError
+
     # -- rows -----------------------------------------------------------------------------------------------
 
     def _write_tasks(self, new: Iterable[NewTask]) -> None:
         for task in new:
-            queue = self._queues.setdefault(task.queue, _Queue())
+            queue = self._queues.setdefault(task.queue, Queue())
             vtimes = queue.last_of_key.setdefault((task.priority, task.fairness_key), [])
             vtime = max(queue.lanes.get(task.priority, 0), vtimes[-1] + 1 if vtimes else 0)
             insort(vtimes, vtime)
@@ -134,13 +138,16 @@ class MemoryTasks:
 
     # -- the side of those who serve ------------------------------------------------------------------------
 
-    async def enlist_server(self, name: str, ttl_us: int, now_us: int) -> int:  # noqa: ARG002  # for people who look into a file
+    async def enlist_server(self, name: str, ttl_us: int, now_us: int) -> int:
         """See `TaskStore.enlist_server`."""
+        self._check_seal()
         self._last_server_id += 1
         self._servers[self._last_server_id] = now_us + ttl_us
+        self._server_names[self._last_server_id] = name
         return self._last_server_id
 
     def _check_server(self, server_id: int) -> None:
+        self._check_seal()
         if self._servers.get(server_id, -1) < 0:
             raise LeaseLost(f"server {server_id} of queues was declared dead, and its claims with it")
 
@@ -156,6 +163,7 @@ class MemoryTasks:
         for task in self._claimed_by(server_id):
             self._keep(task._replace(state=WAITING, claimed_by=0, token_digest=None))
         del self._servers[server_id]
+        self._server_names.pop(server_id, None)
         self._notify()
 
     def _claimed_by(self, server_id: int) -> list[StoredTask]:
@@ -263,12 +271,14 @@ class MemoryTasks:
 
     async def overdue_tasks(self, server_id: int, now_us: int, limit: int) -> list[StoredTask]:
         """See `TaskStore.overdue_tasks`."""
+        self._check_seal()
         for each, expires_us in list(self._servers.items()):
             if each != server_id and expires_us <= now_us:
                 if self._claimed_by(each):
                     self._servers[each] = -1
                 else:
                     del self._servers[each]
+                    self._server_names.pop(each, None)
         dead = {each for each, expires_us in self._servers.items() if expires_us < 0}
         return [
             task
@@ -279,6 +289,7 @@ class MemoryTasks:
 
     async def finish_tasks(self, ends: Sequence[TaskEnd], server_id: int | None) -> list[bool]:
         """See `TaskStore.finish_tasks`."""
+        self._check_seal()
         if server_id is not None:
             self._check_server(server_id)
         written = [self._finish_one(end) for end in ends]
@@ -312,6 +323,7 @@ class MemoryTasks:
 
     async def beat_tasks(self, beats: Sequence[TaskBeat]) -> list[bool]:
         """See `TaskStore.beat_tasks`."""
+        self._check_seal()
         return [self._beat_one(beat) for beat in beats]
 
     def _beat_one(self, beat: TaskBeat) -> bool:
@@ -343,6 +355,7 @@ class MemoryTasks:
 
     async def offer_claimed(self, number: int, attempt: int, server_id: int, token_digest: bytes) -> bool:
         """See `TaskStore.offer_claimed`."""
+        self._check_seal()
         task = self._tasks.get(number)
         if task is None or (task.attempt, task.state, task.claimed_by) != (attempt, CLAIMED, server_id):
             return False
@@ -375,7 +388,8 @@ class MemoryTasks:
 
     async def limit_queue(self, name: str, limits: QueueLimits) -> None:
         """See `TaskStore.limit_queue`."""
-        queue = self._queues.setdefault(name, _Queue())
+        self._check_seal()
+        queue = self._queues.setdefault(name, Queue())
         old = queue.limits
         if (old.rate_count, old.rate_period_us, old.rate_burst) != (
             limits.rate_count, limits.rate_period_us, limits.rate_burst,
@@ -386,5 +400,6 @@ class MemoryTasks:
 
     async def pause_queue(self, name: str, *, is_paused: bool) -> None:
         """See `TaskStore.pause_queue`."""
-        self._queues.setdefault(name, _Queue()).is_paused = is_paused
+        self._check_seal()
+        self._queues.setdefault(name, Queue()).is_paused = is_paused
         self._notify()

@@ -50,7 +50,7 @@ class OwnerStore(Protocol):
     """The part of a backend that says whose an instance is; each method is one transaction."""
 
     is_fleet: bool
-    """Whether many workers share the store; each then runs the instances that it owns, and `acquire` always succeeds."""
+    """Whether many workers share the store; each then runs what it owns, and `acquire` always succeeds."""
 
     clock_skew_us: int | None
     """What to add to `counted_us()` to have the store's clock, by which leases count, as `renew` saw it last; None when

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -104,8 +104,12 @@ class Outgoing(NamedTuple):
     answers: Mapping[str, bytes] = MappingProxyType({})
 
 
+Outcome: TypeAlias = Literal["delivered", "exists", "missing", "over"]
+"""What becomes of a message."""
+
+
 class SendResult(msgspec.Struct, frozen=True):
     """What became of a message: `delivered` says that it was written (or is a duplicate of one that was)."""
 
-    outcome: Literal["delivered", "exists", "missing", "over"]
+    outcome: Outcome
     record: InstanceRecord | None = None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from durableflow import demo
+from durableflow.cli import moving
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     demo.add_arguments(word)
     word.set_defaults(run=demo.run)
+    word = words.add_parser(
+        "move", help="move a store into another one, of whatever kind", description=moving.DESCRIPTION
+    )
+    moving.add_arguments(word)
+    word.set_defaults(run=moving.run)
     word = words.add_parser("version", help="print the version", description="Print the version.")
     word.set_defaults(run=_print_version)
 

@@ -38,6 +38,8 @@ Branches are cut by what the caller does next::
     ├── TokenRefused               the token of an activity that was handed over is none, or none any more
     ├── StorageError               try again, or mend the store
     │   ├── LeaseLost              another worker owns the store now
+    │   │   └── StoreSealed        the store is being moved, or has been: open the other one
+    │   ├── MoveRefused            a store cannot be moved so
     │   ├── InstancesExist         ids to be made are taken
     │   ├── AppendConflict         somebody else wrote this part of a history
     │   ├── CommitOutcomeUnknown   read the log before anything else
@@ -88,8 +90,10 @@ from durableflow.errors.storage import (
     EngineClosed,
     InstancesExist,
     LeaseLost,
+    MoveRefused,
     SchemaMismatch,
     StorageError,
+    StoreSealed,
 )
 from durableflow.errors.tasks import (
     ActivityFailed,
@@ -140,6 +144,7 @@ __all__ = [
     "InstancesExist",
     "LeaseLost",
     "MessageFailed",
+    "MoveRefused",
     "NonRetryableError",
     "NondeterminismError",
     "NotRegistered",
@@ -155,6 +160,7 @@ __all__ = [
     "SchemaMismatch",
     "SideEffectFailed",
     "StorageError",
+    "StoreSealed",
     "TaskCancelled",
     "TaskError",
     "TokenRefused",

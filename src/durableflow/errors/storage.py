@@ -22,6 +22,35 @@ class LeaseLost(StorageError):
     code = "DF6001"
 
 
+class StoreSealed(LeaseLost):
+    """The store is being moved, or has been: nothing is run or written in it.
+
+    Attributes:
+        other: the URL of the other store of the move, without a password.
+        is_source: whether this store is the one that is moved; else it is the one that is being filled.
+        is_gone: whether the move is done, and `other` is the store to open.
+    """
+
+    code = "DF6007"
+
+    def __init__(self, other: str, *, is_source: bool, is_gone: bool) -> None:
+        self.other, self.is_source, self.is_gone = other, is_source, is_gone
+        again = "if nobody is moving it any more, run 'durableflow move' again, or with --abort"
+        if is_gone:
+            told = f"this store has been moved to {other}: open that one"
+        elif is_source:
+            told = f"this store is being moved to {other}, and nothing is run or written in it; {again}"
+        else:
+            told = f"this store is being filled by a move from {other}, and is not open to anybody yet; {again}"
+        super().__init__(told)
+
+
+class MoveRefused(StorageError):
+    """A store cannot be moved so; nothing was changed."""
+
+    code = "DF6008"
+
+
 class InstancesExist(StorageError):
     """Instances to be made are there already; nothing of the commit was written.
 

@@ -39,8 +39,8 @@ from durableflow.runtime.threads import DaemonThreads
 AnyActivity = Activity[..., Any]
 _TIMEOUT: Final = "TimeoutError"
 TRANSACTIONS_AT_ONCE: Final = 32
-"""So many transactional attempts have begun at a time. They run one after the other; those that have not begun when the
-process dies need not count as lost."""
+"""So many transactional attempts have begun at a time. The store runs them one after the other, or a few at once; those
+that have not begun when the process dies need not count as lost."""
 _STORE_RETRY_US: Final = 1_000_000
 _STOPPED: Final = Failure("WorkerStopped", "the engine was closed while this attempt was running")
 
@@ -66,6 +66,7 @@ class Attempt:
         "beat_us",
         "context",
         "definition",
+        "is_committing",
         "is_offered",
         "number",
         "over",
@@ -81,9 +82,11 @@ class Attempt:
         self.definition = definition
         self.number = activity.attempt
         self.over = False
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[Any] | None = None
         self.alarms: list[Alarm] | tuple[()] = ()
         self.beat_us = 0
+        self.is_committing = False
+        """The store has its seal, and others go on meanwhile."""
         self.is_offered = False
         """There is a token that can finish it."""
         self.context: ActivityContext | None = None
@@ -183,6 +186,8 @@ class Attempts:
         self._loop = asyncio.get_running_loop()
         self._quiet = asyncio.Event()
         self.running: set[Attempt] = set()
+        self._committing: Counter[str] = Counter()
+        self._after_commits: dict[str, list[Callable[[], None]]] = {}
         self.begin_in_store: Callable[[Attempt], None] | None = None
         """Has transactional ones run."""
 
@@ -364,11 +369,11 @@ class Attempts:
             if broken is not None:
                 self._loop.call_soon(self._ended, attempt, None, broken)
                 return
-        if definition.is_async:
-            attempt.task = asyncio.Task(self._run_async(attempt), loop=self._loop, name=definition.name)
-        elif definition.is_transactional:
+        if definition.is_transactional:
             assert self.begin_in_store is not None
             self.begin_in_store(attempt)
+        elif definition.is_async:
+            attempt.task = asyncio.Task(self._run_async(attempt), loop=self._loop, name=definition.name)
         else:
             self._run_in_thread(attempt)
 
@@ -452,8 +457,30 @@ class Attempts:
             )
         self._free(attempt)
 
+    def note_commit(self, attempt: Attempt) -> None:
+        """The store is about to commit a transactional one, beside whatever goes on here."""
+        attempt.is_committing = True
+        self._committing[attempt.owner.id] += 1
+
+    def after_commits(self, instance_id: str, call: Callable[[], None]) -> None:
+        """Call when no attempt of the instance is being committed: what is read of it then says how they ended."""
+        if instance_id in self._committing:
+            self._after_commits.setdefault(instance_id, []).append(call)
+        else:
+            call()
+
+    def _note_commit_over(self, attempt: Attempt) -> None:
+        instance_id = attempt.owner.id
+        self._committing[instance_id] -= 1
+        if not self._committing[instance_id]:
+            del self._committing[instance_id]
+            for call in self._after_commits.pop(instance_id, ()):
+                call()
+
     def _free(self, attempt: Attempt) -> None:
         self.running.discard(attempt)
+        if attempt.is_committing:
+            self._note_commit_over(attempt)
         attempt.context = attempt.task = None  # they know the attempt: no cycle is left for the collector
         if not self.running:
             self._quiet.set()

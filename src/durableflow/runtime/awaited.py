@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from durableflow.backends.base import Backend, Ending
-from durableflow.errors import EngineClosed, StorageError
+from durableflow.errors import EngineClosed, StorageError, StoreSealed
 
 POLL_S: Final = 0.25
 """So often the store is looked into when no hint comes."""
 _PAGE: Final = 1_000
+_SEAL_S: Final = 2.0
+"""So often a waiting client looks whether the store has been moved away."""
 
 
 class Awaited:
@@ -22,6 +24,7 @@ class Awaited:
         self._fresh: list[str] = []
         self._looker: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
+        self._sealed_s = asyncio.get_running_loop().time()
 
     async def ending(self, instance_id: str) -> Ending:
         """When it is over or STALLED, or not there."""
@@ -39,9 +42,13 @@ class Awaited:
                 waiting.remove(future)
             if not waiting and self._waiting.get(instance_id) is waiting:
                 del self._waiting[instance_id]
-            if not self._waiting and self._looker is not None:
-                self._looker.cancel()
-                self._looker = None
+            if not self._waiting:
+                self._stop_looking()
+
+    def _stop_looking(self) -> None:
+        looker, self._looker = self._looker, None
+        if looker is not None:
+            looker.cancel()
 
     async def _look_for_ever(self) -> None:
         change: asyncio.Future[bool] | None = None
@@ -56,15 +63,17 @@ class Awaited:
                 else:
                     wanted, self._fresh = self._fresh, []
                 await self._look(wanted)
+                await self._look_at_the_seal()
                 asked = asyncio.ensure_future(self._asked.wait())
                 try:
-                    await asyncio.wait([change, asked], return_when=asyncio.FIRST_COMPLETED)
+                    first: list[asyncio.Future[Any]] = [change, asked]
+                    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     asked.cancel()
                 if change.done():
                     change.result()
                     change = None
-        except EngineClosed as error:
+        except (EngineClosed, StoreSealed) as error:
             self._fail(error)
         finally:
             if change is not None:
@@ -83,7 +92,22 @@ class Awaited:
                     if not future.done():
                         future.set_result(ending)
 
-    def _fail(self, error: EngineClosed) -> None:
+    async def _look_at_the_seal(self) -> None:
+        """Raises `StoreSealed` when no end will come any more in this store; it is asked now and then only."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._sealed_s < _SEAL_S:
+            return
+        self._sealed_s = now_s
+        try:
+            seal = await self._backend.read_seal()
+        except EngineClosed:
+            raise
+        except StorageError:
+            return
+        if seal is not None and seal.is_gone:
+            raise seal.refusal()
+
+    def _fail(self, error: StorageError) -> None:
         for waiting in self._waiting.values():
             for future in waiting:
                 if not future.done():

@@ -61,6 +61,8 @@ class Fleet:
             if self._is_above():
                 await asyncio.sleep(_STAND_BACK_S)
             claimed = await means.backend.claim_instances(means.lease, _CLAIM_MAX)
+            if claimed:  # their tokens were given out elsewhere
+                means.offered.update(await means.patiently(means.backend.offered_tasks))
             for each in claimed:
                 if each.has_messages:
                     self._instances.want(each.id)

@@ -59,7 +59,7 @@ class Watch:
         self._known: dict[tuple[AlertKind, str], AlertRecord] = {}
         self._threads = DaemonThreads(1)
         self._calls = 0
-        self.is_looking = False
+        self.is_looking = True  # for what was known before, until the first interval has begun
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -69,6 +69,7 @@ class Watch:
         try:
             while True:
                 until_us = clock.now_us() + in_us(self._policy, "interval")
+                self.is_looking = False
                 while clock.now_us() < until_us:
                     await clock.wait(asyncio.Event(), until_us)
                 if not self._means.lease.is_first:
@@ -84,8 +85,6 @@ class Watch:
                     raise
                 except Exception:  # who looks after the others must not be what stops them
                     _LOGGER.exception("the watch of the worker failed; the engine goes on")
-                finally:
-                    self.is_looking = False
         finally:
             self._threads.stop()
             for task in self._tasks:

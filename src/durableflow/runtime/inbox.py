@@ -148,7 +148,7 @@ class Inbox:
             self._instances.want(instance_id)
 
     def _unpark(self, instance_id: str, loading: asyncio.Future[Live]) -> None:
-        """The load is done. What did not come with it was written after it had begun; if it failed, the next brings it."""
+        """The load is done. What did not come with it was written later; if it failed, the next one brings all."""
         parked = self._parked.pop(instance_id)
         if loading.cancelled() or loading.exception() is not None:
             return

@@ -92,9 +92,13 @@ class Instances:
         future = self.loading.get(instance_id)
         if future is None:
             future = self.loading[instance_id] = self._loop.create_future()
+            self._attempts.after_commits(instance_id, partial(self._line_up, instance_id))
+        return future
+
+    def _line_up(self, instance_id: str) -> None:
+        if instance_id in self.loading:
             self.to_load.append(instance_id)
             self.load_wanted.set()
-        return future
 
     def settling(self, instance_id: str) -> asyncio.Future[None] | asyncio.Future[Live] | None:
         """What to wait for before asking again for an id that was refused: its start, its load, its stall."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from durableflow.authoring.registry import AnyWorkflow, Registry
@@ -76,7 +76,7 @@ class Loader:
         self._guard = guard
         self._alone: set[str] = set()
         """Instances that could not be loaded together with others."""
-        self.on_messages: Callable[[str, Sequence[int]], None] = lambda *_: None
+        self.on_messages: Callable[[str, Sequence[int]], None] = _ignore
         """Told of each instance that is brought in the numbers of the messages that came with it."""
         self.loads = 0
         """How many instances have been brought in."""
@@ -303,6 +303,10 @@ class Loader:
                     self._attempts.request_after_loss(live, activity, self._registry.activities[activity.name])
         if answers or superseded:
             self._agenda.drop_messages([*superseded, *(number for _, number in answers.values())])
+
+
+def _ignore(_: str, __: Sequence[int]) -> None:
+    """Until somebody wants to know."""
 
 
 def _replay_some(execution: Execution, rows: Sequence[HistoryRow], begin: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from durableflow.backends.base import Backend, Commit, Lease, SendResult, UserWork
+from durableflow.backends.sharded import with_outbox
 from durableflow.errors import EngineClosed, LeaseLost, StorageError
 from durableflow.observe import facts
 from durableflow.runtime.alarms import Alarms
@@ -53,12 +54,22 @@ class Means:
         self.offered: set[tuple[str, int]] = set()
         """Instance and number of the activities that a token may finish."""
         self.recovered = Recoveries()
+        self.is_here: Callable[[str], bool] | None = None
+        """Whether an instance belongs to this store; None when there is no other."""
+        self.on_outbox: Callable[[], object] = int
+        """Called when something for another store has been written."""
         self.background: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
     async def commit(self, commit: Commit) -> None:
         """Make all of `commit` durable; raises as `Backend.commit` does."""
-        await self.backend.commit(self.lease, commit)
+        if self.is_here is None or not commit.sends:
+            await self.backend.commit(self.lease, commit)
+            return
+        routed = with_outbox(commit, self.is_here)
+        await self.backend.commit(self.lease, routed)
+        if routed.outbox:
+            self.on_outbox()
 
     async def transact(self, instance_id: str, work: UserWork) -> SendResult:
         """Call user code inside a transaction; raises as `Backend.transact` does."""
@@ -80,7 +91,7 @@ class Means:
                     lease = await self.patiently(lambda: self.backend.renew(self.lease, ttl_us, self.clock.now_us()))
             except TimeoutError:
                 raise LeaseLost(
-                    f"worker {self.lease.worker_id} could not renew its lease in time: from here on another one may take over"
+                    f"worker {self.lease.worker_id} could not renew its lease in time: another one may take over soon"
                 ) from None
             self.lease, renewed_s = lease, asked_s
             if isinstance(self.clock, SystemClock):

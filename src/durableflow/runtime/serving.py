@@ -25,7 +25,7 @@ from typing import Final, cast
 from durableflow.authoring.registry import Registry
 from durableflow.backends.base import Backend, Commit
 from durableflow.backends.tasks import ALL_TASKS, ClaimRequest, StoredTask, TaskBeat, TaskEnd
-from durableflow.errors import ActivityCancelled, EngineClosed, LeaseLost, StorageError
+from durableflow.errors import ActivityCancelled, EngineClosed, LeaseLost, StorageError, StoreSealed
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure
 from durableflow.model.tokens import SECRET_BITS, new_token
@@ -38,6 +38,8 @@ from durableflow.runtime.tasks import activity_of, end_of, overdue_answer
 
 _LONGEST_WAIT_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 0.1
+_SEALED_S: Final = 1.0
+"""So often a server looks whether the store is open again, of which nobody tells it."""
 _LAST_WORDS_S: Final = 5.0
 _OVERDUE_BATCH: Final = 500
 _BEGIN: Final = ev.dump_event(ev.InstanceBegan())
@@ -170,7 +172,7 @@ class QueueServer:
     async def _watch(self) -> None:
         while True:
             with suppress(StorageError):
-                if await self._backend.wait_for_change(_LONGEST_WAIT_S):
+                if await self._backend.wait_for_change(_LONGEST_WAIT_S, "tasks") or self._backend.is_fleet:
                     self._changed.set()
                     continue
             await asyncio.sleep(0)
@@ -183,6 +185,10 @@ class QueueServer:
             try:
                 if not self._is_stopping:
                     next_us = await self._round()
+            except StoreSealed:
+                self._begin_anew()
+                await asyncio.sleep(_SEALED_S)
+                self._changed.set()
             except LeaseLost:
                 self._begin_anew()
                 self._changed.set()

@@ -61,7 +61,8 @@ class Stalls:
         if live.gone:
             return
         told, live.pending = live.pending, []
-        running = [attempt.activity for attempt in live.attempts.values()]
+        # One that cannot be given up is being committed, and its message tells of it.
+        running = [attempt.activity for attempt in live.attempts.values() if attempt.give_up()]
         told += [(event, None, 0) for event in interrupted(running, self._means.clock.now_us())]
         new, custom_status, workflow = live.new, live.execution.custom_status, live.execution.program.name
         self._instances.forget(live, None)

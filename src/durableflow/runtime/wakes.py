@@ -57,7 +57,9 @@ class Wakes:
 
     async def _wake_found(self, after: tuple[int, str], until_us: int) -> None:
         while True:
-            found = await self._means.patiently(partial(self._means.backend.due, after, until_us, _PAGE, self._means.lease))
+            found = await self._means.patiently(
+                partial(self._means.backend.due, after, until_us, _PAGE, self._means.lease)
+            )
             for wake_us, instance_id in found:
                 if self.recovering and wake_us == 0:
                     self._under_way.add(instance_id)
@@ -105,7 +107,9 @@ class Wakes:
     # -- behind the horizon ---------------------------------------------------------------------------------
 
     async def _plan_scan(self) -> None:
-        next_us = await self._means.patiently(partial(self._means.backend.next_wake, self._scanned_until_us, self._means.lease))
+        next_us = await self._means.patiently(
+            partial(self._means.backend.next_wake, self._scanned_until_us, self._means.lease)
+        )
         if next_us is not None:
             self._scan_before(next_us)
 

@@ -299,6 +299,10 @@ class Worker:
         if self._registry.add_workflow(program):
             self.retry_stalled()
 
+    def share(self, is_here: Callable[[str], bool], on_outbox: Callable[[], object]) -> None:
+        """Be the worker of one store among several: what is for instances of the others goes into the outbox."""
+        self._means.is_here, self._means.on_outbox = is_here, on_outbox
+
     def on_tasks(self, told: Callable[[Commit], object]) -> None:
         """Have `told` called with each commit that wrote tasks, or dropped some, once it is durable."""
         self._commits.on_tasks = told

@@ -240,7 +240,7 @@ class StandIns(Registry):
         real, plan = self._real.get(name), self._plans.get(name)
         if real is not None and (plan is None or (plan.ends_in_real and not plan.takes)):
             made: AnyActivity = Activity(self._recorded(real, plan), name=name)
-            made.is_async, made.is_transactional = real.is_async, real.is_transactional
+            made.is_async, made.is_transactional, made.place = real.is_async, real.is_transactional, real.place
         else:
             assert plan is not None
             made = Activity(self._replaced(name, plan), name=name)

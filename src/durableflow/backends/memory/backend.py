@@ -17,24 +17,20 @@ from durableflow.backends.base import (
     SendResult,
     Topic,
     UserWork,
+    UserWorkForm,
 )
-from durableflow.backends.ownership import SoleOwner
-from durableflow.backends.memory.alerts import MemoryAlerts
-from durableflow.backends.memory.circuits import MemoryCircuits
 from durableflow.backends.memory.dead_letters import MemoryDeadLetters
 from durableflow.backends.memory.looking import MemoryReader
+from durableflow.backends.memory.moving import MemoryMoves
+from durableflow.backends.memory.relaying import MemoryRelays
 from durableflow.backends.memory.rows import first_seq
-from durableflow.backends.memory.schedules import MemorySchedules
 from durableflow.backends.memory.transfers import MemoryTransfers
-from durableflow.backends.memory.windows import MemoryWindows
+from durableflow.backends.ownership import SoleOwner
 from durableflow.errors import AppendConflict, InstancesExist, TransactionMisused
 from durableflow.model.alert import Takeover
 
 
-class MemoryBackend(
-    SoleOwner,
-    MemoryReader, MemoryDeadLetters, MemorySchedules, MemoryCircuits, MemoryAlerts, MemoryWindows, MemoryTransfers
-):
+class MemoryBackend(SoleOwner, MemoryReader, MemoryDeadLetters, MemoryTransfers, MemoryMoves, MemoryRelays):
     """Everything in dictionaries of one process; gone with it.
 
     The object may outlive engines: open another engine on it to see what a restart would.
@@ -42,7 +38,7 @@ class MemoryBackend(
     """
 
     shared = True
-    supports_transactions = False
+    user_work: UserWorkForm = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,6 +60,7 @@ class MemoryBackend(
 
     async def acquire(self, name: str, ttl_us: int, now_us: int) -> Lease | None:
         """See `Backend.acquire`."""
+        self._check_seal()
         if any(lease.expires_us > now_us for lease in self._workers.values()):
             return None
         self._last_worker_id += 1
@@ -122,6 +119,7 @@ class MemoryBackend(
         self._write_letters(commit.dead_letters, commit.redeemed)
         for message in commit.sends:
             self._send_for(message)
+        self._put_out(commit.outbox)
 
     def _conflicts(self, rows: Sequence[HistoryRow], made: set[str]) -> set[str]:
         """Instances of which a row is there already, or comes twice."""
@@ -208,12 +206,14 @@ class MemoryBackend(
 
     async def send(self, messages: Sequence[Outgoing]) -> list[SendResult]:
         """See `Backend.send`."""
+        self._check_seal()
         results = [self._send_one(message) for message in messages]
         self._notify()
         return results
 
     async def purge(self, instance_ids: Sequence[str]) -> list[str]:
         """See `Backend.purge`."""
+        self._check_seal()
         purged: list[str] = []
         for instance_id in instance_ids:
             instance = self._instances.get(instance_id)

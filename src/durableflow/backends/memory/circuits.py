@@ -19,6 +19,7 @@ class MemoryCircuits(Rows):
 
     async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
         """See `Backend.swap_circuit`."""
+        self._check_seal()
         there = self._circuits.get(circuit.name) or Circuit(circuit.name)
         if there.revision != circuit.revision - 1:
             return there

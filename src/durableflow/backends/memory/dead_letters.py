@@ -28,6 +28,7 @@ class MemoryDeadLetters(Rows):
 
     async def discard(self, letters: Sequence[tuple[str, int]]) -> int:
         """See `Backend.discard`."""
+        self._check_seal()
         known = [self._instances.get(instance_id) for instance_id, _ in letters]
         return sum(
             instance is not None and instance.letters.pop(task, None) is not None

@@ -18,6 +18,7 @@ from durableflow.backends.base import (
     SendResult,
 )
 from durableflow.backends.memory_tasks import MemoryTasks
+from durableflow.backends.moving import Seal
 from durableflow.backends.tasks import ALL_TASKS
 from durableflow.errors import LeaseLost
 
@@ -59,6 +60,7 @@ class Rows(MemoryTasks):
     def __init__(self) -> None:
         super().__init__()
         self._workers: dict[int, Lease] = {}
+        self._seal: Seal | None = None
         self._instances: dict[str, Instance] = {}
         self._wakes: list[tuple[int, str]] = []
         self._inbox: dict[int, Message] = {}
@@ -67,7 +69,12 @@ class Rows(MemoryTasks):
 
     # -- who writes, and who hears of it --------------------------------------------------------------------
 
+    def _check_seal(self) -> None:
+        if self._seal is not None:
+            raise self._seal.refusal()
+
     def _check(self, lease: Lease) -> None:
+        self._check_seal()
         if lease.worker_id not in self._workers:
             raise LeaseLost(f"worker {lease.worker_id} was declared dead: another worker took over")
 

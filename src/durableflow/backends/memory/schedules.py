@@ -15,6 +15,7 @@ class MemorySchedules(Rows):
 
     async def write_schedule(self, write: ScheduleWrite, lease: Lease | None = None) -> bool:
         """See `Backend.write_schedule`."""
+        self._check_seal()
         if lease is not None:
             self._check(lease)
         known = self._schedules.get(write.id)

@@ -15,6 +15,7 @@ class MemoryTransfers(Rows):
 
     async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
         """See `Backend.rewrite`."""
+        self._check_seal()
         taken = {each.instance.id for each in rewrites if not each.after_seq and not self._may_insert(each.instance)}
         if taken:
             raise InstancesExist(taken)
@@ -47,6 +48,7 @@ class MemoryTransfers(Rows):
 
     async def take_in(self, arrivals: Sequence[Arrival]) -> set[str]:
         """See `Backend.take_in`."""
+        self._check_seal()
         taken: set[str] = set()
         for arrival in arrivals:
             record = arrival.record

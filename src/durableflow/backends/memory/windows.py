@@ -13,7 +13,7 @@ from durableflow.errors import InstancesExist
 from durableflow.model.status import Status
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
     """An open window of debounced starts."""
 
     instance: str
@@ -27,10 +27,11 @@ class MemoryWindows(Rows):
 
     def __init__(self) -> None:
         super().__init__()
-        self._windows: dict[tuple[str, int, str], _Window] = {}
+        self._windows: dict[tuple[str, int, str], Window] = {}
 
     async def debounce(self, start: DebouncedStart) -> str:
         """See `Backend.debounce`."""
+        self._check_seal()
         key = (start.new.workflow, start.new.version, start.key)
         window = self._windows.get(key)
         known = None if window is None else self._instances.get(window.instance)
@@ -44,7 +45,7 @@ class MemoryWindows(Rows):
         if not self._may_insert(start.new):
             raise InstancesExist({start.new.id})
         self._insert(start.new)
-        self._windows[key] = _Window(start.new.id, start.changed, start.start_at_us, start.until_us)
+        self._windows[key] = Window(start.new.id, start.changed, start.start_at_us, start.until_us)
         self._put(start.new.id, start.started, None)
         self._notify()
         return start.new.id
@@ -57,6 +58,7 @@ class MemoryWindows(Rows):
 
     async def close_window(self, instance_id: str, now_us: int) -> int | None:
         """See `Backend.close_window`."""
+        self._check_seal()
         for key, window in self._windows.items():
             if window.instance == instance_id:
                 if window.start_at_us > now_us:

@@ -19,6 +19,7 @@ from durableflow.backends.base import (
     MessagePage,
     Share,
     Topic,
+    UserWorkForm,
 )
 from durableflow.backends.ownership import counted_us
 from durableflow.backends.postgres.alerts import Alerts
@@ -28,6 +29,7 @@ from durableflow.backends.postgres.commit import (
     has_rare,
     places,
     rare_arrays,
+    touches_tasks,
     turn_arrays,
 )
 from durableflow.backends.postgres.database import Connection, Database, Refused, safe_url
@@ -35,6 +37,7 @@ from durableflow.backends.postgres.functions import CONFLICT, FENCED, TAKEN
 from durableflow.backends.postgres.hints import Hints
 from durableflow.backends.postgres.inbox import Horizon
 from durableflow.backends.postgres.keeping import Keeping
+from durableflow.backends.postgres.lanes import Lanes
 from durableflow.backends.postgres.leases import (
     ACQUIRE,
     BURY,
@@ -51,8 +54,13 @@ from durableflow.backends.postgres.leases import (
 from durableflow.backends.postgres.loading import load
 from durableflow.backends.postgres.looking import Looking
 from durableflow.backends.postgres.migrating import check, migrate, no_rights, version_of
+from durableflow.backends.postgres.moving import Moving
+from durableflow.backends.postgres.naming import channel_of, quoted
+from durableflow.backends.postgres.relaying import Relaying
 from durableflow.backends.postgres.sending import Sending
-from durableflow.backends.postgres.store import lease_lost
+from durableflow.backends.postgres.store import lease_lost, owner_words
+from durableflow.backends.postgres.tasks import Tasks
+from durableflow.backends.postgres.transact import UserTransactions
 from durableflow.backends.postgres.transfers import Transfers
 from durableflow.backends.postgres.windows import Windows
 from durableflow.errors import AppendConflict, EngineClosed, InstancesExist, StorageError, UsageError
@@ -88,7 +96,7 @@ _COMMAND_TIMEOUT_S: Final = 20.0
 _PATIENCE_S: Final = 2.0
 
 
-class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
+class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserTransactions, Looking, Moving, Relaying):
     """Histories in a schema of a Postgres database.
 
     Args:
@@ -102,12 +110,13 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
 
     shared = True
     is_fleet = True
-    supports_transactions = True
+    user_work: UserWorkForm = "async"
 
     def __init__(self, url: str) -> None:
         address, options = _options(url)
         schema = options.get("schema", "durableflow")
-        self._schema = '"' + schema.replace('"', '""') + '"'
+        self._schema_name = schema
+        self._schema = quoted(schema)
         self._has_pooler = options.get("pooler") == "transaction"
         self._address = address
         settings = {} if self._has_pooler else _SETTINGS
@@ -119,7 +128,8 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
         )
         listen = options.get("listen", address)
         self._listener = Database(listen, settings={}, statement_cache_size=0, command_timeout_s=_COMMAND_TIMEOUT_S)
-        self._hints = Hints(self._database, self._listener, f"durableflow_{schema}"[:63])
+        self._hints = Hints(self._database, self._listener, channel_of(schema))
+        self._lanes = Lanes(address, safe_url(address), is_pooled=self._has_pooler)
         self._waiting = []
         self._flight = None
         self._horizons: dict[int, Horizon] = {}
@@ -148,6 +158,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
         except BaseException:
             await self._database.close()
             raise
+        await self._lanes.open()
         self._is_open = True
         await self._read_clock()
         self._hints.open()
@@ -179,6 +190,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
             await asyncio.wait([task])
         await self._hints.close()
         await self._database.close()
+        await self._lanes.close()
         self._horizons.clear()
 
     # -- who works here -------------------------------------------------------------------------------------
@@ -198,7 +210,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
         self._horizons[worker_id] = Horizon()
         return lease
 
-    async def renew(self, lease: Lease, ttl_us: int, now_us: int) -> Lease:  # noqa: ARG002  # the server's time counts
+    async def renew(self, lease: Lease, ttl_us: int, now_us: int) -> Lease:  # the server's time counts
         """See `Backend.renew`."""
         rows = await self._write(RENEW, lease.worker_id, ttl_us)
         if not rows:
@@ -263,9 +275,13 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
             raise AppendConflict({instance_id for instance_id, _ in _doubles([row[:2] for row in commit.rows])})
         turns = turn_arrays(commit)
         try:
-            if has_rare(commit):
-                rows = await self._database.write_in_turn(self._sql(_COMMIT_ALL), lease.worker_id, *turns, *rare_arrays(commit))
-                self._hint(["o" if owner is None else f"w{owner}" for owner in rows[0][0]])
+            if commit.outbox:
+                await self._commit_and_put_out(lease, commit, turns)
+            elif has_rare(commit):
+                rows = await self._database.write_in_turn(
+                    self._sql(_COMMIT_ALL), lease.worker_id, *turns, *rare_arrays(commit)
+                )
+                self._hint([*owner_words(rows[0][0]), *(["t"] if touches_tasks(commit) else [])])
             else:
                 await self._database.write_in_turn(self._sql(_COMMIT), lease.worker_id, *turns)
         except Refused as error:
@@ -274,6 +290,17 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Looking):
             self._hints.tell(["e"])
             if self._hints.is_heard:
                 self._hints.send(["e"])
+
+    async def _commit_and_put_out(self, lease: Lease, commit: Commit, turns: Sequence[Sequence[Any]]) -> None:
+        async def work(connection: Connection) -> Sequence[int | None]:
+            owners: Sequence[int | None] = await connection.fetchval(
+                self._sql(_COMMIT_ALL), lease.worker_id, *turns, *rare_arrays(commit)
+            )
+            await self._put_out(connection, commit.outbox)
+            return owners
+
+        owners = await self._transaction(work)
+        self._hint([*owner_words(owners), *(["t"] if touches_tasks(commit) else [])])
 
     def _meaning(self, error: Refused, lease: Lease) -> Exception:
         if error.state == FENCED:

@@ -7,8 +7,11 @@ from hashlib import blake2b
 from operator import itemgetter
 from typing import Any, Final
 
+import msgspec
+
 from durableflow.backends.base import Commit, InstanceChange, Outgoing
 from durableflow.backends.postgres.records import tags_text
+from durableflow.backends.tasks import NewTask
 
 COMMIT_ARRAYS: Final = (
     "text[]", "text[]", "int[]", "text[]", "bigint[]", "bigint[]", "bigint[]", "jsonb[]", "bytea[]", "bigint[]",
@@ -18,19 +21,26 @@ COMMIT_ARRAYS: Final = (
     "bigint[]",
 )  # fmt: skip
 """The types of what `turn_arrays` gives."""
+TASK_ARRAYS: Final = (
+    "text[]", "bigint[]", "text[]", "text[]", "bytea[]", "bytea[]", "int[]", "text[]", "bigint[]", "bigint[]",
+    "bigint[]",
+)  # fmt: skip
+"""The types of what `write_tasks` takes: the columns of `NewTask`."""
 RARE_ARRAYS: Final = (
     "text[]",
     "text[]", "bigint[]", "int[]", "bytea[]",
     "text[]", "bigint[]", "text[]", "text[]", "bigint[]", "int[]", "text[]", "text[]",
     "text[]",
+    *TASK_ARRAYS,
+    "text[]", "bigint[]",
     "text[]", "bytea[]", "bytea[]", "text[]", "boolean[]", "boolean[]", "text[]", "int[]", "text[]", "bigint[]",
-    "bigint[]", "jsonb[]", "text[]", "bigint[]", "bytea[]", "bytea[]", "bytea[]", "bytea[]",
+    "bigint[]", "jsonb[]", "text[]", "bigint[]", "jsonb[]", "bytea[]", "bytea[]", "bytea[]", "bytea[]",
 )  # fmt: skip
 """The types of what `rare_arrays` gives."""
-_SEND_COLUMNS: Final = 13
+_SEND_COLUMNS: Final = 14
 SEND_ARRAYS: Final = (
     "text[]", "bytea[]", "bytea[]", "boolean[]", "boolean[]", "text[]", "int[]", "text[]", "bigint[]", "bigint[]",
-    "jsonb[]", "text[]", "bigint[]",
+    "jsonb[]", "text[]", "bigint[]", "jsonb[]",
 )  # fmt: skip
 """The types of what `send_arrays` gives."""
 
@@ -38,6 +48,9 @@ SEND_ARRAYS: Final = (
 def places(types: Sequence[str], first: int) -> str:
     """Parameters of these types, numbered from `first` on."""
     return ", ".join(f"${number}::{each}" for number, each in enumerate(types, first))
+
+
+WRITE_TASKS: Final = f"select {{s}}.write_tasks({places(TASK_ARRAYS, 1)})"
 
 
 def event_key(event_id: str | None) -> bytes | None:
@@ -112,9 +125,22 @@ def _last_changes(changes: Sequence[InstanceChange]) -> Iterable[InstanceChange]
 
 def has_rare(commit: Commit) -> bool:
     """Whether there is anything in it that `commit_turns` does not write."""
-    return bool(
-        commit.heartbeats or commit.sends or commit.dead_letters or commit.redeemed
-    )
+    return bool(commit.heartbeats or commit.sends or commit.dead_letters or commit.redeemed or touches_tasks(commit))
+
+
+def touches_tasks(commit: Commit) -> bool:
+    """Whether there may be more to claim after it."""
+    return bool(commit.tasks or commit.tasks_dropped) or bool(_new_tasks(commit)) or brings_tasks(commit.sends)
+
+
+def _new_tasks(commit: Commit) -> list[NewTask]:
+    """The tasks that it writes itself, before its messages."""
+    return [*(new.admission for new in commit.new if new.admission is not None), *commit.tasks]
+
+
+def brings_tasks(messages: Iterable[Outgoing]) -> bool:
+    """Whether any of these makes an instance that waits in a queue."""
+    return any(message.new is not None and message.new.admission is not None for message in messages)
 
 
 def rare_arrays(commit: Commit) -> list[Sequence[Any]]:
@@ -135,8 +161,15 @@ def rare_arrays(commit: Commit) -> list[Sequence[Any]]:
         *columns(list(beats.values()), 4),
         *columns(list(letters.values()), 8),
         commit.redeemed,
+        *task_arrays(_new_tasks(commit)),
+        *columns(commit.tasks_dropped, 2),
         *columns(sends, _SEND_COLUMNS + 5),
     ]
+
+
+def task_arrays(tasks: Sequence[NewTask]) -> list[Sequence[Any]]:
+    """What `write_tasks` takes."""
+    return columns(tasks, len(TASK_ARRAYS))
 
 
 def send_arrays(messages: Sequence[Outgoing]) -> list[Sequence[Any]]:
@@ -148,7 +181,7 @@ def _send_values(message: Outgoing) -> tuple[Any, ...]:
     new = message.new
     key = event_key(message.event_id)
     if new is None:
-        return (message.instance_id, message.data, key, False, False, *([None] * 8))
+        return (message.instance_id, message.data, key, False, False, *([None] * 9))
     return (
         message.instance_id,
         message.data,
@@ -163,4 +196,5 @@ def _send_values(message: Outgoing) -> tuple[Any, ...]:
         tags_text(new),
         new.parent,
         new.base_seq,
+        None if new.admission is None else msgspec.json.encode(new.admission._asdict()).decode(),
     )

@@ -1,6 +1,6 @@
 """Connections to a Postgres server, and what its answers mean; the driver is known here only.
 
-Each call is a transaction, and nobody's to cancel: a caller that is cancelled leaves, the transaction goes on to its end.
+Each call is a transaction, and nobody's to cancel: a caller that is cancelled leaves, the transaction goes on.
 
 What an error means for what was written:
 
@@ -18,11 +18,13 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
+import msgspec
 
-from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, UsageError
+from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, StoreSealed, UsageError
 
 T = TypeVar("T")
 
@@ -34,6 +36,8 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 _TRIES: Final = 10
 _AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
 """Nothing was written, and the same may succeed when it is made again."""
+SEALED: Final = "DF005"
+"""SQLSTATE: the store is being moved, or has been; the detail says where, as JSON."""
 _GONE: Final = ("08", "57P")
 """The connection is lost, or the server ends it: beginnings of SQLSTATE."""
 _END_SESSION: Final = """
@@ -43,7 +47,7 @@ _END_SESSION: Final = """
 """How many sessions there still are of that number, which began before it was lost; numbers are given out again."""
 _LOOK_AGAIN_S: Final = 0.005
 _CONNECT_AGAIN_S: Final = 0.1
-_LOST: Final = (
+LOST: Final = (
     OSError,
     TimeoutError,
     asyncio.IncompleteReadError,
@@ -148,8 +152,8 @@ class Database:
                     server_settings=self._settings or None,
                     timeout=_CONNECT_TIMEOUT_S,
                 )
-        except (*_LOST, asyncpg.PostgresError) as error:
-            raise StorageError(f"cannot connect to {self}: {error or type(error).__name__}") from error
+        except (*LOST, asyncpg.PostgresError) as error:
+            raise StorageError(f"cannot connect to {self}: {str(error) or type(error).__name__}") from error
         except ValueError as error:
             raise UsageError(f"{self} is not the address of a Postgres database: {error}") from error
 
@@ -179,7 +183,7 @@ class Database:
                         raise StorageError(f"{self}: the connection was lost: {error.__cause__}") from error
             raise AssertionError
 
-        return await self._to_its_end(ask())
+        return await self.to_its_end(ask())
 
     async def moment(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Call `work`, which only reads, in a transaction that sees the store as it is at one moment."""
@@ -204,7 +208,7 @@ class Database:
                         raise StorageError(f"{self}: the connection was lost: {error.__cause__!r}") from error
             raise AssertionError
 
-        return await self._to_its_end(call())
+        return await self.to_its_end(call())
 
     async def write_in_turn(self, sql: str, *parameters: object) -> Sequence[Any]:
         """As `write`, but not before those that were asked for earlier by this method are through."""
@@ -213,7 +217,7 @@ class Database:
             async with self._turns:
                 return await self.write(sql, *parameters)
 
-        return await self._to_its_end(call())
+        return await self.to_its_end(call())
 
     async def write(self, sql: str, *parameters: object) -> Sequence[Any]:
         """One statement, which is a transaction of its own; its rows.
@@ -232,7 +236,7 @@ class Database:
                 await self._end_session(error.session)
                 raise self._unknown(error.__cause__) from error
 
-        return await self._to_its_end(call())
+        return await self.to_its_end(call())
 
     async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Call `work` inside a transaction, again if the server asks for it; whatever it raises, nothing is written.
@@ -247,23 +251,24 @@ class Database:
             except _Lost as error:
                 raise StorageError(f"{self}: {error.__cause__}; nothing was written") from error
 
-        return await self._to_its_end(call())
+        return await self.to_its_end(call())
 
     # -- how they are made ----------------------------------------------------------------------------------
 
-    async def _to_its_end(self, call: Coroutine[Any, Any, T]) -> T:
+    async def to_its_end(self, call: Coroutine[Any, Any, T]) -> T:
+        """What `call` gives; a caller that is cancelled leaves, the call goes on, and closing waits for it."""
         if not self._is_open:
             call.close()
             raise EngineClosed(f"the connection to {self} is not open")
         task = asyncio.ensure_future(call)
         self._under_way.add(task)
-        task.add_done_callback(self._has_ended)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
 
-    def _has_ended(self, task: asyncio.Task[Any]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._under_way.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever waits still gets it; that a caller has left is no warning
+            task.exception()  # whoever waits still gets it; a caller that has left is no warning
 
     async def _patiently(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         for tried in range(1, _TRIES + 1):
@@ -356,7 +361,7 @@ class Database:
 
 
 class answers:  # noqa: N801  # reads as a word where it is used
-    """Inside, errors of the driver become `Refused` or the sign that the connection is lost; a silence is the latter."""
+    """Inside, errors of the driver become `Refused`, or the sign that the connection is lost; so does a silence."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout = asyncio.timeout(timeout_s)
@@ -364,7 +369,9 @@ class answers:  # noqa: N801  # reads as a word where it is used
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
 
-    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError as silence:
@@ -373,14 +380,16 @@ class answers:  # noqa: N801  # reads as a word where it is used
             state = error.sqlstate or ""
             if state.startswith(_GONE):
                 raise _Lost from error
+            if state == SEALED:
+                raise StoreSealed(**msgspec.json.decode(error.detail or "{}")) from error
             raise Refused(str(error), state, getattr(error, "detail", None) or "") from error
-        if isinstance(error, _LOST):
+        if isinstance(error, LOST):
             raise _Lost from error
 
 
 async def dismiss(connection: Connection) -> None:
     """Close a connection, politely if that is quick."""
-    with suppress(*_LOST, asyncpg.PostgresError):
+    with suppress(*LOST, asyncpg.PostgresError):
         await connection.close(timeout=2.0)
     connection.terminate()
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from durableflow.backends.postgres.database import SEALED
 from durableflow.backends.postgres.schema import HANGING_TABLES
+from durableflow.backends.tasks import ALL_TASKS
 
 FENCED: Final = "DF001"
 """SQLSTATE: the worker was declared dead."""
@@ -17,13 +19,15 @@ TAKEN: Final = "DF002"
 CONFLICT: Final = "DF003"
 """SQLSTATE: rows of the history are there already; the detail names their instances, as JSON."""
 
-_SETTINGS: Final = (
+_TASK_MAX: Final = 2**63 - 1
+SETTINGS: Final = (
     "set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off "
     "set enable_bitmapscan = off"
 )
+"""With what a function begins."""
 
 _PURGE_ONE: Final = f"""
-create or replace function {{s}}.purge_one(of_instance text) returns boolean language plpgsql {_SETTINGS} as $$
+create or replace function {{s}}.purge_one(of_instance text) returns boolean language plpgsql {SETTINGS} as $$
 begin
     delete from {{s}}.instances where id = of_instance and finished_us is not null;
     if not found then
@@ -45,8 +49,8 @@ _SEND_ONE: Final = f"""
 create or replace function {{s}}.send_one(
     to_instance text, body bytea, key bytea, is_birth boolean, may_replace boolean, new_workflow text,
     new_version integer, new_status text, new_created bigint, new_wake bigint, new_tags jsonb, new_parent text,
-    new_base bigint, for_owner bigint
-) returns text language plpgsql {_SETTINGS} as $$
+    new_base bigint, new_admission jsonb, for_owner bigint
+) returns text language plpgsql {SETTINGS} as $$
 declare
     is_over boolean;
 begin
@@ -61,6 +65,15 @@ begin
             on conflict (id) do nothing;
         if not found then
             return 'exists';
+        end if;
+        if new_admission is not null then
+            perform {{s}}.write_tasks(array[to_instance], array[(new_admission ->> 'task')::bigint],
+                array[new_admission ->> 'queue'], array[new_admission ->> 'name'],
+                array[decode(new_admission ->> 'input', 'base64')],
+                array[decode(new_admission ->> 'options', 'base64')],
+                array[(new_admission ->> 'priority')::integer], array[new_admission ->> 'fairness_key'],
+                array[(new_admission ->> 'not_before_us')::bigint], array[(new_admission ->> 'expires_us')::bigint],
+                array[(new_admission ->> 'scheduled_at_us')::bigint]);
         end if;
     else
         select finished_us is not null into is_over from {{s}}.instances where id = to_instance;
@@ -81,18 +94,19 @@ _SEND: Final = f"""
 create or replace function {{s}}.send(
     targets text[], bodies bytea[], keys bytea[], births boolean[], replaces boolean[], workflows text[],
     versions integer[], statuses text[], createds bigint[], wakes bigint[], tag_sets jsonb[], parents text[],
-    bases bigint[], for_owner bigint
-) returns text[] language plpgsql {_SETTINGS} as $$
+    bases bigint[], admissions jsonb[], for_owner bigint
+) returns text[] language plpgsql {SETTINGS} as $$
 declare
     m record;
     outcomes text[] := '{{{{}}}}';
 begin
     perform txid_current();  -- before a number is drawn: readers of the inbox count on it
     for m in select * from unnest(targets, bodies, keys, births, replaces, workflows, versions, statuses, createds,
-            wakes, tag_sets, parents, bases)
-            as t(target, body, key, birth, replace, workflow, version, status, created, wake, tags, parent, base) loop
+            wakes, tag_sets, parents, bases, admissions)
+            as t(target, body, key, birth, replace, workflow, version, status, created, wake, tags, parent, base,
+                admission) loop
         outcomes := outcomes || {{s}}.send_one(m.target, m.body, m.key, m.birth, m.replace, m.workflow, m.version,
-            m.status, m.created, m.wake, m.tags, m.parent, m.base, for_owner);
+            m.status, m.created, m.wake, m.tags, m.parent, m.base, m.admission, for_owner);
     end loop;
     return outcomes;
 end $$
@@ -108,7 +122,7 @@ create or replace function {{s}}.commit_turns(
     ch_ids text[], ch_statuses text[], ch_wakes bigint[], ch_finisheds bigint[], ch_customs bytea[],
     ch_stalls text[], ch_bases bigint[], ch_versions integer[],
     consumed bigint[]
-) returns void language plpgsql {_SETTINGS} as $$
+) returns void language plpgsql {SETTINGS} as $$
 declare
     in_the_way text;
 begin
@@ -168,11 +182,15 @@ create or replace function {{s}}.commit_rare(
     letter_ids text[], letter_tasks bigint[], letter_kinds text[], letter_names text[], letter_ats bigint[],
     letter_attempts integer[], letter_types text[], letter_messages text[],
     redeemed text[],
+    task_ids text[], task_numbers bigint[], task_queues text[], task_names text[], task_inputs bytea[],
+    task_options bytea[], task_priorities integer[], task_keys text[], task_not_befores bigint[],
+    task_expiries bigint[], task_scheduled_ats bigint[],
+    dropped_ids text[], dropped_tasks bigint[],
     send_targets text[], send_bodies bytea[], send_keys bytea[], send_senders text[], send_births boolean[],
     send_replaces boolean[], send_workflows text[], send_versions integer[], send_statuses text[],
     send_createds bigint[], send_wakes bigint[], send_tag_sets jsonb[], send_parents text[], send_bases bigint[],
-    send_exists bytea[], send_delivered bytea[], send_missing bytea[], send_over bytea[]
-) returns bigint[] language plpgsql {_SETTINGS} as $$
+    send_admissions jsonb[], send_exists bytea[], send_delivered bytea[], send_missing bytea[], send_over bytea[]
+) returns bigint[] language plpgsql {SETTINGS} as $$
 declare
     m record;
     outcome text;
@@ -186,6 +204,20 @@ begin
     end if;
     if cardinality(finished) > 0 then
         delete from {{s}}.heartbeats where instance = any(finished);
+    end if;
+    if cardinality(task_ids) > 0 then
+        perform {{s}}.write_tasks(task_ids, task_numbers, task_queues, task_names, task_inputs, task_options,
+            task_priorities, task_keys, task_not_befores, task_expiries, task_scheduled_ats);
+    end if;
+    if cardinality(dropped_ids) > 0 then
+        with dropped as materialized (
+            select t.number from unnest(dropped_ids, dropped_tasks) as d(instance, task)
+                join {{s}}.tasks t on t.instance = d.instance
+                    and t.task >= case when d.task = {ALL_TASKS} then 0 else d.task end
+                    and t.task <= case when d.task = {ALL_TASKS} then {_TASK_MAX} else d.task end
+            order by t.number for update of t
+        )
+        delete from {{s}}.tasks t using dropped d where t.number = d.number;
     end if;
     if cardinality(letter_ids) > 0 then
         insert into {{s}}.dead_letters (instance, task, kind, name, at_us, attempts, type_name, message)
@@ -203,11 +235,11 @@ begin
     end if;
     for m in select * from unnest(send_targets, send_bodies, send_keys, send_senders, send_births, send_replaces,
             send_workflows, send_versions, send_statuses, send_createds, send_wakes, send_tag_sets, send_parents,
-            send_bases, send_exists, send_delivered, send_missing, send_over)
+            send_bases, send_admissions, send_exists, send_delivered, send_missing, send_over)
             as t(target, body, key, sender, birth, replace, workflow, version, status, created, wake, tags, parent,
-                base, when_exists, when_delivered, when_missing, when_over) loop
+                base, admission, when_exists, when_delivered, when_missing, when_over) loop
         outcome := {{s}}.send_one(m.target, m.body, m.key, m.birth, m.replace, m.workflow, m.version, m.status,
-            m.created, m.wake, m.tags, m.parent, m.base, null);
+            m.created, m.wake, m.tags, m.parent, m.base, m.admission, null);
         answer := case outcome when 'exists' then m.when_exists when 'delivered' then m.when_delivered
             when 'missing' then m.when_missing else m.when_over end;
         if answer is not null then
@@ -224,7 +256,7 @@ end $$
 
 _CLAIM: Final = f"""
 create or replace function {{s}}.claim_instances(worker bigint, most integer)
-returns table (instance text, wake bigint) language plpgsql {_SETTINGS} as $$
+returns table (instance text, wake bigint) language plpgsql {SETTINGS} as $$
 declare
     ghost bigint;
     room integer := most;
@@ -273,7 +305,7 @@ end $$
 
 _INBOX: Final = f"""
 create or replace function {{s}}.read_inbox(worker bigint, after bigint, most integer)
-returns table (number bigint, instance text, data bytea) language sql stable {_SETTINGS} as $$
+returns table (number bigint, instance text, data bytea) language sql stable {SETTINGS} as $$
     select b.number, b.instance, b.data
     from {{s}}.inbox b
     where b.number > after and (select i.owner from {{s}}.instances i where i.id = b.instance) = worker
@@ -281,5 +313,20 @@ returns table (number bigint, instance text, data bytea) language sql stable {_S
 $$
 """
 
-FUNCTIONS: Final = (_PURGE_ONE, _PICK_WORKER, _SEND_ONE, _SEND, _COMMIT, _COMMIT_RARE, _CLAIM, _INBOX)
+_REFUSE_WRITES: Final = f"""
+create or replace function {{s}}.refuse_writes() returns trigger language plpgsql as $$
+declare
+    seal record;
+begin
+    select m.side, m.other, m.is_gone, m.is_writing into seal from {{s}}.moves m;
+    if found and not seal.is_writing then
+        raise exception 'the store is sealed' using errcode = '{SEALED}',
+            detail = json_build_object('other', seal.other, 'is_source', seal.side = 'source', 'is_gone', seal.is_gone);
+    end if;
+    return null;
+end $$
+"""
+"""Of the triggers that a seal puts before all writes."""
+
+FUNCTIONS: Final = (_REFUSE_WRITES, _PURGE_ONE, _PICK_WORKER, _SEND_ONE, _SEND, _COMMIT, _COMMIT_RARE, _CLAIM, _INBOX)
 """In an order in which they can be made; `{{s}}` stands for the schema, quoted."""

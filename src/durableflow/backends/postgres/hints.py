@@ -1,9 +1,9 @@
 """Hints by NOTIFY: that something was written which concerns somebody else.
 
-A hint is sent after the commit that it is about, in a transaction of its own that writes nothing: inside the writing one
-it would make all commits of the server wait for each other. Those that come while one is on its way go together with the
-next. A hint can be lost, with a connection or by a server that does not know them; whoever waits for one looks now and
-then all the same.
+A hint is sent after the commit that it is about, in a transaction of its own that writes nothing: inside the writing
+one it would make all commits of the server wait for each other. Those that come while one is on its way go together
+with the next. A hint can be lost, with a connection or by a server that does not know them; whoever waits for one looks
+now and then all the same.
 
 The words of a hint: `w7` there are messages for worker 7, `o` instances that nobody owns, `e` instances are over or
 stalled, `t` tasks, `l` and a number that somebody new listens.
@@ -83,7 +83,9 @@ class Hints:
                     payloads.append("")
                 payloads[-1] += f"{word} "
             with suppress(DurableflowError):
-                await self._database.read("select pg_notify($1, p) from unnest($2::text[]) as p", self._channel, payloads)
+                await self._database.read(
+                    "select pg_notify($1, p) from unnest($2::text[]) as p", self._channel, payloads
+                )
 
     # -- listening ------------------------------------------------------------------------------------------
 
@@ -121,8 +123,12 @@ class Hints:
     async def _listen(self, connection: Connection) -> None:
         """Until the connection is lost."""
         lost = asyncio.Event()
+
+        def lose(_: Connection) -> None:
+            lost.set()
+
         try:
-            connection.add_termination_listener(lambda _: lost.set())
+            connection.add_termination_listener(lose)
             await self._listener.ask(lambda: connection.add_listener(self._channel, self._hear))
             self._wake_all()  # what was told while nobody listened
             self.send({self._greeting})

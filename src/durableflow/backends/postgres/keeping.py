@@ -22,7 +22,7 @@ from durableflow.model.circuit import Circuit, CircuitState
 
 _LETTERS: Final = "instance, task, kind, name, at_us, attempts, type_name, message"
 _SCHEDULES: Final = "id, revision, due_us, data"
-_CIRCUITS: Final = ", ".join(Circuit.__struct_fields__)
+CIRCUIT_COLUMNS: Final = ", ".join(Circuit.__struct_fields__)
 
 
 class Keeping(Store):
@@ -78,6 +78,7 @@ class Keeping(Store):
         is_written = await self._transaction(work)
         if is_written:
             self._hint(["s"])
+            self._hint_tasks(write.messages)
             await self._hint_owners([message.instance_id for message in write.messages])
         return is_written
 
@@ -88,7 +89,8 @@ class Keeping(Store):
                 there = await connection.fetchval(self._sql("select 1 from {s}.schedules where id = $1"), write.id)
                 return there is None
             sql = (
-                f"insert into {{s}}.schedules ({_SCHEDULES}) values ($1, $2, $3, $4) on conflict (id) do nothing returning 1"
+                f"insert into {{s}}.schedules ({_SCHEDULES}) values ($1, $2, $3, $4) "
+                "on conflict (id) do nothing returning 1"
             )
             return await connection.fetchval(self._sql(sql), *write.row) is not None
         if write.row is None:
@@ -121,18 +123,18 @@ class Keeping(Store):
 
     async def circuits(self) -> list[Circuit]:
         """See `Backend.circuits`."""
-        rows = await self._read(f"select {_CIRCUITS} from {{s}}.circuits order by name")
-        return [_as_circuit(row) for row in rows]
+        rows = await self._read(f"select {CIRCUIT_COLUMNS} from {{s}}.circuits order by name")
+        return [as_circuit(row) for row in rows]
 
     async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
         """See `Backend.swap_circuit`."""
-        key = blake2b(circuit.name.encode(), digest_size=16).digest()
+        key = circuit_key(circuit.name)
 
         async def work(connection: Connection) -> Circuit | None:
             # A lock on a row that is not there yet is none: so it is made first, as one that nobody has written.
             await connection.execute(
                 self._sql(
-                    f"insert into {{s}}.circuits (key, {_CIRCUITS}) values ($1, $2, $3, 0, 0, 0, 0, 0, 0) "
+                    f"insert into {{s}}.circuits (key, {CIRCUIT_COLUMNS}) values ($1, $2, $3, 0, 0, 0, 0, 0, 0) "
                     "on conflict (key) do nothing"
                 ),
                 key,
@@ -140,17 +142,17 @@ class Keeping(Store):
                 CircuitState.CLOSED.value,
             )
             row = await connection.fetchrow(
-                self._sql(f"select {_CIRCUITS} from {{s}}.circuits where key = $1 for update"), key
+                self._sql(f"select {CIRCUIT_COLUMNS} from {{s}}.circuits where key = $1 for update"), key
             )
-            there = _as_circuit(row)
+            there = as_circuit(row)
             if there.revision != circuit.revision - 1:
                 if not there.revision:
                     raise _Unchanged(there)
                 return there
             await connection.execute(
                 self._sql(
-                    "update {s}.circuits set state = $2, failures = $3, successes = $4, probes_out = $5, opened_us = $6, "
-                    "probe_at_us = $7, revision = $8 where key = $1"
+                    "update {s}.circuits set state = $2, failures = $3, successes = $4, probes_out = $5, "
+                    "opened_us = $6, probe_at_us = $7, revision = $8 where key = $1"
                 ),
                 key,
                 circuit.state.value,
@@ -176,7 +178,12 @@ class _Unchanged(Exception):
         self.circuit = circuit
 
 
-def _as_circuit(row: Sequence[Any]) -> Circuit:
+def circuit_key(name: str) -> bytes:
+    """A digest: a name can be longer than what an index holds."""
+    return blake2b(name.encode(), digest_size=16).digest()
+
+
+def as_circuit(row: Sequence[Any]) -> Circuit:
     """The circuit of a row; one that cannot be read is as new, so that it holds nobody back."""
     try:
         return msgspec.convert(dict(zip(Circuit.__struct_fields__, row, strict=True)), Circuit)

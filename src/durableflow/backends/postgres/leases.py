@@ -37,9 +37,10 @@ SWEEP: Final = """
 """Messages that came while the turn that ended their instance was being committed: its worker, who would have found and
 dropped them, is gone."""
 
-FORGET_TAKEOVERS: Final = (
-    "delete from {s}.takeovers where worker <= (select worker from {s}.takeovers order by worker desc offset 1000 limit 1)"
-)
+FORGET_TAKEOVERS: Final = """
+    delete from {s}.takeovers
+    where worker <= (select worker from {s}.takeovers order by worker desc offset 1000 limit 1)
+"""
 RELEASE: Final = "delete from {s}.workers where id = $1"
 HAND_OVER: Final = """
     update {s}.instances set owner = null where id = any($2::text[]) and owner = $1 and finished_us is null

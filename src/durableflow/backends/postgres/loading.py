@@ -17,9 +17,9 @@ _ROWS: Final = """
     order by h.instance, h.first_seq
 """
 _MESSAGES: Final = "select number, instance, data from {s}.inbox where instance = any($1::text[]) order by number"
-_BEATS: Final = (
-    "select instance, task, attempt, details from {s}.heartbeats where instance = any($1::text[]) order by instance, task"
-)
+_BEATS: Final = """
+    select instance, task, attempt, details from {s}.heartbeats where instance = any($1::text[]) order by instance, task
+"""
 
 
 async def load(

@@ -83,7 +83,5 @@ class Looking(Store):
 
     async def purge(self, instance_ids: Sequence[str]) -> list[str]:
         """See `Backend.purge`."""
-        rows = await self._write(
-            "select a.id from unnest($1::text[]) as a(id) where {s}.purge_one(a.id)", instance_ids
-        )
+        rows = await self._write("select a.id from unnest($1::text[]) as a(id) where {s}.purge_one(a.id)", instance_ids)
         return [instance_id for (instance_id,) in rows]

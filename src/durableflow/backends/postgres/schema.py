@@ -1,10 +1,8 @@
 """The tables of a store in Postgres, and the way there from those of an older one.
 
-A migration has two halves. The first (`pre`) only adds, so that workers of the version before go on beside it; the
-second (`post`) takes away what none of them needs any more. A store is open to the versions between the two numbers that
-`schema_version` holds: `version`, made by the newest that was here, and `readable_from`, the oldest that may write.
-
-The functions are made anew by each migration: they belong to the version, and their names end with its number.
+A migration only adds, so that workers of the version before could go on beside it until they are replaced; they are
+refused all the same when they come anew. What none of them needs any more is taken away by a later one. The functions
+are made anew by each migration: they belong to the version.
 """
 
 from __future__ import annotations
@@ -137,15 +135,109 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         """
         create table {s}.windows (
             key bytea primary key,
+            name text not null,
             instance text collate "C" not null unique,
             changed bytea not null,
             start_at_us bigint not null,
             until_us bigint
         )
         """,
+        """
+        create table {s}.servers (
+            id bigint generated always as identity primary key,
+            name text not null,
+            expires timestamptz not null
+        ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200)
+        """,
+        """
+        create table {s}.queues (
+            id bigint generated always as identity primary key,
+            name text collate "C" not null unique,
+            concurrency bigint,
+            rate_count bigint not null default 0,
+            rate_period_us bigint not null default 0,
+            rate_burst bigint not null default 0,
+            is_paused boolean not null default false,
+            full_us bigint not null default 0
+        ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200)
+        """,
+        """
+        create table {s}.lanes (
+            queue bigint not null,
+            priority integer not null,
+            vtime bigint not null default 0,
+            primary key (queue, priority)
+        ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200)
+        """,
+        # A queue is known by its number: its name and a key of fairness together can be longer than what an index
+        # holds. What has been offered to a token has no queue: 0. `kind` tells apart what servers ask for apart: tasks,
+        # those that are suspects (1), and starts of instances (2).
+        """
+        create table {s}.tasks (
+            number bigint generated always as identity primary key,
+            instance text collate "C" not null,
+            task bigint not null,
+            attempt integer not null default 1,
+            queue bigint not null,
+            name text collate "C" not null,
+            input bytea not null,
+            options bytea not null,
+            priority integer not null default 0,
+            fairness_key text collate "C" not null default '',
+            state smallint not null,
+            not_before_us bigint not null default 0,
+            expires_us bigint,
+            claimed_by bigint not null default 0,
+            started_us bigint not null default 0,
+            token_digest bytea,
+            details bytea,
+            scheduled_at_us bigint not null,
+            uncounted integer not null default 0,
+            losses integer not null default 0,
+            is_suspect boolean not null default false,
+            vtime bigint not null default 0,
+            kind smallint generated always as (case when task = 0 then 2 when is_suspect then 1 else 0 end) stored
+        ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+            autovacuum_vacuum_cost_delay = 0)
+        """,
+        "create unique index tasks_instance on {s}.tasks (instance, task)",
+        "create index tasks_waiting on {s}.tasks (queue, kind, priority desc, vtime, number) where state = 0",
+        "create index tasks_delayed on {s}.tasks (not_before_us) where state = 1",
+        "create index tasks_claimed on {s}.tasks (claimed_by, number) where state = 2",
+        "create index tasks_running on {s}.tasks (queue) where state = 2",
+        "create index tasks_expiry on {s}.tasks (expires_us) where expires_us is not null and state <> 2",
+        "create index tasks_key on {s}.tasks (queue, priority, fairness_key, vtime)",
+        "create index tasks_offered on {s}.tasks (number) where queue = 0",
+        """
+        create table {s}.moves (
+            move_id text not null,
+            side text not null,
+            other text not null,
+            mover text not null,
+            holder bigint not null,
+            is_gone boolean not null,
+            is_writing boolean not null default false
+        )
+        """,
+        """
+        create table {s}.outbox (
+            number bigint generated always as identity primary key,
+            message bytea not null
+        ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)
+        """,
+        "create table {s}.relays (source text primary key, epoch bigint not null)",
+        """
+        create table {s}.delivered (
+            source text not null,
+            number bigint not null,
+            outcome text not null,
+            primary key (source, number)
+        ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)
+        """,
     ),
 )
 """Statements in order, of each version; `{s}` stands for the schema, quoted."""
 
-HANGING_TABLES: Final = ("history", "inbox", "heartbeats", "dead_letters", "windows")
-"""Tables whose rows belong to the instance that their column `instance` names."""
+HANGING_TABLES: Final = ("tasks", "history", "inbox", "heartbeats", "dead_letters", "windows")
+"""Tables whose rows belong to the instance that their column `instance` names, in the order in which they are emptied:
+whoever finishes a task writes to the inbox, and is waited for."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
-from durableflow.backends.base import InstanceRecord, Outgoing, SendResult
+from durableflow.backends.base import InstanceRecord, Outcome, Outgoing, SendResult
 from durableflow.backends.postgres.commit import SEND_ARRAYS, places, send_arrays
 from durableflow.backends.postgres.database import Refused
 from durableflow.backends.postgres.records import RECORD_COLUMNS, as_record
@@ -36,11 +36,13 @@ class Sending(Store):
             self._flight = asyncio.ensure_future(self._send_all())
         outcomes = await answer
         known: dict[str, InstanceRecord] = {}
-        refused = [m.instance_id for m, outcome in zip(messages, outcomes, strict=True) if outcome in ("exists", "over")]
+        refused = [
+            m.instance_id for m, outcome in zip(messages, outcomes, strict=True) if outcome in ("exists", "over")
+        ]
         if refused:
             known = {row[0]: as_record(row) for row in await self._read(_RECORDS, refused)}
         return [
-            SendResult(outcome, known.get(message.instance_id))  # type: ignore[arg-type]  # one of the four, by the function
+            SendResult(cast("Outcome", outcome), known.get(message.instance_id))
             for message, outcome in zip(messages, outcomes, strict=True)
         ]
 
@@ -91,6 +93,7 @@ class Sending(Store):
                 answer.set_result(mine)
         if written:
             self._hint_soon(written)
+            self._hint_tasks([message for messages, _ in group for message in messages])
 
     def _hint_soon(self, instance_ids: Sequence[str]) -> None:
         raise NotImplementedError

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from durableflow.backends.base import InstanceRecord, Lease, Outgoing
-from durableflow.backends.postgres.commit import SEND_ARRAYS, places, send_arrays
+from durableflow.backends.postgres.commit import SEND_ARRAYS, brings_tasks, places, send_arrays
 from durableflow.backends.postgres.database import Connection, Database, Refused
 from durableflow.backends.postgres.functions import FENCED
 from durableflow.backends.postgres.records import RECORD_COLUMNS, as_record
@@ -67,7 +67,17 @@ class Store:
             rows = await self._read("select distinct owner from {s}.instances where id = any($1::text[])", instance_ids)
         except StorageError:
             return  # they look now and then all the same
-        self._hint(["o" if owner is None else f"w{owner}" for (owner,) in rows])
+        self._hint(owner_words([owner for (owner,) in rows]))
+
+    def _hint_tasks(self, messages: Sequence[Outgoing]) -> None:
+        """Tell those who admit instances, if one of those that these make waits for that."""
+        if brings_tasks(messages):
+            self._hint(["t"])
+
+
+def owner_words(owners: Iterable[int | None]) -> list[str]:
+    """How a hint tells the owners of instances that there are messages; None is nobody."""
+    return ["o" if owner is None else f"w{owner}" for owner in owners]
 
 
 def lease_lost(lease: Lease) -> LeaseLost:

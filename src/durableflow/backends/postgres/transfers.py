@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from durableflow.backends.base import Arrival, InstanceChange, NewInstance, Outgoing, Rewrite
-from durableflow.backends.postgres.commit import event_key
+from durableflow.backends.postgres.commit import WRITE_TASKS, event_key, task_arrays
 from durableflow.backends.postgres.database import Connection
 from durableflow.backends.postgres.records import INSERT_RECORD, as_record, tags_text, values_of
 from durableflow.backends.postgres.store import Store
@@ -37,10 +37,16 @@ class Transfers(Store):
         """See `Backend.rewrite`."""
 
         async def work(connection: Connection) -> None:
-            taken = {each.instance.id for each in rewrites if not each.after_seq and not await self._make(connection, each.instance)}
+            taken = {
+                each.instance.id
+                for each in rewrites
+                if not each.after_seq and not await self._make(connection, each.instance)
+            }
             if taken:
                 raise InstancesExist(taken)
-            changed = {each.instance.id for each in rewrites if each.after_seq and not await self._may_go_on(connection, each)}
+            changed = {
+                each.instance.id for each in rewrites if each.after_seq and not await self._may_go_on(connection, each)
+            }
             if changed:
                 raise AppendConflict(changed)
             for each in rewrites:
@@ -62,6 +68,8 @@ class Transfers(Store):
                     await self._send_for(connection, message)
 
         await self._transaction(work)
+        if any(each.instance.admission is not None for each in rewrites):
+            self._hint(["t"])
         await self._hint_owners([each.instance.id for each in rewrites])
 
     async def _send_for(self, connection: Connection, message: Outgoing) -> None:
@@ -95,6 +103,8 @@ class Transfers(Store):
             new.base_seq,
             new.parent,
         )
+        if made is not None and new.admission is not None:
+            await connection.execute(self._sql(WRITE_TASKS), *task_arrays([new.admission]))
         return made is not None
 
     async def _may_go_on(self, connection: Connection, rewrite: Rewrite) -> bool:

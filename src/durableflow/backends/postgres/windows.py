@@ -12,7 +12,7 @@ from durableflow.errors import InstancesExist
 from durableflow.model.status import Status
 
 _OPEN: Final = """
-    insert into {s}.windows (key, instance, changed, start_at_us, until_us) values ($1, $2, $3, $4, $5)
+    insert into {s}.windows (key, instance, changed, start_at_us, until_us, name) values ($1, $2, $3, $4, $5, $6)
     on conflict (key) do nothing returning 1
 """
 
@@ -22,7 +22,7 @@ class Windows(Store):
 
     async def debounce(self, start: DebouncedStart) -> str:
         """See `Backend.debounce`."""
-        key = _key_of(start)
+        key = window_key(start.new.workflow, start.new.version, start.key)
 
         async def work(connection: Connection) -> str | None:
             row = await connection.fetchrow(
@@ -50,9 +50,12 @@ class Windows(Store):
                     return str(instance_id)
                 await connection.execute(self._sql("delete from {s}.windows where key = $1"), key)
             new_id = start.new.id
-            if await connection.fetchval(
-                self._sql(_OPEN), key, new_id, start.changed, start.start_at_us, start.until_us
-            ) is None:
+            if (
+                await connection.fetchval(
+                    self._sql(_OPEN), key, new_id, start.changed, start.start_at_us, start.until_us, start.key
+                )
+                is None
+            ):
                 return None  # another start has opened it meanwhile
             if await self._send_in(connection, [Outgoing(new_id, start.started, start.new)]) != ["delivered"]:
                 raise InstancesExist({new_id})
@@ -61,6 +64,7 @@ class Windows(Store):
         instance_id: str | None = None
         while instance_id is None:
             instance_id = await self._transaction(work)
+        self._hint_tasks([Outgoing(start.new.id, start.started, start.new)])
         await self._hint_owners([instance_id])
         return instance_id
 
@@ -83,7 +87,7 @@ class Windows(Store):
         return await self._transaction(work)
 
 
-def _key_of(start: DebouncedStart) -> bytes:
+def window_key(workflow: str, version: int, key: str) -> bytes:
     """A digest: the three parts together can be longer than what an index holds."""
-    text = "\0".join((start.new.workflow, str(start.new.version), start.key))
+    text = "\0".join((workflow, str(version), key))
     return blake2b(text.encode(), digest_size=16).digest()

@@ -26,25 +26,16 @@ from durableflow.backends.base import (
     Message,
     Outgoing,
     Query,
-    QuietInstance,
     Rewrite,
     ScheduleRow,
     ScheduleWrite,
     SendResult,
     Topic,
     UserWork,
+    UserWorkForm,
 )
 from durableflow.backends.ownership import SoleOwner
-from durableflow.backends.sqlite.alerts import (
-    ALERTS_SQL,
-    NOTICES_SQL,
-    QUIET_SQL,
-    TAKEOVERS_SQL,
-    as_alerts,
-    as_quiet,
-    change_alerts,
-    note_takeover,
-)
+from durableflow.backends.sqlite.alerts import AlertTables, note_takeover
 from durableflow.backends.sqlite.arrivals import take_in
 from durableflow.backends.sqlite.circuits import CIRCUITS_SQL, as_circuit, swap
 from durableflow.backends.sqlite.commit import (
@@ -61,11 +52,12 @@ from durableflow.backends.sqlite.inbox import inbox, send
 from durableflow.backends.sqlite.instances import purge
 from durableflow.backends.sqlite.loading import due, load, next_wake
 from durableflow.backends.sqlite.lock import WorkerLock
+from durableflow.backends.sqlite.moving import MovingTables, refusal
 from durableflow.backends.sqlite.reader import Reader
 from durableflow.backends.sqlite.records import (
+    ENDS_SQL,
     HISTORY_SQL,
     LAST_ROW_SQL,
-    ENDS_SQL,
     RECORD_SQL,
     as_ending,
     as_record,
@@ -73,6 +65,7 @@ from durableflow.backends.sqlite.records import (
     lenient_text,
     list_sql,
 )
+from durableflow.backends.sqlite.relaying import RelayTables
 from durableflow.backends.sqlite.rewriting import write_rewrites
 from durableflow.backends.sqlite.schedules import (
     DUE_SCHEDULES_SQL,
@@ -88,7 +81,6 @@ from durableflow.backends.sqlite.transact import UserTransactions
 from durableflow.backends.sqlite.watch import ChangeWatch
 from durableflow.backends.sqlite.windows import close_window, debounce
 from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError, UsageError
-from durableflow.model.alert import AlertChanges, AlertRecord, Notice, Takeover
 from durableflow.model.circuit import Circuit
 from durableflow.model.status import Status
 
@@ -98,7 +90,7 @@ _LARGE_COMMIT_ROWS: Final = 32
 """Whoever makes such a commit has much to do meanwhile, and must not keep the thread from beginning with it."""
 
 
-class SqliteBackend(SoleOwner, TaskTables):
+class SqliteBackend(SoleOwner, TaskTables, AlertTables, MovingTables, RelayTables):
     """Histories in one SQLite file.
 
     Args:
@@ -112,7 +104,7 @@ class SqliteBackend(SoleOwner, TaskTables):
     """
 
     shared = True
-    supports_transactions = True
+    user_work: UserWorkForm = "plain"
 
     def __init__(self, path: str | Path, *, power_loss_safe: bool = True) -> None:
         if str(path) in ("", ":memory:"):
@@ -229,7 +221,8 @@ class SqliteBackend(SoleOwner, TaskTables):
         except BaseException as error:
             _roll_back(connection)
             if isinstance(error, sqlite3.Error):
-                raise StorageError(f"{self.path}: {error}; nothing was written") from error
+                told = StorageError(f"{self.path}: {error}; nothing was written")
+                raise refusal(connection, error) or told from error
             raise
         try:
             connection.execute("commit")
@@ -386,26 +379,6 @@ class SqliteBackend(SoleOwner, TaskTables):
     async def swap_circuit(self, circuit: Circuit) -> Circuit | None:
         """See `Backend.swap_circuit`."""
         return await self._write(lambda connection: swap(connection, circuit))
-
-    async def alerts(self) -> list[AlertRecord]:
-        """See `Backend.alerts`."""
-        return as_alerts(await self._read(ALERTS_SQL, ()))
-
-    async def change_alerts(self, lease: Lease, changes: AlertChanges) -> None:
-        """See `Backend.change_alerts`."""
-        await self._write(partial(change_alerts, lease=lease, changes=changes))
-
-    async def notices(self, sink: str, limit: int) -> list[Notice]:
-        """See `Backend.notices`."""
-        return [Notice(*row) for row in await self._read(NOTICES_SQL, (sink, limit))]
-
-    async def takeovers(self, since_us: int) -> list[Takeover]:
-        """See `Backend.takeovers`."""
-        return [Takeover(*row) for row in await self._read(TAKEOVERS_SQL, (since_us,))]
-
-    async def quiet(self, before_us: int, limit: int) -> list[QuietInstance]:
-        """See `Backend.quiet`."""
-        return [as_quiet(row) for row in await self._read(QUIET_SQL, (before_us, before_us, limit))]
 
     # -- the client's side ----------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ import msgspec
 
 from durableflow.model.circuit import Circuit, CircuitState
 
-_COLUMNS: Final = ", ".join(Circuit.__struct_fields__)
-CIRCUITS_SQL: Final = f"select {_COLUMNS} from circuits order by name"
+CIRCUIT_COLUMNS: Final = ", ".join(Circuit.__struct_fields__)
+CIRCUITS_SQL: Final = f"select {CIRCUIT_COLUMNS} from circuits order by name"
 
 
 def as_circuit(row: Sequence[Any]) -> Circuit:
@@ -25,21 +25,26 @@ def as_circuit(row: Sequence[Any]) -> Circuit:
 
 def swap(connection: sqlite3.Connection, circuit: Circuit) -> Circuit | None:
     """See `Backend.swap_circuit`; in a transaction of the caller's."""
-    row = connection.execute(f"select {_COLUMNS} from circuits where name = ?", (circuit.name,)).fetchone()
+    row = connection.execute(f"select {CIRCUIT_COLUMNS} from circuits where name = ?", (circuit.name,)).fetchone()
     there = Circuit(circuit.name) if row is None else as_circuit(row)
     if there.revision != circuit.revision - 1:
         return there
     connection.execute(
-        f"insert or replace into circuits ({_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            circuit.name,
-            circuit.state.value,
-            circuit.failures,
-            circuit.successes,
-            circuit.probes_out,
-            circuit.opened_us,
-            circuit.probe_at_us,
-            circuit.revision,
-        ),
+        f"insert or replace into circuits ({CIRCUIT_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?)",
+        values_of_circuit(circuit),
     )
     return None
+
+
+def values_of_circuit(circuit: Circuit) -> tuple[str | int, ...]:
+    """The values of the columns of which `as_circuit` makes it again."""
+    return (
+        circuit.name,
+        circuit.state.value,
+        circuit.failures,
+        circuit.successes,
+        circuit.probes_out,
+        circuit.opened_us,
+        circuit.probe_at_us,
+        circuit.revision,
+    )

@@ -31,6 +31,7 @@ from durableflow.backends.sqlite.instances import (
     tags_text,
     taken_ids,
 )
+from durableflow.backends.sqlite.relaying import write_outbox
 from durableflow.backends.sqlite.sends import SENDS_SQL, SENDS_VIEWS, pack_send
 from durableflow.backends.sqlite.tasks import TASK_VIEWS, write_tasks
 from durableflow.backends.tasks import ALL_TASKS
@@ -206,6 +207,8 @@ def create_commit_view(connection: sqlite3.Connection) -> None:
 
 def pack(lease: Lease, commit: Commit) -> Packed | None:
     """A commit as one row; None for one that cannot travel so and must be written row by row."""
+    if commit.outbox:
+        return None  # rare, and few
     at = 1  # SQL counts from 1
     pieces: list[bytes] = []
 
@@ -334,6 +337,7 @@ def write_row_by_row(connection: sqlite3.Connection, lease: Lease, commit: Commi
     write_dead_letters(connection, commit.dead_letters, commit.redeemed)
     for message in commit.sends:
         send_for(connection, message)
+    write_outbox(connection, commit.outbox)
 
 
 def write_changes(connection: sqlite3.Connection, changes: Sequence[InstanceChange]) -> None:

@@ -191,8 +191,40 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         primary key (workflow, version, key)
     ) without rowid;
     """,
+    """
+    create table moves (
+        move_id text primary key,
+        side text not null,
+        other text not null,
+        mover text not null,
+        holder integer not null,
+        is_gone integer not null,
+        is_writing integer not null default 0
+    ) without rowid;
+    """,
+    """
+    create table outbox (
+        number integer primary key autoincrement,
+        message blob not null
+    );
+    create table relays (
+        source text primary key,
+        epoch integer not null
+    ) without rowid;
+    create table delivered (
+        source text not null,
+        number integer not null,
+        outcome text not null,
+        primary key (source, number)
+    ) without rowid;
+    """,
 )
 """Schema changes in order; `pragma user_version` counts those that were made."""
+
+TABLES: Final = tuple(
+    statement.split()[2] for script in MIGRATIONS for statement in script.split(";") if "create table" in statement
+)
+"""All that are the store's own."""
 
 
 def schema_version(connection: sqlite3.Connection, where: object) -> int:

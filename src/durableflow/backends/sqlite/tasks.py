@@ -35,11 +35,11 @@ from durableflow.errors import LeaseLost
 _NEW: Final = (
     "instance, task, queue, name, input, options, priority, fairness_key, not_before_us, expires_us, scheduled_at_us"
 )
-_STORED: Final = (
+STORED_COLUMNS: Final = (
     "number, instance, task, attempt, queue, name, input, options, priority, fairness_key, state, not_before_us, "
     "expires_us, claimed_by, started_us, token_digest, details, scheduled_at_us, uncounted, losses, is_suspect"
 )
-_LIMITS: Final = "concurrency, rate_count, rate_period_us, rate_burst"
+LIMIT_COLUMNS: Final = "concurrency, rate_count, rate_period_us, rate_burst"
 
 TASK_VIEWS: Final = (
     f"create temp view new_tasks as select {', '.join(f'0 as {name}' for name in _NEW.split(', '))}",
@@ -71,7 +71,7 @@ _MAY_TAKE: Final = (
 )
 _WAITS_SQL: Final = f"select 1 from tasks where state = 0 and queue = :queue and {_MAY_TAKE} limit 1"
 _OPEN_QUEUES_SQL: Final = f"""
-    select name, full_us, {_LIMITS} from queues as name_of
+    select name, full_us, {LIMIT_COLUMNS} from queues as name_of
     where is_paused = 0 and exists (select 1 from tasks where queue = name_of.name and state = 0) order by name
 """
 """Queues from which something might be claimed, had they room."""
@@ -194,7 +194,7 @@ def claim(connection: sqlite3.Connection, request: ClaimRequest, now_us: int) ->
                 next_us = _earlier(next_us, rate_next_us(limits, full_us))
             continue
         rows = connection.execute(
-            f"select {_STORED}, vtime from tasks where state = 0 and queue = :queue and {_MAY_TAKE} "
+            f"select {STORED_COLUMNS}, vtime from tasks where state = 0 and queue = :queue and {_MAY_TAKE} "
             "order by priority desc, vtime, number",
             given,
         )
@@ -263,7 +263,7 @@ def _mark_claimed(
 
 def claimed_tasks(connection: sqlite3.Connection, server_id: int) -> list[StoredTask]:
     """See `TaskStore.claimed_tasks`."""
-    sql = f"select {_STORED} from tasks where state = 2 and claimed_by = ? order by number"
+    sql = f"select {STORED_COLUMNS} from tasks where state = 2 and claimed_by = ? order by number"
     return [_stored(row) for row in connection.execute(sql, (server_id,))]
 
 
@@ -274,7 +274,7 @@ def overdue_tasks(connection: sqlite3.Connection, now_us: int, dead: Sequence[in
         if connection.execute(f"delete from servers where id = ?1 and {unclaimed}", (each,)).rowcount != 1:
             connection.execute("update servers set expires_us = -1 where id = ?", (each,))
     rows = connection.execute(
-        f"select {_STORED} from tasks where (expires_us <= ?1 and state <> 2) or (state = 2 and claimed_by in "
+        f"select {STORED_COLUMNS} from tasks where (expires_us <= ?1 and state <> 2) or (state = 2 and claimed_by in "
         "(select id from servers where expires_us < 0)) order by number limit ?2",
         (now_us, limit),
     )
@@ -337,10 +337,10 @@ def offer(connection: sqlite3.Connection, offered: Offer) -> None:
 # -- asking, and queues -------------------------------------------------------------------------------------
 
 OFFER_CLAIMED_SQL: Final = f"update tasks set token_digest = ? where {_SEEN}"
-TASK_SQL: Final = f"select {_STORED} from tasks where instance = ? and task = ?"
+TASK_SQL: Final = f"select {STORED_COLUMNS} from tasks where instance = ? and task = ?"
 OFFERED_SQL: Final = "select instance, task from tasks where queue = '' order by number"
 QUEUES_SQL: Final = f"""
-    select name, {_LIMITS}, is_paused,
+    select name, {LIMIT_COLUMNS}, is_paused,
         (select count(*) from tasks where queue = name_of.name and state = 0),
         (select count(*) from tasks where queue = name_of.name and state = 1),
         (select count(*) from tasks where queue = name_of.name and state = 2),

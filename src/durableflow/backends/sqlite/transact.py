@@ -12,6 +12,7 @@ engine's, and its statements are not kept, so that each is looked at when it is 
 
 from __future__ import annotations
 
+import inspect
 import re
 import sqlite3
 from collections.abc import Callable, Generator
@@ -218,6 +219,10 @@ class UserTransactions:
         finally:
             with suppress(sqlite3.ProgrammingError):  # user code has closed it
                 connection.set_authorizer(None)
+        if not isinstance(data, bytes):
+            if inspect.iscoroutine(data):
+                data.close()
+            raise TransactionMisused("user code that writes to a SQLite file runs on its writer's thread: write def")
         if not _is_open(connection):
             raise TransactionMisused("a transactional activity closed the connection that it was lent")
         if not connection.in_transaction:

@@ -19,10 +19,13 @@ from durableflow.testing.contract.leases import LeaseContract
 from durableflow.testing.contract.letters import LetterContract
 from durableflow.testing.contract.loading import LoadingContract
 from durableflow.testing.contract.looking import LookingContract
+from durableflow.testing.contract.moving import MovingContract
 from durableflow.testing.contract.others import OthersContract
 from durableflow.testing.contract.queues import QueueContract
+from durableflow.testing.contract.relaying import RelayContract
 from durableflow.testing.contract.schedules import ScheduleContract
 from durableflow.testing.contract.sending import SendingContract
+from durableflow.testing.contract.server_leases import FleetServerLeaseContract, ServerLeaseContract
 from durableflow.testing.contract.servers import ServerContract
 from durableflow.testing.contract.store import ODD_IDS, a_change, a_row, an_instance, refused
 from durableflow.testing.contract.tasks import TaskContract
@@ -47,6 +50,8 @@ class _EveryBackend(
     CircuitContract,
     AlertContract,
     WindowContract,
+    MovingContract,
+    RelayContract,
     TaskContract,
     ServerContract,
     QueueContract,
@@ -55,9 +60,9 @@ class _EveryBackend(
     """What holds whoever owns the instances."""
 
 
-class BackendContract(LeaseContract, _EveryBackend):
-    """Of a store that has one worker at a time. Subclass it and say how to make a backend; see the module's docstring."""
+class BackendContract(LeaseContract, ServerLeaseContract, _EveryBackend):
+    """Of a store that has one worker at a time. Subclass it and say how to make a backend; see above."""
 
 
-class FleetBackendContract(FleetContract, _EveryBackend):
+class FleetBackendContract(FleetContract, FleetServerLeaseContract, _EveryBackend):
     """Of a store whose instances many workers share."""

@@ -15,7 +15,6 @@ from durableflow.model.alert import (
 )
 from durableflow.model.status import Status
 from durableflow.testing.contract.store import (
-    LEASE_US,
     ODD_IDS,
     StoreContract,
     a_change,

@@ -152,7 +152,10 @@ class FleetContract(StoreContract):
             settled = page.settled
 
         async with self.opened() as other:
-            sending = [asyncio.ensure_future((backend, other)[n % 2].send([Outgoing("a", data)])) for n, data in enumerate(sent)]
+            sending = [
+                asyncio.ensure_future((backend, other)[n % 2].send([Outgoing("a", data)]))
+                for n, data in enumerate(sent)
+            ]
             while not all(each.done() for each in sending):
                 await read_on()
         await asyncio.gather(*sending)

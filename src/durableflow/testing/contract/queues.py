@@ -265,9 +265,3 @@ class QueueContract(StoreContract):
         assert len(await desk.claim(now_us=1_000)) == 1
         assert await look(1_001) == (False, False, 1_100)
         assert await look(1_100) == (True, False, None)
-        other = await backend.enlist_server("other", 1_050, 0)
-        assert await look(1_001) == (False, False, 1_050)
-        assert (await backend.look_at_tasks(desk.request(server_id=other), 1_001)).next_us == 1_100
-        assert await look(1_050) == (False, True, 1_100)
-        assert await backend.overdue_tasks(desk.server, 1_050, 9) == []
-        assert await look(1_050) == (False, False, 1_100), "it is buried"

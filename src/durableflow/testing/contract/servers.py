@@ -35,35 +35,6 @@ class ServerContract(StoreContract):
         assert await backend.claimed_tasks(other) == [foreign]
 
     @contract
-    async def test_the_claims_of_a_server_whose_lease_is_over_are_overdue(self, backend: Backend) -> None:
-        """For others, from the moment of its expiry on, until something is written of each; its own never are."""
-        desk = await a_desk(backend)
-        await desk.write(*"abc")
-        dead = await backend.enlist_server("dead", 10, 0)
-        tasks = await desk.claim(server_id=dead)
-        assert await backend.renew_server(dead, 10, 10) == [(task.number, 1) for task in tasks]
-        assert await backend.overdue_tasks(dead, TTL_US - 1, 9) == []
-        assert await backend.overdue_tasks(desk.server, 19, 9) == []
-        assert await backend.overdue_tasks(desk.server, 20, 2) == tasks[:2]
-        assert await backend.overdue_tasks(desk.server, 20, 9) == tasks
-        ends = [an_end(task, b"lost", the_next_attempt(losses=1)) for task in tasks]
-        assert await backend.finish_tasks(ends, None) == [True] * 3
-        assert await backend.finish_tasks(ends, None) == [False] * 3, "another was faster"
-        assert await backend.overdue_tasks(desk.server, 20, 9) == []
-        assert {(task.attempt, task.losses) for task in await desk.claim(now_us=20)} == {(2, 1)}
-
-    @contract
-    async def test_a_server_whose_lease_is_over_finishes_until_another_looks(self, backend: Backend) -> None:
-        """The fence is its row, not the time: one clock less to trust."""
-        desk = await a_desk(backend)
-        await desk.write("a", "b")
-        late = await backend.enlist_server("late", 10, 0)
-        first, _ = await desk.claim(server_id=late)
-        assert await backend.finish_tasks([an_end(first)], late) == [True]
-        assert len(await backend.renew_server(late, 10, 500)) == 1
-        assert await backend.overdue_tasks(desk.server, 509, 9) == []
-
-    @contract
     async def test_a_server_that_was_declared_dead_can_do_nothing_more(self, backend: Backend) -> None:
         """Whatever it still believes; and never again, also when nothing of its claims is left."""
         desk = await a_desk(backend)
