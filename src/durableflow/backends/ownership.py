@@ -87,7 +87,7 @@ class SoleOwner:
     """What a backend is whose lease is for all instances of its store: nothing there is anybody else's."""
 
     is_fleet = False
-    clock_skew_us = None
+    clock_skew_us: int | None = None
 
     async def inbox(self, after: int, limit: int) -> list[Message]:
         """See `Backend.inbox`."""

@@ -135,7 +135,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
         self._horizons: dict[int, Horizon] = {}
         self._hinted: set[asyncio.Task[None]] = set()
         self._is_open = False
-        self.clock_skew_us = 0
+        self.clock_skew_us: int | None = None
 
     def __repr__(self) -> str:
         return f"PostgresBackend({safe_url(self._address)!r})"
@@ -217,7 +217,8 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
             raise lease_lost(lease)
         now_us, is_first = rows[0]
         skew_us = now_us - counted_us()
-        if abs(skew_us - self.clock_skew_us) > _SKEW_MAX_US:  # else it is the way of the answer that took its time
+        # A little is the way of the answer that took its time.
+        if self.clock_skew_us is None or abs(skew_us - self.clock_skew_us) > _SKEW_MAX_US:
             await self._read_clock()
         return Lease(lease.worker_id, now_us + ttl_us, is_first)
 
