@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from durableflow import UsageError
 from durableflow.backends.memory import MemoryBackend
+from durableflow.backends.ownership import counted_us
 from durableflow.backends.sqlite import SqliteBackend
 from durableflow.errors import TurnTooLong
 from durableflow.runtime.alarms import Alarms
@@ -126,6 +127,17 @@ def test_the_clock_never_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: next(times))
     clock = SystemClock()
     assert [clock.now_us() for _ in range(4)] == [5_000, 9_000, 9_000, 10_000]
+
+
+def test_the_clock_of_a_store_is_not_moved_by_whoever_sets_that_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SystemClock()
+    clock.skew_us = time.time_ns() // 1_000 - counted_us()
+    before_us = clock.now_us()
+    really_us = time.time_ns() // 1_000
+    monkeypatch.setattr(time, "time_ns", lambda: (really_us + 3_600_000_000) * 1_000)
+    assert before_us <= clock.now_us() < before_us + 1_000_000
+    clock.skew_us += 10_000_000  # the store's own was set
+    assert clock.now_us() >= before_us + 10_000_000
 
 
 async def test_a_wait_ends_at_its_moment_or_when_it_is_called_off() -> None:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from durableflow.backends.records import Lease, Message
 
+_BOOT_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+
 Topic: TypeAlias = Literal["anything", "inbox", "orphans", "ends", "tasks"]
 """What somebody waits for: messages; instances without an owner; instances that are over or stalled; tasks."""
+
+
+def counted_us() -> int:
+    """Microseconds that this machine has counted since it began to: whoever sets its clock changes nothing.
+
+    The time that it sleeps is counted too, where the system can do that.
+    """
+    if _BOOT_CLOCK is None:
+        return time.monotonic_ns() // 1_000
+    return time.clock_gettime_ns(_BOOT_CLOCK) // 1_000
 
 
 class ClaimedInstance(NamedTuple):
@@ -39,8 +52,9 @@ class OwnerStore(Protocol):
     is_fleet: bool
     """Whether many workers share the store; each then runs what it owns, and `acquire` always succeeds."""
 
-    clock_skew_us: int
-    """What to add to this machine's clock to have the store's, by which leases count; as `renew` saw it last."""
+    clock_skew_us: int | None
+    """What to add to `counted_us()` to have the store's clock, by which leases count, as `renew` saw it last; None when
+    the clock of the machine counts."""
 
     async def claim_instances(self, lease: Lease, limit: int) -> list[ClaimedInstance]:
         """Take over active instances that no living worker owns, first those that are due first.
@@ -73,7 +87,7 @@ class SoleOwner:
     """What a backend is whose lease is for all instances of its store: nothing there is anybody else's."""
 
     is_fleet = False
-    clock_skew_us = 0
+    clock_skew_us: int | None = None
 
     async def inbox(self, after: int, limit: int) -> list[Message]:
         """See `Backend.inbox`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, Final
@@ -22,6 +21,7 @@ from durableflow.backends.base import (
     Topic,
     UserWorkForm,
 )
+from durableflow.backends.ownership import counted_us
 from durableflow.backends.postgres.alerts import Alerts
 from durableflow.backends.postgres.commit import (
     COMMIT_ARRAYS,
@@ -49,6 +49,7 @@ from durableflow.backends.postgres.leases import (
     RELEASE,
     RENEW,
     SHARES,
+    SWEEP,
 )
 from durableflow.backends.postgres.loading import load
 from durableflow.backends.postgres.looking import Looking
@@ -62,7 +63,7 @@ from durableflow.backends.postgres.tasks import Tasks
 from durableflow.backends.postgres.transact import UserTransactions
 from durableflow.backends.postgres.transfers import Transfers
 from durableflow.backends.postgres.windows import Windows
-from durableflow.errors import AppendConflict, EngineClosed, InstancesExist, UsageError
+from durableflow.errors import AppendConflict, EngineClosed, InstancesExist, StorageError, UsageError
 
 _SETTINGS: Final = {
     "application_name": "durableflow",
@@ -92,6 +93,7 @@ _NO_RIGHTS: Final = "42501"
 _CLOCK_READINGS: Final = 5
 _SKEW_MAX_US: Final = 20_000
 _COMMAND_TIMEOUT_S: Final = 20.0
+_PATIENCE_S: Final = 2.0
 
 
 class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserTransactions, Looking, Moving, Relaying):
@@ -133,7 +135,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
         self._horizons: dict[int, Horizon] = {}
         self._hinted: set[asyncio.Task[None]] = set()
         self._is_open = False
-        self.clock_skew_us = 0
+        self.clock_skew_us: int | None = None
 
     def __repr__(self) -> str:
         return f"PostgresBackend({safe_url(self._address)!r})"
@@ -165,9 +167,9 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
         """Of a few readings the quickest is the nearest to the truth."""
         readings: list[tuple[int, int]] = []
         for _ in range(_CLOCK_READINGS):
-            before_us = time.time_ns() // 1_000
+            before_us = counted_us()
             ((store_us,),) = await self._read("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")
-            after_us = time.time_ns() // 1_000
+            after_us = counted_us()
             readings.append((after_us - before_us, store_us - (before_us + after_us) // 2))
         self.clock_skew_us = min(readings)[1]
 
@@ -195,10 +197,18 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
 
     async def acquire(self, name: str, ttl_us: int, now_us: int) -> Lease | None:  # noqa: ARG002  # the server's time counts
         """See `Backend.acquire`; here there is always room for one more."""
-        await self.bury()
-        ((worker_id,),) = await self._write(ACQUIRE, name, ttl_us)
+        # A worker that comes back after its lease was lost may have left calls behind that will never be answered.
+        patience_s = max(_PATIENCE_S, ttl_us / 1_000_000)
+        self._database.hang_up(patience_s / 2)
+        try:
+            async with asyncio.timeout(patience_s):
+                await self.bury()
+                ((worker_id,),) = await self._write(ACQUIRE, name, ttl_us)
+                lease = await self.renew(Lease(worker_id, 0), ttl_us, 0)
+        except TimeoutError:
+            raise StorageError(f"{self._database} did not answer within the time of a lease") from None
         self._horizons[worker_id] = Horizon()
-        return await self.renew(Lease(worker_id, 0), ttl_us, 0)
+        return lease
 
     async def renew(self, lease: Lease, ttl_us: int, now_us: int) -> Lease:  # the server's time counts
         """See `Backend.renew`."""
@@ -206,8 +216,9 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
         if not rows:
             raise lease_lost(lease)
         now_us, is_first = rows[0]
-        skew_us = now_us - time.time_ns() // 1_000
-        if abs(skew_us - self.clock_skew_us) > _SKEW_MAX_US:  # else it is the way of the answer that took its time
+        skew_us = now_us - counted_us()
+        # A little is the way of the answer that took its time.
+        if self.clock_skew_us is None or abs(skew_us - self.clock_skew_us) > _SKEW_MAX_US:
             await self._read_clock()
         return Lease(lease.worker_id, now_us + ttl_us, is_first)
 
@@ -216,12 +227,14 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
         dead = await self._write(BURY)
         if dead:
             await self._write(FORGET_TAKEOVERS)
+            await self._write(SWEEP)
             self._hint(["o"])
         return bool(dead)
 
     async def release(self, lease: Lease) -> None:
         """See `Backend.release`."""
         await self._write(RELEASE, lease.worker_id)
+        await self._write(SWEEP)
         self._horizons.pop(lease.worker_id, None)
         self._hint(["o"])
 

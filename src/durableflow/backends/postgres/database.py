@@ -7,7 +7,9 @@ What an error means for what was written:
 - The server refused a statement: nothing was. It is told as `Refused`, or, if the server only asks to try again
   (a deadlock, a serialization failure), the whole transaction is made again.
 - The connection was lost, or the server was shut down, before COMMIT was sent: nothing was.
-- The same while a COMMIT, or a statement that is a transaction of its own, was under way: nobody knows.
+- The same while a COMMIT, or a statement that is a transaction of its own, was under way: nobody knows. The server may
+  still be at work on it, or may not have begun. So the lost session is ended first: when `CommitOutcomeUnknown` is
+  raised, nothing more comes of it, and whoever looks sees what has. (Behind a pooler that cannot be done.)
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ Connection: TypeAlias = Any
 """A connection of the driver's; its types say less than they promise."""
 
 _LANES: Final = 4
-_CONNECT_TIMEOUT_S: Final = 10.0
+_CONNECT_TIMEOUT_S: Final = 5.0
 _TRIES: Final = 10
 _AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
 """Nothing was written, and the same may succeed when it is made again."""
@@ -38,6 +40,13 @@ SEALED: Final = "DF005"
 """SQLSTATE: the store is being moved, or has been; the detail says where, as JSON."""
 _GONE: Final = ("08", "57P")
 """The connection is lost, or the server ends it: beginnings of SQLSTATE."""
+_END_SESSION: Final = """
+    select count(pg_terminate_backend(pid)) from pg_stat_activity
+    where pid = $1 and usename = session_user and backend_start < clock_timestamp() - $2 * interval '1 second'
+"""
+"""How many sessions there still are of that number, which began before it was lost; numbers are given out again."""
+_LOOK_AGAIN_S: Final = 0.005
+_CONNECT_AGAIN_S: Final = 0.1
 LOST: Final = (
     OSError,
     TimeoutError,
@@ -62,7 +71,13 @@ class Refused(StorageError):
 
 
 class _Lost(Exception):
-    """The connection is of no use any more."""
+    """The connection is of no use any more.
+
+    Attributes:
+        session: the number of the server's process that it led to.
+    """
+
+    session: int | None = None
 
 
 class Database:
@@ -87,6 +102,8 @@ class Database:
         self._command_timeout_s = command_timeout_s
         self.hook: Callable[[str], None] | None = None
         self._idle: list[Connection] = []
+        self._busy: dict[Connection, float] = {}
+        """Since when each has had something to do."""
         self._places = asyncio.Semaphore(_LANES)
         self._turns = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -108,11 +125,18 @@ class Database:
     async def close(self) -> None:
         """Let what is under way end, then let go of everything."""
         while self._under_way:
-            await asyncio.wait(list(self._under_way))
+            await asyncio.wait(list(self._under_way), timeout=self._command_timeout_s)
+            self._is_open = False
         self._is_open = False
         idle, self._idle = self._idle, []
         for connection in idle:
             await dismiss(connection)
+
+    def hang_up(self, silence_s: float) -> None:
+        """Take for lost what has been under way for so long; a silence of the network can last for ever."""
+        now_s = asyncio.get_running_loop().time()
+        for connection in [connection for connection, since_s in self._busy.items() if now_s - since_s > silence_s]:
+            connection.terminate()
 
     async def connect(self) -> Connection:
         """A connection of the caller's own.
@@ -209,6 +233,7 @@ class Database:
             try:
                 return await self._patiently(lambda connection: self._fetch(connection, sql, parameters))
             except _Lost as error:
+                await self._end_session(error.session)
                 raise self._unknown(error.__cause__) from error
 
         return await self.to_its_end(call())
@@ -260,15 +285,19 @@ class Database:
             connection = self._idle.pop() if self._idle else None
             if connection is None or connection.is_closed():
                 connection = await self.connect()
+            self._busy[connection] = asyncio.get_running_loop().time()
+            session = connection.get_server_pid()
             try:
                 return await work(connection)
-            except _Lost:
+            except _Lost as error:
+                error.session = session
                 connection.terminate()
                 for other in self._idle:  # what befell it may have befallen them
                     other.terminate()
                 self._idle.clear()
                 raise
             finally:
+                del self._busy[connection]
                 if not connection.is_closed():
                     self._idle.append(connection)
 
@@ -278,7 +307,7 @@ class Database:
         return rows
 
     async def _transact(self, connection: Connection, work: Callable[[Connection], Awaitable[T]]) -> T:
-        hook = self.hook
+        hook, session = self.hook, connection.get_server_pid()
         async with answers(self._command_timeout_s):
             # A transaction has its number before it draws one for a message: readers of the inbox count on it.
             await connection.execute("begin; select txid_current()")
@@ -304,8 +333,28 @@ class Database:
             raise
         except BaseException as error:
             connection.terminate()
+            await self._end_session(session)
             raise self._unknown(error) from error
         return result
+
+    async def _end_session(self, session: int | None) -> None:
+        """Return when nothing more can come of a session whose connection was lost."""
+        if session is None or not self._statement_cache_size:  # behind a pooler the numbers are the pooler's own
+            return
+        loop = asyncio.get_running_loop()
+        lost_s = loop.time()
+        while self._is_open:
+            with suppress(StorageError, _Lost):
+                connection = await self.connect()
+                try:
+                    async with answers(self._command_timeout_s):
+                        # The server tells nobody when a session has ended.
+                        while await connection.fetchval(_END_SESSION, session, loop.time() - lost_s):  # noqa: ASYNC110
+                            await asyncio.sleep(_LOOK_AGAIN_S)
+                    return
+                finally:
+                    await dismiss(connection)
+            await asyncio.sleep(_CONNECT_AGAIN_S)
 
     def _unknown(self, cause: BaseException | None) -> CommitOutcomeUnknown:
         return CommitOutcomeUnknown(f"{self}: the commit did not answer: {cause!r}")

@@ -28,6 +28,15 @@ BURY: Final = """
 """
 """A worker that is dead owns nothing from here on; a commit of its own that is under way is waited for, elsewhere."""
 
+SWEEP: Final = """
+    delete from {s}.inbox b where exists (
+        select 1 from {s}.instances i where i.id = b.instance and i.finished_us is not null
+            and not exists (select 1 from {s}.workers w where w.id = i.owner)
+    )
+"""
+"""Messages that came while the turn that ended their instance was being committed: its worker, who would have found and
+dropped them, is gone."""
+
 FORGET_TAKEOVERS: Final = """
     delete from {s}.takeovers
     where worker <= (select worker from {s}.takeovers order by worker desc offset 1000 limit 1)
