@@ -57,7 +57,7 @@ async def order(ctx: Context, items: list[str]) -> list[str]:
         try:
             said.append(await child)
         except ChildFailed as error:
-            said.append(f"{error.child_id} is {error.status}: {error.message}")
+            said.append(f"{error.child_id} is {error.status}: {error.message.rpartition(': ')[2]}")
     first = await ctx.wait_for_event("packed", str)
     return [*said, f"packed first: {'one of them' if first in items else first}"]
 

@@ -51,7 +51,7 @@ async def main() -> None:
             print(f"  it was called with {shown.input.decode()}")
 
         a_clerk_writes("Ada: Harbour Street 4", "Grace: Mill Lane 9", "Konrad: Old Market 1")
-        await engine.dead_letters.redrive_all(type_name="LookupError")
+        await engine.dead_letters.redrive_all()
         for handle in handles:
             print(f"{handle.id}: {await handle.result()}")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from durableflow import demo
-from durableflow.cli import moving
+from durableflow.cli import migrating, moving
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     demo.add_arguments(word)
     word.set_defaults(run=demo.run)
+    word = words.add_parser(
+        "migrate", help="bring the tables of a store up to this version", description=migrating.DESCRIPTION
+    )
+    migrating.add_arguments(word)
+    word.set_defaults(run=migrating.run)
     word = words.add_parser(
         "move", help="move a store into another one, of whatever kind", description=moving.DESCRIPTION
     )

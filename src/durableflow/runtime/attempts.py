@@ -1,137 +1,30 @@
-"""Attempts of activities: places for them, running them, and what follows a failure.
-
-An attempt begins only when the commit that allows it is durable. Places are reserved when
-the commit is made up, so that "scheduled" can mean "attempt 1 may be running".
-
-A crash cannot tell which of the running attempts caused it. The first loss is put down to
-bad luck and the attempt is made again beside the others; after a second loss in a row, or
-when only one attempt is left, it runs in a lane for one, so that an activity which kills
-its process uses up its own attempts and not those of its neighbours.
-"""
+"""Attempts of activities: running them, stopping them, and telling what came of them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
-from functools import partial
-from itertools import count
-from threading import Lock
 from typing import Any, Final, Protocol
 
-from durableflow.authoring.activity import Activity, ActivityContext, current_activity
-from durableflow.core.execution import WORKER_LOST
+from durableflow.authoring.activity import ActivityContext, current_activity
 from durableflow.core.turn import PendingActivity
-from durableflow.errors import ActivityCancelled, HandedOver, PayloadTooLarge, UsageError, qualified_name
+from durableflow.errors import HandedOver, PayloadTooLarge, UsageError, qualified_name
 from durableflow.model import converter
 from durableflow.model import events as ev
-from durableflow.model.circuit import CIRCUIT_OPEN
 from durableflow.model.failure import Failure, record
-from durableflow.model.retry import DEFAULT_RETRY
-from durableflow.runtime.alarms import Alarm, Alarms
+from durableflow.runtime.alarms import Alarms
+from durableflow.runtime.attempt import TIMEOUT, AnyActivity, Attempt, Owner, Request, failed_attempt
 from durableflow.runtime.circuits import Circuits
 from durableflow.runtime.clock import Clock
+from durableflow.runtime.places import Places
 from durableflow.runtime.settings import Settings
 from durableflow.runtime.threads import DaemonThreads
 
-AnyActivity = Activity[..., Any]
-_TIMEOUT: Final = "TimeoutError"
-TRANSACTIONS_AT_ONCE: Final = 32
-"""So many transactional attempts have begun at a time. The store runs them one after the other, or a few at once; those
-that have not begun when the process dies need not count as lost."""
 _STORE_RETRY_US: Final = 1_000_000
 _STOPPED: Final = Failure("WorkerStopped", "the engine was closed while this attempt was running")
-
-
-class Owner(Protocol):
-    """The instance an attempt works for, as this module needs it."""
-
-    id: str
-    attempts: dict[int, Attempt]
-    requests: dict[int, Request]
-
-    def tell(self, event: ev.Observation) -> None:
-        """Deliver an observation to the instance."""
-        ...
-
-
-class Attempt:
-    """One attempt of one activity."""
-
-    __slots__ = (
-        "activity",
-        "alarms",
-        "beat_us",
-        "context",
-        "definition",
-        "is_committing",
-        "is_offered",
-        "number",
-        "over",
-        "owner",
-        "runner",
-        "seal",
-        "task",
-    )
-
-    def __init__(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
-        self.owner = owner
-        self.activity = activity
-        self.definition = definition
-        self.number = activity.attempt
-        self.over = False
-        self.task: asyncio.Task[Any] | None = None
-        self.alarms: list[Alarm] | tuple[()] = ()
-        self.beat_us = 0
-        self.is_committing = False
-        """The store has its seal, and others go on meanwhile."""
-        self.is_offered = False
-        """There is a token that can finish it."""
-        self.context: ActivityContext | None = None
-        self.runner: Attempts | None = None
-        self.seal = Lock() if definition.is_transactional else None
-        """Of a transactional one: taken once, by the store that is about to commit it or by who gives it up."""
-
-    # How its context reaches it, which holds on to the attempt alone: methods would be an object more each.
-
-    def beat(self, details: bytes) -> None:
-        """Called by user code, on any thread."""
-        assert self.runner is not None
-        self.runner.note_beat(self, details)
-
-    def offer(self) -> Coroutine[Any, Any, str]:
-        """Make a token that can finish it."""
-        assert self.runner is not None
-        return self.runner.offer(self)
-
-    def give_up(self) -> bool:
-        """Settle that it comes to nothing; False when that is too late, because the store is committing it."""
-        return self.seal is None or self.seal.acquire(blocking=False)
-
-
-class Request:
-    """Somebody waits for a place for the next attempt of an activity.
-
-    It is `granted` once a place is reserved and its owner has been told `ActivityStarted`;
-    the place is the request's until the attempt begins.
-    """
-
-    __slots__ = ("activity", "alarms", "definition", "granted", "order", "owner")
-
-    def __init__(self, owner: Owner, activity: PendingActivity, definition: AnyActivity, order: int) -> None:
-        self.owner = owner
-        self.activity = activity
-        self.definition = definition
-        self.order = order
-        self.granted = False
-        self.alarms: list[Alarm] = []
-
-    @property
-    def is_waiting(self) -> bool:
-        """False once it was granted or withdrawn."""
-        return not self.granted and self.owner.requests.get(self.activity.task) is self
 
 
 class EndListener(Protocol):
@@ -142,7 +35,7 @@ class EndListener(Protocol):
         ...
 
 
-class Attempts:
+class Attempts(Places):
     """Runs attempts within the engine's bounds.
 
     Args:
@@ -162,27 +55,12 @@ class Attempts:
         offer: Callable[[Attempt], Coroutine[Any, Any, str]],
         circuits: Circuits | None = None,
     ) -> None:
-        self._settings = settings
+        Places.__init__(self, settings, alarms, circuits)
         self._clock = clock
-        self._alarms = alarms
         self._record_beat = beat
         self._told_ended = ended
         self.offer = offer
-        self._circuits = circuits
-        if circuits is not None:
-            circuits.admit, circuits.refuse = self._place, self._refuse
         self._threads = DaemonThreads(settings.activity_threads)
-        self._free_places = {
-            "loop": settings.activity_concurrency,
-            "thread": settings.activity_threads,
-            "store": TRANSACTIONS_AT_ONCE,
-        }
-        self._by_name: Counter[str] = Counter()
-        self._isolated: tuple[str, int] | None = None
-        self._queues: dict[tuple[str, bool], deque[Request]] = {}
-        """Who waits, in order: one line for each activity, and one for those of it that are suspects."""
-        self._orders = count()
-        self._stopping = False
         self._loop = asyncio.get_running_loop()
         self._quiet = asyncio.Event()
         self.running: set[Attempt] = set()
@@ -191,156 +69,8 @@ class Attempts:
         self.begin_in_store: Callable[[Attempt], None] | None = None
         """Has transactional ones run."""
 
-    # -- places ---------------------------------------------------------------------------------------------
-
-    def reserve(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> bool:
-        """Take a place for the next attempt; False when there is none, or its circuit holds it back."""
-        if (
-            definition.circuit is not None
-            and self._circuits is not None
-            and not self._circuits.admits(owner.id, activity, definition)
-        ):
-            return False
-        limit = definition.max_concurrency
-        if limit is not None and self._by_name[definition.name] >= limit:
-            return False
-        if self._free_places[definition.place] <= 0 or self._stopping:
-            return False
-        if activity.losses and is_suspect(activity):
-            if self._isolated is not None:
-                return False
-            self._isolated = (owner.id, activity.task)
-        self._free_places[definition.place] -= 1
-        if limit is not None:
-            self._by_name[definition.name] += 1
-        return True
-
-    def release(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
-        """Give a place back, to the first in the queue that can use it."""
-        self._free_places[definition.place] += 1
-        if definition.max_concurrency is not None:
-            self._by_name[definition.name] -= 1
-        if self._isolated == (owner.id, activity.task):
-            self._isolated = None
-        if definition.circuit is not None and self._circuits is not None:
-            self._circuits.give_back(owner.id, activity.task)
-        if self._queues:
-            self._serve_queue()
-
-    def request(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
-        """Begin the next attempt as soon as there is a place: the owner is told `ActivityStarted`."""
-        if activity.task in owner.requests:
-            return
-        request = owner.requests[activity.task] = Request(owner, activity, definition, next(self._orders))
-        self._place(request)
-
-    def _place(self, request: Request) -> None:
-        owner, activity, definition = request.owner, request.activity, request.definition
-        line = (definition.name, bool(activity.losses) and is_suspect(activity))
-        if self._is_held_back(request):
-            return
-        if line not in self._queues and self.reserve(owner, activity, definition):
-            self._grant(request, activity.attempt)
-        else:
-            self._queues.setdefault(line, deque()).append(request)
-            self._watch_schedule(request)
-
-    def _is_held_back(self, request: Request) -> bool:
-        """Whether it waits for its circuit, or was refused by it, and is not to be in a queue for places."""
-        owner, activity, definition = request.owner, request.activity, request.definition
-        if (
-            self._circuits is None
-            or definition.circuit is None
-            or self._circuits.admits(owner.id, activity, definition)
-        ):
-            return False
-        self._watch_schedule(request)
-        self._circuits.hold(request)
-        return True
-
-    def _refuse(self, request: Request, text: str) -> None:
-        """No attempt follows: its circuit is open, and it is not to wait for that."""
-        failure = Failure(CIRCUIT_OPEN, f"activity {request.activity.name!r} was not attempted: {text}")
-        self._end_unmade(request, failure)
-
-    def request_after_loss(self, owner: Owner, activity: PendingActivity, definition: AnyActivity) -> None:
-        """Begin the attempt behind the current one in the turn in which its owner is told that this one was lost.
-
-        Only if there is a place now and it is no suspect; else it is requested when that turn is durable.
-        """
-        if activity.losses or _is_last(activity, activity.attempt + 1) or activity.task in owner.requests:
-            return
-        if (definition.name, False) not in self._queues and self.reserve(owner, activity, definition):
-            request = owner.requests[activity.task] = Request(owner, activity, definition, next(self._orders))
-            self._grant(request, activity.attempt + 1)
-
-    def withdraw(self, owner: Owner, task: int) -> None:
-        """Forget what `owner` asked for `task`; a place that was reserved for it is free again."""
-        request = owner.requests.pop(task, None)
-        if request is not None:
-            for alarm in request.alarms:
-                alarm.cancel()
-            if request.granted:
-                self.release(owner, request.activity, request.definition)
-            elif self._circuits is not None and request.definition.circuit is not None:
-                self._circuits.give_back(owner.id, task)
-
-    def _grant(self, request: Request, attempt: int) -> None:
-        request.granted = True
-        for alarm in request.alarms:
-            alarm.cancel()
-        request.owner.tell(ev.ActivityStarted(request.activity.task, attempt))
-
-    def _serve_queue(self) -> None:
-        """Give free places out in the order of asking, passing by those that wait for a place of another kind."""
-        while True:
-            first: Request | None = None
-            for line, queue in list(self._queues.items()):
-                while queue and (not queue[0].is_waiting or self._is_held_back(queue[0])):
-                    queue.popleft()
-                if not queue:
-                    del self._queues[line]
-                elif (first is None or queue[0].order < first.order) and self._has_place(queue[0]):
-                    first = queue[0]
-            if first is None or not self.reserve(first.owner, first.activity, first.definition):
-                return
-            self._grant(first, first.activity.attempt)
-
-    def _has_place(self, request: Request) -> bool:
-        definition = request.definition
-        limit = definition.max_concurrency
-        return (
-            not self._stopping
-            and self._free_places[definition.place] > 0
-            and (limit is None or self._by_name[definition.name] < limit)
-            and not (self._isolated is not None and request.activity.losses and is_suspect(request.activity))
-        )
-
-    def _watch_schedule(self, request: Request) -> None:
-        """Give up what finds no place in time."""
-        options, activity = request.activity.options, request.activity
-        if options is None or request.alarms:
-            return
-        wanted_at_us = max(activity.scheduled_at_us, activity.retry_at_us)
-        limits = [
-            (options.schedule_to_start_us, wanted_at_us, "found no place within"),
-            (options.schedule_to_close_us, activity.scheduled_at_us, "was not done, from being scheduled, within"),
-        ]
-        for limit_us, since_us, text in limits:
-            if limit_us:
-                call = partial(self._give_up, request, f"{text} {limit_us / 1e6:g} s")
-                request.alarms.append(self._alarms.at(since_us + limit_us, call))
-
-    def _give_up(self, request: Request, text: str) -> None:
-        if request.is_waiting:
-            self._end_unmade(request, Failure(_TIMEOUT, f"activity {request.activity.name!r} {text}"))
-
-    def _end_unmade(self, request: Request, failure: Failure) -> None:
-        owner, activity = request.owner, request.activity
-        self.withdraw(owner, activity.task)
-        made = activity.attempt - activity.uncounted - 1
-        self._told_ended(Attempt(owner, activity, request.definition), failure, final=True)
-        owner.tell(ev.ActivityFailed(activity.task, failure, made, activity.attempt))
+    def _tell_unmade(self, request: Request, failure: Failure) -> None:
+        self._told_ended(Attempt(request.owner, request.activity, request.definition), failure, final=True)
 
     # -- running --------------------------------------------------------------------------------------------
 
@@ -532,7 +262,7 @@ class Attempts:
         if attempt.over or not attempt.give_up():
             return
         message = f"attempt {attempt.number} of activity {attempt.definition.name!r} {text}"
-        self._fail(attempt, Failure(_TIMEOUT, message), (_TIMEOUT, "OSError", "Exception"))
+        self._fail(attempt, Failure(TIMEOUT, message), (TIMEOUT, "OSError", "Exception"))
         self._tell_to_stop(attempt, message)
 
     def cancel(self, attempt: Attempt, reason: str) -> None:
@@ -597,37 +327,3 @@ class Attempts:
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
         self._threads.stop()
-
-
-def is_suspect(activity: PendingActivity) -> bool:
-    """Whether an attempt, of one that was lost before, may be what kills its process."""
-    return activity.losses >= 2 or _is_last(activity, activity.attempt)
-
-
-def _is_last(activity: PendingActivity, attempt: int) -> bool:
-    """Whether the retry policy allows none after `attempt`."""
-    retry = (activity.options and activity.options.retry) or DEFAULT_RETRY
-    return attempt - activity.uncounted >= retry.max_attempts
-
-
-def failed_attempt(
-    activity: PendingActivity, failure: Failure, type_names: tuple[str, ...], clock: Clock
-) -> ev.AttemptFailed | ev.ActivityFailed:
-    """What follows the failure of the current attempt: another attempt, or the end.
-
-    Judged once, by the time of the failure, and recorded; replay never judges again.
-    """
-    options = activity.options
-    retry = (options and options.retry) or DEFAULT_RETRY
-    made = activity.attempt - activity.uncounted
-    now_us = clock.now_us()
-    if not retry.gives_up_after(made, type_names):
-        lost = failure.type_name == WORKER_LOST
-        retry_at_us = now_us if lost else now_us + retry.delay_us(made, clock.draw())
-        limit_us = options.schedule_to_close_us if options is not None else 0
-        if not limit_us or retry_at_us < activity.scheduled_at_us + limit_us:
-            return ev.AttemptFailed(activity.task, activity.attempt, failure, retry_at_us, details=activity.details)
-    return ev.ActivityFailed(activity.task, failure, made, activity.attempt)
-
-
-__all__ = ["ActivityCancelled", "Attempt", "Attempts", "Owner", "failed_attempt", "is_suspect"]

@@ -26,7 +26,7 @@ from durableflow.runtime.alarms import Alarm
 from durableflow.runtime.means import Means
 
 if TYPE_CHECKING:
-    from durableflow.runtime.attempts import Request
+    from durableflow.runtime.attempt import Request
 
 _LOOK_S: Final = 5.0
 _PAUSE_S: Final = 0.1

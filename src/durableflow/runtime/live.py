@@ -11,7 +11,7 @@ from durableflow.core.execution import Execution
 from durableflow.model import events as ev
 from durableflow.model.status import Status
 from durableflow.runtime.alarms import Alarm
-from durableflow.runtime.attempts import Attempt, Request
+from durableflow.runtime.attempt import Attempt, Request
 
 Ack = asyncio.Future[None]
 Told = tuple[ev.Observation, Ack | None, int]

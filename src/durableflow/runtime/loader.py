@@ -23,7 +23,8 @@ from durableflow.model.failure import Failure
 from durableflow.model.status import Status
 from durableflow.observe import facts
 from durableflow.runtime.agenda import Agenda
-from durableflow.runtime.attempts import Attempts, failed_attempt
+from durableflow.runtime.attempt import failed_attempt
+from durableflow.runtime.attempts import Attempts
 from durableflow.runtime.effects import Effects
 from durableflow.runtime.ends import End, Ends
 from durableflow.runtime.guard import TurnGuard

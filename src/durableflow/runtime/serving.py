@@ -31,7 +31,8 @@ from durableflow.model.failure import Failure
 from durableflow.model.tokens import SECRET_BITS, new_token
 from durableflow.observe import facts
 from durableflow.runtime.alarms import Alarms
-from durableflow.runtime.attempts import Attempt, Attempts, Owner, Request
+from durableflow.runtime.attempt import Attempt, Owner, Request
+from durableflow.runtime.attempts import Attempts
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.settings import Settings
 from durableflow.runtime.tasks import activity_of, end_of, overdue_answer

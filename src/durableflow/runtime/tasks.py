@@ -12,7 +12,7 @@ from durableflow.core.execution import WORKER_LOST
 from durableflow.core.turn import PendingActivity
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure
-from durableflow.runtime.attempts import failed_attempt, is_suspect
+from durableflow.runtime.attempt import failed_attempt, is_suspect
 from durableflow.runtime.clock import Clock
 
 _OPTIONS_DECODER: Final = msgspec.msgpack.Decoder(ev.ActivityOptions)

@@ -8,7 +8,7 @@ from durableflow.errors import NonRetryableError, TokenRefused, qualified_name
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure, record
 from durableflow.model.tokens import TokenParts, read_token
-from durableflow.runtime.attempts import failed_attempt
+from durableflow.runtime.attempt import failed_attempt
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.tasks import activity_of, answered_until_us, end_of, load_options
 

@@ -33,9 +33,11 @@ from durableflow.errors import (
     TransactionMisused,
 )
 from durableflow.model import events as ev
-from durableflow.runtime.attempts import TRANSACTIONS_AT_ONCE, Attempt, Attempts
+from durableflow.runtime.attempt import Attempt
+from durableflow.runtime.attempts import Attempts
 from durableflow.runtime.means import Means
 from durableflow.runtime.messages import event_in, is_answer
+from durableflow.runtime.places import TRANSACTIONS_AT_ONCE
 
 _PLAIN_AT_ONCE: Final = 4
 """So many are handed at a time to a store with one writer: the engine's own commits find their way between them."""

@@ -32,7 +32,8 @@ from durableflow.observe.sinks import AlertSink
 from durableflow.runtime.agenda import Agenda
 from durableflow.runtime.alert_policy import AlertPolicy
 from durableflow.runtime.answers import Answers
-from durableflow.runtime.attempts import Attempt, Attempts, Owner
+from durableflow.runtime.attempt import Attempt, Owner
+from durableflow.runtime.attempts import Attempts
 from durableflow.runtime.circuits import Circuits
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.commits import Commits

@@ -9,6 +9,7 @@ from durableflow.backends.postgres.functions import FUNCTIONS
 from durableflow.backends.postgres.schema import MIGRATIONS
 from durableflow.backends.postgres.task_functions import TASK_FUNCTIONS
 from durableflow.backends.postgres.user_functions import USER_FUNCTIONS
+from durableflow.backends.postgres.views import VIEWS
 from durableflow.errors import SchemaMismatch
 
 _LOCK: Final = 0x6475_7261  # "dura": held for the one transaction that migrates
@@ -55,7 +56,7 @@ async def migrate(connection: Connection, schema: str, where: object) -> None:
     for statements in MIGRATIONS[made:]:
         for statement in statements:
             await connection.execute(statement.format(s=schema))
-    for function in (*FUNCTIONS, *TASK_FUNCTIONS, *USER_FUNCTIONS):
+    for function in (*FUNCTIONS, *TASK_FUNCTIONS, *USER_FUNCTIONS, *VIEWS):
         await connection.execute(function.format(s=schema))
     await connection.execute(f"update {schema}.schema_version set version = {len(MIGRATIONS)}")
 
