@@ -7,10 +7,12 @@ no owner, and from then on a load finds that it is not ours. So no two workers r
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 from durableflow.backends.base import Share
+from durableflow.errors import StorageError
 from durableflow.observe import facts
 from durableflow.runtime.ends import Ends
 from durableflow.runtime.instances import InstanceElsewhere, Instances
@@ -23,6 +25,7 @@ _BALANCE_S: Final = 3.0
 _CLAIM_MAX: Final = 500
 """So many instances are claimed at a time, so that the other workers get theirs."""
 _GIVE_MAX: Final = 2_000
+_OWNED_MAX: Final = 100_000
 _MARGIN: Final = 1.1
 """A worker that owns so many times its share, and some more, gives away what is above it."""
 _MARGIN_INSTANCES: Final = 16
@@ -39,6 +42,8 @@ class Fleet:
         self._wakes = wakes
         self._ends = ends
         self._share = Share(0, 0)
+        self._may_own_more = False
+        """Whether a claim got through is not known."""
 
     async def run(self) -> None:
         """Claim and give away, for ever.
@@ -60,10 +65,17 @@ class Fleet:
         while not self._instances.stopping:
             if self._is_above():
                 await asyncio.sleep(_STAND_BACK_S)
-            claimed = await means.backend.claim_instances(means.lease, _CLAIM_MAX)
+            if self._may_own_more:
+                await self._give_back()
+            try:
+                claimed = await means.backend.claim_instances(means.lease, _CLAIM_MAX)
+            except StorageError:
+                self._may_own_more = True
+                raise
             if claimed:  # their tokens were given out elsewhere
                 means.offered.update(await means.patiently(means.backend.offered_tasks))
             for each in claimed:
+                self._instances.note_claimed(each.id)
                 if each.has_messages:
                     self._instances.want(each.id)
                 self._wakes.take_over(each.wake_us, each.id)
@@ -83,20 +95,36 @@ class Fleet:
         if self._instances.stopping or not self._is_above():
             return
         spare = min(self._share.owned - self._share.fair, _GIVE_MAX)
+        given = await self._give(await means.backend.owned(means.lease, spare))
+        if given:
+            means.tell(facts.InstancesHandedOver(given))
+
+    async def _give_back(self) -> None:
+        """What this worker owns and does not know of, because the answer to a claim was lost, can be claimed again."""
+        table = self._instances
+        owned = await self._means.backend.owned(self._means.lease, _OWNED_MAX)
+        await self._give([each for each in owned if each not in table.live and each not in table.loading])
+        self._may_own_more = False
+
+    async def _give(self, instance_ids: Sequence[str]) -> int:
+        """Hand over those of them that only wait; how many."""
+        table = self._instances
         given: list[str] = []
-        for instance_id in await means.backend.owned(means.lease, spare):
-            live = self._instances.live.get(instance_id)
-            if instance_id in self._instances.loading or (live is not None and not self._instances.let_go(live)):
+        for instance_id in instance_ids:
+            live = table.live.get(instance_id)
+            if instance_id in table.loading or (live is not None and not table.let_go(live)):
                 continue
             self._wakes.forget(instance_id)
-            self._instances.hold(instance_id, None)
+            table.hold(instance_id, None)
             given.append(instance_id)
         if not given:
-            return
+            return 0
+        is_done = False
         try:
-            await means.backend.hand_over(means.lease, given)
-        finally:
+            await self._means.backend.hand_over(self._means.lease, given)
+            is_done = True
+        finally:  # if it may not be done, they are looked at again: here, unless they are somebody else's
             for instance_id in given:
-                self._instances.release(instance_id, InstanceElsewhere(instance_id), again=False)
+                table.release(instance_id, InstanceElsewhere(instance_id), again=not is_done)
                 self._ends.fail(instance_id, InstanceElsewhere(instance_id))
-        means.tell(facts.InstancesHandedOver(len(given)))
+        return len(given)

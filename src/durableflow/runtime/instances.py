@@ -54,6 +54,8 @@ class Instances:
         self._held: set[str] = set()
         """Being stalled: they are not loaded before that is durable."""
         self._wanted_again: set[str] = set()
+        self._claimed: set[str] = set()
+        """Claimed while they were being loaded: the load may have seen them in other hands."""
         self._retold: dict[str, list[Word]] = {}
         """What attempts had to say when the memory of their instance was dropped."""
 
@@ -99,6 +101,18 @@ class Instances:
         if instance_id in self.loading:
             self.to_load.append(instance_id)
             self.load_wanted.set()
+
+    def note_claimed(self, instance_id: str) -> None:
+        """From now on this worker owns it."""
+        if instance_id in self.loading:
+            self._claimed.add(instance_id)
+
+    def was_claimed(self, instance_id: str) -> bool:
+        """True, once, when it was claimed while it was being loaded."""
+        if instance_id in self._claimed:
+            self._claimed.discard(instance_id)
+            return True
+        return False
 
     def settling(self, instance_id: str) -> asyncio.Future[None] | asyncio.Future[Live] | None:
         """What to wait for before asking again for an id that was refused: its start, its load, its stall."""
