@@ -2,7 +2,7 @@
 
 Who asks keeps a log of what was acknowledged. Killed and started again, it goes on with what it has no result of. Told
 to end (SIGTERM), it asks for nothing new, sees to the end of what it has begun, and closes. By SIGUSR1 its clock jumps
-an hour ahead.
+an hour ahead; by SIGUSR2 it says what its tasks wait for.
 """
 
 import argparse
@@ -139,11 +139,29 @@ def listen(fact: facts.Fact) -> None:
             pass
 
 
+def say_tasks() -> None:
+    """Where each task waits, for whoever looks into a failure."""
+    for task in asyncio.all_tasks():
+        frames = [f"{frame.f_code.co_qualname}:{frame.f_lineno}" for frame in waiting_frames(task)]
+        say(f"task {task.get_name()} {task.cancelling()}: {' > '.join(frames)}")
+
+
+def waiting_frames(task: asyncio.Task[Any]) -> list[Any]:
+    """From the outermost to where it waits."""
+    frames = []
+    coroutine: Any = task.get_coro()
+    while coroutine is not None and getattr(coroutine, "cr_frame", None) is not None:
+        frames.append(coroutine.cr_frame)
+        coroutine = coroutine.cr_await
+    return frames
+
+
 async def run(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     told_to_end = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, told_to_end.set)
     loop.add_signal_handler(signal.SIGUSR1, lambda: (set_clock(arguments.clock + JUMP_S), say("jumped")))
+    loop.add_signal_handler(signal.SIGUSR2, say_tasks)
     talker: Any = Client(arguments.url)
     if arguments.serve:
         settings = Settings(lease_s=arguments.lease, grace_s=arguments.grace)

@@ -75,7 +75,9 @@ class Member:
         try:
             await eventually(look, f"{self} says {beginning!r} {times} times", timeout_s=timeout_s)
         except AssertionError as error:
-            raise AssertionError(f"{error}; it said {self.said[-8:]}") from None
+            self.signal(signal.SIGUSR2)
+            await asyncio.sleep(0.5)
+            raise AssertionError(f"{error}; it said {self.said[-60:]}") from None
 
     def last_words(self) -> str:
         return f"{self} ended with {self.popen.returncode}: {' / '.join(self.said[-12:])}"
