@@ -320,6 +320,8 @@ class Engine(Client):
         check_name(instance_id, "the instance id")
         if self._worker is None:
             await super()._send(instance_id, event, asked)
+            if self._worker is not None:  # it has begun meanwhile: what is sent next must not overtake this
+                await self._worker.read_inbox()
         else:
             await self._worker.message(instance_id, event, asked)
 

@@ -80,9 +80,13 @@ def test_it_says_the_same_again_from_the_record(server: PostgresServer) -> None:
 def test_any_of_it_may_be_killed_at_any_time(seed: int, server: PostgresServer, tmp_path: Path) -> None:
     url = server.create_database()
     dice = random.Random(seed)
-    said = tmp_path / "said.txt"
+    said, warned = tmp_path / "said.txt", tmp_path / "warned.txt"
     killed: set[str] = set()
-    with said.open("w") as out, subprocess.Popen(command(url), stdout=out, stderr=subprocess.STDOUT) as fleet:
+    with (
+        said.open("w") as out,
+        warned.open("w") as warnings,  # of attempts that were lost with their workers, among others
+        subprocess.Popen(command(url), stdout=out, stderr=warnings) as fleet,
+    ):
         deadline_s = time.monotonic() + TIMEOUT_S
         while fleet.poll() is None:
             assert time.monotonic() < deadline_s, said.read_text()
@@ -93,7 +97,7 @@ def test_any_of_it_may_be_killed_at_any_time(seed: int, server: PostgresServer, 
                 killed.add(number)
                 with suppress(ProcessLookupError):  # the client, which has all that it wanted
                     os.kill(int(number), signal.SIGKILL)
-    assert fleet.returncode == 0, said.read_text()
+    assert fleet.returncode == 0, said.read_text() + warned.read_text()
     assert len(killed) >= 3, "it was over before it was disturbed"
     text = said.read_text()
     assert set(ends_in(text)) == set(ENDS), text

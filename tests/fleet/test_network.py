@@ -2,10 +2,12 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+from check_tables import read_ledger
 from fleetkit.audit import audit, user_of, writes_of_the_dead
 from fleetkit.processes import ROUNDS, Fleet, Member, eventually
 from fleetkit.proxy import Harm, Proxy
@@ -41,22 +43,30 @@ async def proxied(
 
 @pytest.mark.parametrize("way", ["both ways", "answers held back", "requests held back", "answers swallowed"])
 async def test_a_worker_that_is_cut_off_past_its_lease_stops_and_comes_back(fleet: Fleet, way: str) -> None:
+    """Without its server it begins nothing more once its lease may be over, and later writes nothing that it knew."""
     dice = random.Random(way)
+    silences: list[tuple[int, float, float]] = []
     async with proxied(fleet, audited=True) as (members, proxies):
         for _ in range(CUTS * ROUNDS):
             number = dice.randrange(3)
             member, proxy = members[number], proxies[number]
             lost, leads = len(member.heard("lost")), len(member.heard("leads"))
+            cut_s = time.monotonic()
             if way == "answers swallowed":
                 proxy.swallow()
             else:
                 proxy.cut(requests=way != "answers held back", answers=way != "requests held back")
-            await member.says("lost", times=lost + 1, timeout_s=LEASE_S + 1)
+            await member.says("lost", times=lost + 1, timeout_s=LEASE_S + 3)
             await goes_on(fleet, 30)  # without it
             await asyncio.sleep(dice.uniform(0.5, 1.5))
+            silences.append((member.popen.pid, cut_s + LEASE_S, time.monotonic()))
             proxy.heal()
             await member.says("leads", times=leads + 1, timeout_s=LEASE_S + 8)
     assert await writes_of_the_dead(fleet) == []
+    begun = [entry for entry in read_ledger(fleet.ledger) if entry["what"] == "begin"]
+    for process, from_s, until_s in silences:
+        assert [entry for entry in begun if entry["process"] == process and from_s < entry["at_s"] < until_s] == []
+        assert [entry for entry in begun if entry["process"] == process and entry["at_s"] < from_s]
 
 
 async def test_a_cut_that_is_shorter_than_the_lease_is_only_a_delay(fleet: Fleet) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, cast
@@ -46,6 +47,10 @@ class Inbox:
         """What was read for instances that are being loaded."""
         self._wanted = asyncio.Event()
         self._readers: list[asyncio.Future[None]] = []
+        self._reading: list[asyncio.Future[None]] = []
+        self._is_over = False
+        self._left = Counter[str]()
+        """How many messages for each instance this process has left in the store that have not been read since."""
         self.on_round: Callable[[], object] | None = None
         self.is_behind = False
         """Something that was written to it in this process has not been read."""
@@ -63,19 +68,26 @@ class Inbox:
                 if change is None and self._means.backend.shared:
                     change = asyncio.ensure_future(self._means.patiently(self._hear))
                     await asyncio.sleep(0)  # it listens before this looks: nothing is missed in between
-                readers, self._readers = self._readers, []
+                self._reading, self._readers = self._readers, []
                 await self._means.patiently(self._read)
-                for told in readers:
-                    if not told.done():
-                        told.set_result(None)
+                self._tell_readers()
                 self.is_behind = self._wanted.is_set()
                 if await self._wait(change):
                     change = None
                 if self.on_round is not None:
                     self.on_round()
         finally:
+            self._is_over = True
+            self._tell_readers()
             if change is not None:
                 change.cancel()
+
+    def _tell_readers(self) -> None:
+        """What was there when they asked has been read; or nothing will be, by this worker."""
+        for told in self._reading if not self._is_over else [*self._reading, *self._readers]:
+            if not told.done():
+                told.set_result(None)
+        self._reading = []
 
     async def _hear(self) -> bool:
         """A hint, or the end of patience; the look is the truth."""
@@ -100,7 +112,9 @@ class Inbox:
         self._wanted.set()
 
     async def read(self) -> None:
-        """Return when the instances have been told what is there now."""
+        """Return when the instances have been told what is there now, or this worker is over."""
+        if self._is_over:
+            return
         told: asyncio.Future[None] = self._loop.create_future()
         self._readers.append(told)
         self.look()
@@ -179,9 +193,8 @@ class Inbox:
             if self._instances.stopping:
                 raise EngineClosed("the engine is closing")
             live = self._instances.live.get(instance_id)
-            if live is None and self._means.backend.is_fleet:  # whose it is, the store knows
-                await self._keep(outgoing(instance_id, event), asked)
-                self.look()
+            if self._means.backend.is_fleet and (live is None or self._has_unread(instance_id)):
+                await self._leave(instance_id, event, asked)
                 return
             if live is None:
                 try:
@@ -206,6 +219,26 @@ class Inbox:
             except InstanceNotActive as error:
                 raise InstanceNotActive(instance_id, error.status, asked) from None
             return
+
+    async def _leave(self, instance_id: str, event: ev.Observation, asked: str) -> None:
+        """Leave it to whoever owns the instance: the store knows who."""
+        self._left[instance_id] += 1
+        try:
+            await self._keep(outgoing(instance_id, event), asked)
+        finally:
+            read: asyncio.Future[None] = self._loop.create_future()
+            read.add_done_callback(partial(self._note_read, instance_id))
+            self._readers.append(read)
+            self.look()
+
+    def _note_read(self, instance_id: str, _: asyncio.Future[None]) -> None:
+        self._left[instance_id] -= 1
+        if not self._left[instance_id]:
+            del self._left[instance_id]
+
+    def _has_unread(self, instance_id: str) -> bool:
+        """Whether something waits for it that was sent from here: what is sent after that may not overtake it."""
+        return instance_id in self._left or instance_id in self._parked
 
     async def _keep(self, message: Outgoing, asked: str) -> None:
         """Leave a message where the next load finds it."""

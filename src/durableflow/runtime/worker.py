@@ -144,7 +144,7 @@ class Worker:
         inbox.on_round = schedules.look
         ends.on_end = schedules.note_end
         self.message = inbox.deliver
-        self.look_into_inbox = inbox.look
+        self.look_into_inbox, self.read_inbox = inbox.look, inbox.read
         self.attempts.begin_in_store = Transactions(means, self.attempts, inbox.look).begin
         effects.gate = Windows(means, inbox, effects.arm).gate
         self.on_offered: Callable[[], object] = lambda: None

@@ -41,7 +41,7 @@ def slow_disk(event: str) -> None:
 
 @contextmanager
 def noted(*args: object) -> Iterator[None]:
-    """A line when the running attempt begins, one when it ends well."""
+    """A line when the running attempt begins, one when it ends well; `at_s` counts alike in all processes."""
     here = activity_context()
     entry: dict[str, object] = {
         "key": here.idempotency_key,
@@ -50,6 +50,6 @@ def noted(*args: object) -> Iterator[None]:
         "args": args,
         "process": os.getpid(),
     }
-    _ledger[-1].write({"what": "begin", **entry})
+    _ledger[-1].write({"what": "begin", "at_s": time.monotonic(), **entry})
     yield
-    _ledger[-1].write({"what": "end", **entry})
+    _ledger[-1].write({"what": "end", "at_s": time.monotonic(), **entry})

@@ -67,7 +67,10 @@ class Member:
             assert len(said) >= times or self.popen.poll() is None, self.last_words()
             return len(said) >= times
 
-        await eventually(look, f"{self} says {beginning!r} {times} times", timeout_s=timeout_s)
+        try:
+            await eventually(look, f"{self} says {beginning!r} {times} times", timeout_s=timeout_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it said {self.said[-8:]}") from None
 
     def last_words(self) -> str:
         return f"{self} ended with {self.popen.returncode}: {' / '.join(self.said[-12:])}"
