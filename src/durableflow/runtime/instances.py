@@ -136,6 +136,16 @@ class Instances:
         if self.was_wanted_again(instance_id) or again:
             self.want_later(instance_id)
 
+    def note_ours(self, instance_id: str) -> None:
+        """This worker owns it from now on. A load that began before may still say that it does not: then again."""
+        loading = self.loading.get(instance_id)
+        if loading is not None:
+            loading.add_done_callback(partial(self._load_again, instance_id))
+
+    def _load_again(self, instance_id: str, loading: asyncio.Future[Live]) -> None:
+        if not loading.cancelled() and isinstance(loading.exception(), InstanceElsewhere):
+            self.want(instance_id)
+
     def let_go(self, live: Live) -> bool:
         """Put one away that only waits; False when it does not."""
         if not live.is_idle or live.new is not None:
