@@ -37,6 +37,12 @@ def contract(session: nox.Session) -> None:
 
 
 @nox.session
+def fleet(session: nox.Session) -> None:
+    install(session)
+    session.run("pytest", "tests/fleet", *session.posargs, env={"DURABLEFLOW_FLEET_ROUNDS": "3"})
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     install(session)
     session.run("pytest", "tests/docs", "tests/architecture/test_surface.py", *session.posargs)

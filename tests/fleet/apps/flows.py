@@ -46,6 +46,21 @@ async def flaky(number: int, good_attempt: int) -> int:
     return number
 
 
+@activity(queue="fleet", retry=PATIENT)
+async def add_elsewhere(a: int, b: int) -> int:
+    with ledger.noted(a, b):
+        await asyncio.sleep(pause_s(a + b))
+    return a + b
+
+
+@activity(transactional=True, retry=PATIENT)
+async def book(connection: Any, instance: str, number: int) -> int:
+    """Exactly once: what it writes is committed with its result."""
+    with ledger.noted(instance, number):
+        await connection.execute("insert into public.booked (instance, number) values ($1, $2)", instance, number)
+    return number
+
+
 # -- workflows that end by themselves, but for events that their client sends ------------------------------------------
 
 
@@ -101,7 +116,18 @@ async def children(ctx: Context, number: int) -> list[int]:
     return [sum(await ctx.when_all(parts)), sum(told)]
 
 
-KINDS = [sequence, fan_out, timers, events, retries, children]
+@workflow
+async def queued(ctx: Context, number: int) -> int:
+    return sum(await ctx.when_all([ctx.call_activity(add_elsewhere, number, i) for i in range(4)]))
+
+
+@workflow
+async def booking(ctx: Context, number: int) -> int:
+    first = await ctx.call_activity(book, ctx.instance_id, number)
+    return first + await ctx.call_activity(book, ctx.instance_id, number + 1)
+
+
+KINDS = [sequence, fan_out, timers, events, retries, children, queued, booking]
 
 
 def expected(kind: str, number: int) -> Any:
@@ -118,6 +144,10 @@ def expected(kind: str, number: int) -> Any:
             return [number, first, first + 1, second]
         case "children":
             return [3 * number + 6] * 2
+        case "queued":
+            return 4 * number + 6
+        case "booking":
+            return 2 * number + 1
         case _:
             return number
 

@@ -23,6 +23,11 @@ LEASE_S = 2.0
 ROUNDS = int(os.environ.get("DURABLEFLOW_FLEET_ROUNDS", "1"))
 """How many times as many faults as in a usual run."""
 T = TypeVar("T")
+_BOOKED_OTHERWISE = """
+    select i.id, array_agg(b.number) from instances i left join public.booked b on b.instance = i.id
+    where i.workflow = 'booking' and i.status = 'COMPLETED' group by i.id
+    having count(*) <> 2 or count(distinct b.number) <> 2
+"""
 
 
 async def eventually(look: Callable[[], Awaitable[T]], what: str, *, timeout_s: float = PATIENCE_S) -> T:
@@ -145,8 +150,10 @@ class Fleet:
             self._connection.terminate()
 
     async def make_tables(self) -> None:
+        """Those of the store, and one of the user's own, in which transactional activities write."""
         async with self.client():
             pass
+        await self.run("create table public.booked (instance text, number int)")
 
     def client(self) -> Client:
         return Client(self.url)
@@ -263,6 +270,7 @@ class Fleet:
         )
         out, _ = await judge.communicate()
         lines = out.decode().splitlines()
+        assert await self.sql(_BOOKED_OTHERWISE) == [], "each booking is there twice, once for each of its activities"
         assert judge.returncode == 0, "\n".join(lines[:30] + lines[-5:])
         return lines[-1]
 
