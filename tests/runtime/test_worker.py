@@ -406,6 +406,22 @@ async def test_a_lease_is_renewed_in_time(world: World, faulty: FaultyBackend) -
         assert engine.is_leading
 
 
+@pytest.mark.slow
+async def test_a_lease_is_kept_from_the_first_moment_on_also_when_the_store_does_not_answer(
+    world: World, faulty: FaultyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it is over, and nobody has noticed, when the store answers at last."""
+
+    async def hang() -> list[tuple[str, int]]:
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(faulty, "offered_tasks", hang, raising=False)
+    async with world.engine(faulty, lease_s=0.06):
+        await asyncio.sleep(0.1)
+        assert faulty.renewals >= 3
+
+
 async def test_a_second_engine_stands_by_as_a_client_and_takes_over(world: World) -> None:
     first = await world.open(workflows=[waits, sleeps])
     handle = await first.start(waits)

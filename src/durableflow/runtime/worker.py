@@ -171,12 +171,12 @@ class Worker:
         self._guard.start()
         self.schedules.look()
         try:
-            self._means.offered.update(await self._means.patiently(self._means.backend.offered_tasks))
             async with asyncio.TaskGroup() as loops:
+                loops.create_task(self._means.renew_for_ever(), name="durableflow lease")
+                self._means.offered.update(await self._means.patiently(self._means.backend.offered_tasks))
                 loops.create_task(self._loader.run(), name="durableflow loader")
                 loops.create_task(self._means.alarms.run(), name="durableflow alarms")
                 loops.create_task(self._wakes.recover(), name="durableflow recovery")
-                loops.create_task(self._means.renew_for_ever(), name="durableflow lease")
                 loops.create_task(self._inbox.run(), name="durableflow inbox")
                 if self._means.backend.is_fleet:
                     loops.create_task(self._fleet.run(), name="durableflow fleet")
