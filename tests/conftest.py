@@ -6,6 +6,7 @@ a test module may call its workflows and activities what it likes, whatever the 
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,7 @@ from durableflow.authoring.registry import DEFAULT, AnyActivity, AnyWorkflow
 from durableflow.testing.postgres import PostgresServer
 
 SLOW_S = 0.25
+TESTS = Path(__file__).parent
 
 # The same examples on every machine: a failure here is a failure everywhere. `--hypothesis-profile=explore` digs.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
@@ -32,6 +34,12 @@ def _take_definitions() -> Definitions:
     return taken
 
 
+def _is_seen(module: str, folder: str) -> bool:
+    """Whether tests of this folder see what a module defines that is no test itself."""
+    file = Path(_defined[module][0].function.__code__.co_filename)
+    return not file.is_relative_to(TESTS) or file.relative_to(TESTS).parts[0] == folder
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(
     collector: pytest.Collector,
@@ -46,9 +54,13 @@ def pytest_make_collect_report(
 
 @pytest.fixture(autouse=True)
 def names_of_this_module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default registry holds what this module defines, and what modules that are no tests define."""
+    """The default registry holds what this module defines, and what modules that are no tests define.
+
+    A program that tests of one folder start, and import, is theirs alone.
+    """
     own = getattr(request.node, "module", None)
-    visible = [name for name in _defined if not name.rpartition(".")[2].startswith("test_")]
+    folder = request.path.relative_to(TESTS).parts[0]
+    visible = [name for name in _defined if not name.rpartition(".")[2].startswith("test_") and _is_seen(name, folder)]
     shown = [*visible, own.__name__] if own is not None else visible
     definitions = [definition for name in shown for definition in _defined.get(name, ())]
     monkeypatch.setattr(DEFAULT, "workflows", {(d.name, d.version): d for d in definitions if hasattr(d, "version")})

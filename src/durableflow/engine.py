@@ -318,12 +318,14 @@ class Engine(Client):
     async def _send(self, instance_id: str, event: ev.Observation, asked: str) -> None:
         self._check_open()
         check_name(instance_id, "the instance id")
-        if self._worker is None:
-            await super()._send(instance_id, event, asked)
-            if self._worker is not None:  # it has begun meanwhile: what is sent next must not overtake this
-                await self._worker.read_inbox()
-        else:
-            await self._worker.message(instance_id, event, asked)
+        worker = self._worker
+        if worker is not None:
+            await worker.message(instance_id, event, asked)
+            return
+        await super()._send(instance_id, event, asked)
+        begun = self._worker
+        if begun is not None:  # meanwhile: what is sent next must not overtake this
+            await begun.read_inbox()
 
     def _learn(self, workflow: Workflow[..., Any]) -> None:
         self.register(workflow)

@@ -75,7 +75,7 @@ class Fleet:
             if claimed:  # their tokens were given out elsewhere
                 means.offered.update(await means.patiently(means.backend.offered_tasks))
             for each in claimed:
-                self._instances.note_claimed(each.id)
+                self._instances.note_ours(each.id)
                 if each.has_messages:
                     self._instances.want(each.id)
                 self._wakes.take_over(each.wake_us, each.id)

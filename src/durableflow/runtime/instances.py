@@ -54,8 +54,6 @@ class Instances:
         self._held: set[str] = set()
         """Being stalled: they are not loaded before that is durable."""
         self._wanted_again: set[str] = set()
-        self._claimed: set[str] = set()
-        """Claimed while they were being loaded: the load may have seen them in other hands."""
         self._retold: dict[str, list[Word]] = {}
         """What attempts had to say when the memory of their instance was dropped."""
 
@@ -102,18 +100,6 @@ class Instances:
             self.to_load.append(instance_id)
             self.load_wanted.set()
 
-    def note_claimed(self, instance_id: str) -> None:
-        """From now on this worker owns it."""
-        if instance_id in self.loading:
-            self._claimed.add(instance_id)
-
-    def was_claimed(self, instance_id: str) -> bool:
-        """True, once, when it was claimed while it was being loaded."""
-        if instance_id in self._claimed:
-            self._claimed.discard(instance_id)
-            return True
-        return False
-
     def settling(self, instance_id: str) -> asyncio.Future[None] | asyncio.Future[Live] | None:
         """What to wait for before asking again for an id that was refused: its start, its load, its stall."""
         live = self.live.get(instance_id)
@@ -149,6 +135,16 @@ class Instances:
         reject(self.loading.pop(instance_id, None), error)
         if self.was_wanted_again(instance_id) or again:
             self.want_later(instance_id)
+
+    def note_ours(self, instance_id: str) -> None:
+        """This worker owns it from now on. A load that began before may still say that it does not: then again."""
+        loading = self.loading.get(instance_id)
+        if loading is not None:
+            loading.add_done_callback(partial(self._load_again, instance_id))
+
+    def _load_again(self, instance_id: str, loading: asyncio.Future[Live]) -> None:
+        if not loading.cancelled() and isinstance(loading.exception(), InstanceElsewhere):
+            self.want(instance_id)
 
     def let_go(self, live: Live) -> bool:
         """Put one away that only waits; False when it does not."""

@@ -155,10 +155,7 @@ class Loader:
                 )
         except Exception as error:
             reject(table.loading.pop(instance_id, None), error)
-            if table.was_claimed(instance_id) and isinstance(error, InstanceElsewhere):
-                table.want(instance_id)
         else:
-            table.was_claimed(instance_id)
             future = table.loading.pop(instance_id, None)
             if future is not None and not future.done():
                 future.set_result(live)

@@ -112,6 +112,14 @@ begin
 end $$
 """
 
+_OWNERS_OF: Final = f"""
+create or replace function {{s}}.owners_of(ids text[]) returns bigint[] language plpgsql {SETTINGS} as $$
+begin
+    return (select array_agg(distinct owner) from {{s}}.instances where id = any(ids));
+end $$
+"""
+"""Asked in the statement that has written them, so that who wakes the owners need not ask again."""
+
 _COMMIT: Final = f"""
 create or replace function {{s}}.commit_turns(
     worker bigint,
@@ -328,5 +336,16 @@ end $$
 """
 """Of the triggers that a seal puts before all writes."""
 
-FUNCTIONS: Final = (_REFUSE_WRITES, _PURGE_ONE, _PICK_WORKER, _SEND_ONE, _SEND, _COMMIT, _COMMIT_RARE, _CLAIM, _INBOX)
+FUNCTIONS: Final = (
+    _REFUSE_WRITES,
+    _PURGE_ONE,
+    _PICK_WORKER,
+    _SEND_ONE,
+    _SEND,
+    _OWNERS_OF,
+    _COMMIT,
+    _COMMIT_RARE,
+    _CLAIM,
+    _INBOX,
+)
 """In an order in which they can be made; `{{s}}` stands for the schema, quoted."""

@@ -10,9 +10,12 @@ from durableflow.backends.base import InstanceRecord, Outcome, Outgoing, SendRes
 from durableflow.backends.postgres.commit import SEND_ARRAYS, places, send_arrays
 from durableflow.backends.postgres.database import Refused
 from durableflow.backends.postgres.records import RECORD_COLUMNS, as_record
-from durableflow.backends.postgres.store import Store
+from durableflow.backends.postgres.store import Store, owner_words
 
-_SEND: Final = f"select {{s}}.send({places(SEND_ARRAYS, 2)}, $1::bigint)"
+_SEND: Final = f"""
+    with sent as materialized (select {{s}}.send({places(SEND_ARRAYS, 2)}, $1::bigint) as outcomes)
+    select outcomes, {{s}}.owners_of($2::text[]) from sent
+"""
 _RECORDS: Final = f"select {RECORD_COLUMNS} from {{s}}.instances where id = any($1::text[])"
 _GROUP_MAX: Final = 1_000
 _GROUP_MAX_BYTES: Final = 8 * 1024 * 1024
@@ -62,7 +65,7 @@ class Sending(Store):
             except Exception as error:
                 _fail(group, error)
                 continue
-            self._answer(group, rows[0][0])
+            self._answer(group, *rows[0])
 
     async def _send_alone(self, each: _Group) -> None:
         try:
@@ -70,7 +73,7 @@ class Sending(Store):
         except Exception as error:
             _fail([each], error)
         else:
-            self._answer([each], rows[0][0])
+            self._answer([each], *rows[0])
 
     def _take_group(self) -> list[_Group]:
         group: list[_Group] = []
@@ -82,21 +85,15 @@ class Sending(Store):
             size += sum(len(message.data) for message in each[0])
         return group
 
-    def _answer(self, group: Sequence[_Group], outcomes: Sequence[str]) -> None:
+    def _answer(self, group: Sequence[_Group], outcomes: Sequence[str], owners: Sequence[int | None] | None) -> None:
         begin = 0
-        written: list[str] = []
         for messages, answer in group:
-            mine = list(outcomes[begin : begin + len(messages)])
-            begin += len(messages)
-            written += [m.instance_id for m, outcome in zip(messages, mine, strict=True) if outcome == "delivered"]
             if not answer.done():
-                answer.set_result(mine)
-        if written:
-            self._hint_soon(written)
+                answer.set_result(list(outcomes[begin : begin + len(messages)]))
+            begin += len(messages)
+        if "delivered" in outcomes:
+            self._hint(owner_words(owners or ()))
             self._hint_tasks([message for messages, _ in group for message in messages])
-
-    def _hint_soon(self, instance_ids: Sequence[str]) -> None:
-        raise NotImplementedError
 
 
 def _fail(group: Sequence[_Group], error: Exception) -> None:

@@ -1,0 +1,89 @@
+"""Workers that share a store: what each does with what it owns, and with what it does not."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from durableflow import Client, Context, Engine, workflow
+from durableflow.backends.base import Lease, LoadedInstance
+from durableflow.backends.postgres import PostgresBackend
+
+pytestmark = pytest.mark.slow  # each test opens several stores on a server
+
+
+@workflow
+async def counts(ctx: Context, until: int) -> int:
+    total = 0
+    while total < until:
+        total += await ctx.wait_for_event("one", int)
+    return total
+
+
+class SlowToLoad(PostgresBackend):
+    """What it loads is as it was when it looked."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.looked = asyncio.Event()
+
+    async def load(self, instance_ids: Sequence[str], lease: Lease | None = None) -> list[LoadedInstance]:
+        loaded = await super().load(instance_ids, lease)
+        self.looked.set()
+        await self.gate.wait()
+        return loaded
+
+
+async def test_an_instance_that_is_claimed_while_a_load_still_finds_it_elsewhere_is_loaded_again(
+    store_url: Callable[[object], str], tmp_path: Path
+) -> None:
+    url = store_url(tmp_path)
+    slow = SlowToLoad(url)
+    async with Engine(url) as first, Engine(slow) as second, Client(url) as client:
+        handle = await first.start(counts, 1)
+        worker = second._worker
+        assert worker is not None
+        slow.gate.clear()
+        slow.looked.clear()
+        worker.instances.want(handle.id)
+        await slow.looked.wait()
+        await first.__aexit__(None, None, None)
+        await client.raise_event(handle.id, "one", 1)
+        async with asyncio.timeout(10):
+            while handle.id not in worker._inbox._parked:  # noqa: ASYNC110  # another process's doing sets no event
+                await asyncio.sleep(0.01)
+        slow.gate.set()
+        assert await client.handle(handle.id, counts).result(timeout=10) == 1
+        await first.__aenter__()
+
+
+async def test_what_a_closing_worker_owned_goes_on_elsewhere_at_once(
+    store_url: Callable[[object], str], tmp_path: Path
+) -> None:
+    url = store_url(tmp_path)
+    async with Engine(url) as second, Client(url) as client:
+        async with Engine(url) as first:
+            handles = [await first.start(counts, 2) for _ in range(20)]
+            await asyncio.gather(*(handle.raise_event("one", 1) for handle in handles))
+        await asyncio.gather(*(client.raise_event(handle.id, "one", 1) for handle in handles))
+        waits = (client.handle(handle.id, counts).result(timeout=10) for handle in handles)
+        assert await asyncio.gather(*waits) == [2] * 20
+        assert second.statistics().turns >= 20
+
+
+async def test_a_worker_that_joins_gets_its_share(store_url: Callable[[object], str], tmp_path: Path) -> None:
+    url = store_url(tmp_path)
+    async with Engine(url) as first:
+        handles = [await first.start(counts, 1) for _ in range(100)]
+        async with Engine(url) as second:
+            worker = second._worker
+            assert worker is not None
+            async with asyncio.timeout(15):
+                while len(await second._backend.owned(worker.lease, 100)) < 40:  # noqa: ASYNC110  # likewise
+                    await asyncio.sleep(0.05)
+            await asyncio.gather(*(first.raise_event(handle.id, "one", 1) for handle in handles))
+            assert await asyncio.gather(*(handle.result(timeout=10) for handle in handles)) == [1] * 100
+            assert second.statistics().turns >= 40
