@@ -40,6 +40,8 @@ ASKED: Final = (ev.ActivityScheduled, ev.ChildScheduled, ev.TimerCreated, ev.Eve
 ANSWERED: Final = (
     ev.ActivityCompleted, ev.ActivityFailed, ev.ChildCompleted, ev.ChildFailed, ev.TimerFired, ev.MessageAnswered,
 )  # fmt: skip
+_WORKERS: Final = "select id, expires > clock_timestamp() - interval '3 seconds' from workers"
+"""Whoever has just died may not have been buried yet."""
 OF_AN_ATTEMPT: Final = (ev.ActivityCompleted, ev.ActivityFailed, ev.AttemptFailed, ev.ActivityHandedOver)
 
 
@@ -65,7 +67,7 @@ class Tables(NamedTuple):
     """What the tables held at one moment.
 
     Attributes:
-        workers: each with whether its lease lasts.
+        workers: each with whether its lease lasts, or did so until just now.
         inbox: of each message the instance, and the event if it is one.
         others: of the tables with rows that belong to an instance, whose they are.
     """
@@ -138,10 +140,10 @@ def _rows(tables: Tables) -> Iterator[str]:
 
 def _owners(tables: Tables) -> Iterator[str]:
     """What is not over belongs to a worker that lives; if none does, to nobody who does."""
-    for worker, lives in tables.workers.items():
-        if not lives:
-            yield f"worker {worker} is dead and not buried"
     lives_one = any(tables.workers.values())
+    for worker, lives in tables.workers.items():
+        if lives_one and not lives:
+            yield f"worker {worker} is dead and not buried"
     for instance, row in tables.instances.items():
         if not row.is_over and lives_one and not tables.workers.get(row.owner or 0, False):
             yield f"{instance} is {row.status} and is owned by {_worker(row.owner)}, though others live"
@@ -348,7 +350,7 @@ async def read(url: str, schema: str = "durableflow") -> Tables:
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await connection.execute(f'set local search_path to "{schema}"')
-            workers = await connection.fetch("select id, expires > clock_timestamp() from workers")
+            workers = await connection.fetch(_WORKERS)
             instances = await connection.fetch(
                 "select id, status, finished_us is not null, owner, parent from instances"
             )
