@@ -8,10 +8,14 @@ from fleetkit.audit import audit, user_of, writes_of_the_dead
 from fleetkit.processes import ROUNDS, Fleet, eventually
 from fleetkit.storms import load
 
+from flows import dozing  # isort: skip
+
 pytestmark = pytest.mark.slow  # freezes processes
 
 LEASE_S = 1.2
-FREEZES = 4
+FREEZES = 6
+DOZING = 24
+DOZE_S = 0.8
 
 
 async def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_when_it_thaws(fleet: Fleet) -> None:
@@ -22,6 +26,9 @@ async def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_when_it_th
     urls = [*(fleet.url_of(user=user) for user in users), fleet.url]
     async with load(fleet, urls=urls, lease_s=LEASE_S) as members:
         for _ in range(FREEZES * ROUNDS):
+            async with fleet.client() as client:
+                # What is under way when they freeze has ended when they thaw: each has something to write at once.
+                await asyncio.gather(*[client.start(dozing, DOZE_S) for _ in range(DOZING)])
             frozen = dice.sample(range(3), 2)
             for number in frozen:
                 await asyncio.sleep(dice.uniform(0, 0.2))

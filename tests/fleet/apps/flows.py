@@ -31,6 +31,13 @@ async def add(a: int, b: int) -> int:
 
 
 @activity(retry=PATIENT)
+async def doze(seconds: float) -> float:
+    with ledger.noted(seconds):
+        await asyncio.sleep(seconds)
+    return seconds
+
+
+@activity(retry=PATIENT)
 def square(number: int) -> int:
     with ledger.noted(number):
         time.sleep(pause_s(number))
@@ -164,6 +171,11 @@ def event_values(number: int) -> list[int]:
 async def waiting(ctx: Context, number: int) -> int:
     go = await ctx.wait_for_event("go", int)
     return await ctx.call_activity(add, number, go)
+
+
+@workflow
+async def dozing(ctx: Context, seconds: float) -> float:
+    return await ctx.call_activity(doze, seconds)
 
 
 @workflow
