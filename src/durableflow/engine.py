@@ -394,9 +394,13 @@ class Engine(Client):
         if worker is None:
             return await self._wait_for_end_elsewhere(instance_id)
         future = worker.ends.end(instance_id)
-        is_told_end = future.done() and future.exception() is None
-        if is_told_end and not (await self._record(instance_id)).status.is_terminal:
-            worker.ends.forget([instance_id])  # it has been replaced by another process
+        if future.done() and future.exception() is None:
+            # It may have been replaced or rewound since, and be over again, which this worker has yet to hear.
+            with suppress(InstanceStalled):
+                end = await self._look_for_end(instance_id)
+                if end is not None:
+                    return end
+            worker.ends.forget([instance_id])
             future = worker.ends.end(instance_id)
         try:
             if not worker.knows_end_of(instance_id):

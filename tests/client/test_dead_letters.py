@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ from durableflow import (
     ActivityFailed,
     Client,
     Context,
+    Engine,
     InstanceNotFound,
     RetryPolicy,
     Status,
@@ -17,6 +19,8 @@ from durableflow import (
     activity,
     workflow,
 )
+from durableflow.backends.base import InstanceRecord
+from durableflow.backends.memory import MemoryBackend
 from durableflow.model import events as ev
 
 if TYPE_CHECKING:
@@ -256,3 +260,30 @@ async def test_letters_survive_the_engine(world: World, plumbing: Any) -> None:
         report = await again.dead_letters.redrive_all()
         assert report.redriven == 2
         assert [await again.result(f"w{number}", timeout=5) for number in range(2)] == [0, 1]
+
+
+async def test_an_end_that_is_another_one_by_the_time_the_store_answers_is_not_told(plumbing: Any) -> None:
+    store = SlowToAnswer()
+    async with Engine(store, workflows=[water]) as engine:
+        (handle,) = await failed(engine, 1)
+        plumbing.is_broken = False
+        await engine.rewind(handle.id)
+        store.gate.clear()
+        result = asyncio.ensure_future(handle.result(timeout=5))
+        while store._instances[handle.id].record.status is not Status.COMPLETED:  # noqa: ASYNC110  # nobody is told
+            await asyncio.sleep(0)
+        store.gate.set()
+        assert await result == 0
+
+
+class SlowToAnswer(MemoryBackend):
+    """Whoever asks for a record gets it when the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def record(self, instance_id: str) -> InstanceRecord | None:
+        await self.gate.wait()
+        return await super().record(instance_id)
