@@ -97,10 +97,19 @@ def in_reach(folder: Path) -> bool:
 
 
 def copied(programs: Path, target: Path) -> Path:
-    """The installation around these programs, where everybody may read it."""
-    shutil.copytree(programs.parent, target, symlinks=True)
+    """The installation around these programs, where everybody may read it.
+
+    A wheel keeps libraries beside its package, where the programs look for them.
+    """
+    installation = programs.parent
+    package = installation.parent
+    libraries = package.with_name(f"{package.name}.libs")
+    place = target / package.name / installation.name
+    shutil.copytree(installation, place, symlinks=True)
+    if libraries.is_dir():
+        shutil.copytree(libraries, target / libraries.name, symlinks=True)
     for path in (target, *target.rglob("*")):
         if not path.is_symlink():
             mode = path.stat().st_mode
             path.chmod(mode | (0o055 if path.is_dir() or mode & stat.S_IXUSR else 0o044))
-    return target / programs.name
+    return place / programs.name
