@@ -14,8 +14,9 @@ from durableflow.backends.base import InstanceRecord, Outgoing, SendResult
 from durableflow.backends.postgres.commit import SEND_ARRAYS, places, send_arrays
 from durableflow.backends.postgres.lent import LentConnection
 from durableflow.backends.postgres.naming import channel_of, quoted
-from durableflow.backends.postgres.records import RECORD_COLUMNS, as_record
+from durableflow.backends.postgres.records import as_record
 from durableflow.backends.postgres.schema import MIGRATIONS
+from durableflow.backends.rows import RECORD_COLUMNS
 from durableflow.errors import SchemaMismatch, UsageError
 from durableflow.model.converter import PAYLOAD_LIMIT_BYTES
 from durableflow.model.ids import check_name

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from durableflow.backends.base import Commit, InstanceChange, Outgoing
-from durableflow.backends.postgres.records import tags_text
+from durableflow.backends.rows import tags_text
 from durableflow.backends.tasks import NewTask
 
 COMMIT_ARRAYS: Final = (

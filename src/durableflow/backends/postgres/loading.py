@@ -7,7 +7,8 @@ from typing import Final
 
 from durableflow.backends.base import Heartbeat, HistoryRow, LoadedInstance, Message
 from durableflow.backends.postgres.database import Connection
-from durableflow.backends.postgres.records import RECORD_COLUMNS, as_record
+from durableflow.backends.postgres.records import as_record
+from durableflow.backends.rows import RECORD_COLUMNS
 
 _RECORDS: Final = f"select {RECORD_COLUMNS}, owner from {{s}}.instances where id = any($1::text[])"
 _ROWS: Final = """

@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from durableflow.backends.base import Ending, HistoryRow, InstanceRecord, Query
-from durableflow.backends.postgres.records import RECORD_COLUMNS, as_record, list_sql
+from durableflow.backends.postgres.records import as_record, list_sql
 from durableflow.backends.postgres.store import Store
+from durableflow.backends.rows import RECORD_COLUMNS
 from durableflow.model.status import Status
 
 _ROW: Final = "instance, first_seq, at_us, events"

@@ -31,10 +31,11 @@ from durableflow.backends.moving import (
 from durableflow.backends.postgres.commit import event_key
 from durableflow.backends.postgres.database import Connection, safe_url
 from durableflow.backends.postgres.keeping import CIRCUIT_COLUMNS, as_circuit, circuit_key
-from durableflow.backends.postgres.records import RECORD_COLUMNS, as_record, values_of
+from durableflow.backends.postgres.records import as_record
 from durableflow.backends.postgres.schema import HANGING_TABLES
 from durableflow.backends.postgres.store import Store
 from durableflow.backends.postgres.windows import window_key
+from durableflow.backends.rows import RECORD_COLUMNS, values_of
 from durableflow.backends.schedules import ScheduleRow
 from durableflow.backends.tasks import QueueLimits, StoredTask
 from durableflow.model.circuit import Circuit

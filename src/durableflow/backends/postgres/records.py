@@ -7,13 +7,10 @@ from typing import Any, Final
 
 import msgspec
 
-from durableflow.backends.base import InstanceRecord, NewInstance, Query
+from durableflow.backends.base import InstanceRecord, Query
+from durableflow.backends.rows import RECORD_COLUMNS
 from durableflow.model.status import Status
 
-RECORD_COLUMNS: Final = (
-    "id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall_reason, "
-    "base_seq, parent"
-)
 _PLACES: Final = ", ".join(f"${number}" for number in range(1, len(RECORD_COLUMNS.split(", ")) + 1))
 INSERT_RECORD: Final = f"insert into {{s}}.instances ({RECORD_COLUMNS}) values ({_PLACES})"
 
@@ -52,29 +49,6 @@ def as_record(row: Sequence[Any]) -> InstanceRecord:
         base_seq,
         parent,
     )
-
-
-def values_of(record: InstanceRecord) -> tuple[Any, ...]:
-    """The values of `RECORD_COLUMNS` of which `as_record` makes it again."""
-    return (
-        record.id,
-        record.workflow,
-        record.version,
-        record.status.value,
-        record.created_us,
-        record.finished_us,
-        record.wake_us,
-        msgspec.json.encode(record.tags).decode() if record.tags else None,
-        record.custom_status,
-        record.stall_reason,
-        record.base_seq,
-        record.parent,
-    )
-
-
-def tags_text(new: NewInstance) -> str | None:
-    """What the column `tags` holds."""
-    return msgspec.json.encode(new.tags).decode() if new.tags else None
 
 
 class Conditions:

@@ -9,8 +9,9 @@ from typing import Final, cast
 from durableflow.backends.base import InstanceRecord, Outcome, Outgoing, SendResult
 from durableflow.backends.postgres.commit import SEND_ARRAYS, places, send_arrays
 from durableflow.backends.postgres.database import Refused
-from durableflow.backends.postgres.records import RECORD_COLUMNS, as_record
+from durableflow.backends.postgres.records import as_record
 from durableflow.backends.postgres.store import Store, owner_words
+from durableflow.backends.rows import RECORD_COLUMNS
 
 _SEND: Final = f"""
     with sent as materialized (select {{s}}.send({places(SEND_ARRAYS, 2)}, $1::bigint) as outcomes)

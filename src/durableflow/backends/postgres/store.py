@@ -9,7 +9,8 @@ from durableflow.backends.base import InstanceRecord, Lease, Outgoing
 from durableflow.backends.postgres.commit import SEND_ARRAYS, brings_tasks, places, send_arrays
 from durableflow.backends.postgres.database import Connection, Database, Refused
 from durableflow.backends.postgres.functions import FENCED
-from durableflow.backends.postgres.records import RECORD_COLUMNS, as_record
+from durableflow.backends.postgres.records import as_record
+from durableflow.backends.rows import RECORD_COLUMNS
 from durableflow.errors import LeaseLost, StorageError
 
 T = TypeVar("T")

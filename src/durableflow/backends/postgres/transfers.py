@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from durableflow.backends.base import Arrival, InstanceChange, NewInstance, Outgoing, Rewrite
+from durableflow.backends.base import Arrival, NewInstance, Outgoing, Rewrite
 from durableflow.backends.postgres.commit import WRITE_TASKS, event_key, task_arrays
 from durableflow.backends.postgres.database import Connection
-from durableflow.backends.postgres.records import INSERT_RECORD, as_record, tags_text, values_of
+from durableflow.backends.postgres.records import INSERT_RECORD
 from durableflow.backends.postgres.store import Store
+from durableflow.backends.rows import tags_text, values_of
 from durableflow.errors import AppendConflict, InstancesExist
 
 _ROW: Final = "insert into {s}.history (instance, first_seq, at_us, events) values ($1, $2, $3, $4)"
@@ -136,6 +137,3 @@ class Transfers(Store):
         taken = await self._transaction(work)
         self._hint(["o"])
         return taken
-
-
-__all__ = ["InstanceChange", "Transfers", "as_record"]

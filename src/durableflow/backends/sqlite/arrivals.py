@@ -6,8 +6,9 @@ import sqlite3
 from collections.abc import Sequence
 
 from durableflow.backends.base import Arrival
+from durableflow.backends.rows import RECORD_COLUMNS, values_of
 from durableflow.backends.sqlite.inbox import put_in
-from durableflow.backends.sqlite.records import RECORD_COLUMNS, read_record, values_of
+from durableflow.backends.sqlite.records import read_record
 
 
 def take_in(connection: sqlite3.Connection, arrivals: Sequence[Arrival]) -> set[str]:

@@ -22,15 +22,10 @@ from typing import Any, Final
 import msgspec
 
 from durableflow.backends.base import Commit, HistoryRow, InstanceChange, Lease
+from durableflow.backends.rows import tags_text
 from durableflow.backends.sqlite.dead_letters import write_dead_letters
 from durableflow.backends.sqlite.inbox import send_for
-from durableflow.backends.sqlite.instances import (
-    HANGING_TABLES,
-    TERMINAL_SQL,
-    insert_instances,
-    tags_text,
-    taken_ids,
-)
+from durableflow.backends.sqlite.instances import HANGING_TABLES, TERMINAL_SQL, insert_instances, taken_ids
 from durableflow.backends.sqlite.relaying import write_outbox
 from durableflow.backends.sqlite.sends import SENDS_SQL, SENDS_VIEWS, pack_send
 from durableflow.backends.sqlite.tasks import TASK_VIEWS, write_tasks

@@ -6,9 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
 from durableflow.backends.base import NewInstance
+from durableflow.backends.rows import tags_text
 from durableflow.backends.sqlite.records import read_record
 from durableflow.backends.sqlite.tasks import write_tasks
 from durableflow.model.status import TERMINAL
@@ -59,11 +58,6 @@ def insert_instances(connection: sqlite3.Connection, new: Sequence[NewInstance])
     tags = [(key, value, i.id) for i in new for key, value in i.tags.items()]
     if tags:
         connection.executemany("insert into tags values (?, ?, ?)", tags)
-
-
-def tags_text(new: NewInstance) -> str | None:
-    """What the column `tags` holds."""
-    return msgspec.json.encode(new.tags).decode() if new.tags else None
 
 
 def purge(connection: sqlite3.Connection, instance_ids: Sequence[str]) -> list[str]:

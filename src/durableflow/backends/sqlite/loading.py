@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from durableflow.backends.base import Heartbeat, HistoryRow, LoadedInstance, Message
-from durableflow.backends.sqlite.records import RECORD_COLUMNS, as_record
+from durableflow.backends.rows import RECORD_COLUMNS
+from durableflow.backends.sqlite.records import as_record
 
 _GATHERED_ROWS_MAX: Final = 10_000
 """Of a table with more rows than that for the instances asked for, the rows are fetched one by one."""

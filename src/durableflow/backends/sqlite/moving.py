@@ -31,11 +31,12 @@ from durableflow.backends.moving import (
     check_idle,
     not_held,
 )
+from durableflow.backends.rows import RECORD_COLUMNS, values_of
 from durableflow.backends.schedules import ScheduleRow
 from durableflow.backends.sqlite.circuits import CIRCUIT_COLUMNS, as_circuit, values_of_circuit
 from durableflow.backends.sqlite.instances import HANGING_TABLES
 from durableflow.backends.sqlite.lock import WorkerLock
-from durableflow.backends.sqlite.records import RECORD_COLUMNS, as_record, values_of
+from durableflow.backends.sqlite.records import as_record
 from durableflow.backends.sqlite.schema import TABLES
 from durableflow.backends.sqlite.tasks import LIMIT_COLUMNS, STORED_COLUMNS, as_task
 from durableflow.backends.sqlite.thread import ConnectionThread

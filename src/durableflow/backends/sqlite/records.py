@@ -9,12 +9,9 @@ from typing import Any, Final
 import msgspec
 
 from durableflow.backends.base import Ending, HistoryRow, InstanceRecord, Query
+from durableflow.backends.rows import RECORD_COLUMNS
 from durableflow.model.status import TERMINAL, Status
 
-RECORD_COLUMNS: Final = (
-    "id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status, stall_reason, "
-    "base_seq, parent"
-)
 RECORD_SQL: Final = f"select {RECORD_COLUMNS} from instances where id = ?"
 HISTORY_SQL: Final = (
     "select instance, first_seq, at_us, events from history where instance = ? and first_seq >= coalesce("
@@ -100,24 +97,6 @@ def as_ending(row: Sequence[Any]) -> Ending:
     width = len(RECORD_COLUMNS.split(", ")) + 1
     record = None if row[1] is None else as_record(row[1:width])
     return Ending(row[0], record, None if row[width] is None else HistoryRow(*row[width:]))
-
-
-def values_of(record: InstanceRecord) -> tuple[Any, ...]:
-    """The values of `RECORD_COLUMNS` of which `as_record` makes it again."""
-    return (
-        record.id,
-        record.workflow,
-        record.version,
-        record.status.value,
-        record.created_us,
-        record.finished_us,
-        record.wake_us,
-        msgspec.json.encode(record.tags).decode() if record.tags else None,
-        record.custom_status,
-        record.stall_reason,
-        record.base_seq,
-        record.parent,
-    )
 
 
 def _tags(text: str | bytes) -> dict[str, str]:

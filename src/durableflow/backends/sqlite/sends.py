@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from durableflow.backends.base import Outgoing
-from durableflow.backends.sqlite.instances import HANGING_TABLES, TERMINAL_SQL, tags_text
+from durableflow.backends.rows import tags_text
+from durableflow.backends.sqlite.instances import HANGING_TABLES, TERMINAL_SQL
 
 _OUTCOMES: Final = ("exists", "delivered", "missing", "over")
 _PLAIN: Final = (
