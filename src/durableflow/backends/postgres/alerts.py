@@ -21,7 +21,7 @@ from durableflow.model.status import Status
 _QUIET: Final = f"""
     select id, workflow, status, wake_us, recorded_us, stall_reason from (
         select i.*, coalesce(
-            (select h.at_us from {{s}}.history h where h.instance = i.id order by h.first_seq desc limit 1),
+            (select h.at_us from {{s}}.history h where h.instance_number = i.number order by h.first_seq desc limit 1),
             i.created_us
         ) as recorded_us
         from {{s}}.instances i where i.finished_us is null and i.wake_us is not null and i.wake_us < $1
