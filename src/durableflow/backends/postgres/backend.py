@@ -288,9 +288,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
                 if tried == _TRIES:
                     raise
         if commit.has_answers or commit.finished_ids() or any(c.stall_reason is not None for c in commit.changes):
-            self._hints.tell(["e"])
-            if self._hints.is_heard:
-                self._hints.send(["e"])
+            self._hints.send_end()
 
     async def _write_turns(self, lease: Lease, commit: Commit) -> None:
         turns = turn_arrays(commit)
