@@ -40,6 +40,8 @@ SEND_ARRAYS: Final = (
     "jsonb[]", "text[]", "bigint[]", "jsonb[]",
 )  # fmt: skip
 """The types of what `send_arrays` gives."""
+APART_ARRAYS: Final = (*SEND_ARRAYS[:4], *SEND_ARRAYS[5:13])
+"""The types of what `apart_arrays` gives."""
 _OF_TEXT: Final = frozenset({"text[]", "jsonb[]"})
 
 Array: TypeAlias = str | Sequence[bytes | None]
@@ -200,6 +202,21 @@ def task_arrays(tasks: Sequence[NewTask]) -> list[Array]:
 def send_arrays(messages: Sequence[Outgoing]) -> list[Array]:
     """What `send` takes."""
     return arrays([_send_values(message) for message in messages], SEND_ARRAYS)
+
+
+def are_apart(messages: Sequence[Outgoing]) -> bool:
+    """Whether `send_apart` can write them: none of the instances that they make is in a second one."""
+    born = [message.new for message in messages if message.new is not None]
+    if any(new.replace or new.admission is not None for new in born):
+        return False
+    ids = {new.id for new in born}
+    return sum(message.instance_id in ids for message in messages) == len(ids)
+
+
+def apart_arrays(messages: Sequence[Outgoing]) -> list[Array]:
+    """What `send_apart` takes."""
+    rows = [(*values[:4], *values[5:13]) for values in map(_send_values, messages)]
+    return arrays(rows, APART_ARRAYS)
 
 
 def _send_values(message: Outgoing) -> tuple[Any, ...]:

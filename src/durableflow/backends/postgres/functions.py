@@ -111,6 +111,46 @@ begin
 end $$
 """
 
+_SEND_APART: Final = f"""
+create or replace function {{s}}.send_apart(
+    targets text[], bodies bytea[], keys bytea[], births boolean[], workflows text[], versions integer[],
+    statuses text[], createds bigint[], wakes bigint[], tag_sets jsonb[], parents text[], bases bigint[]
+) returns text[] language plpgsql {SETTINGS} as $$
+declare
+    living bigint[] := (select array_agg(id order by random()) from {{s}}.workers
+        where accepts and expires > clock_timestamp());
+    outcomes text[];
+begin
+    perform txid_current();  -- before a number is drawn: readers of the inbox count on it
+    with m as materialized (
+        select t.*, i.id is not null as is_there, i.finished_us is not null as is_over
+        from unnest(targets, bodies, keys, births, workflows, versions, statuses, createds, wakes, tag_sets,
+                parents, bases) with ordinality
+                as t(target, body, key, birth, workflow, version, status, created, wake, tags, parent, base, place)
+            left join {{s}}.instances i on i.id = t.target and not t.birth
+    ), born as (
+        insert into {{s}}.instances
+            (id, workflow, version, status, created_us, wake_us, tags, parent, base_seq, owner)
+            select target, workflow, version, status, created, wake, tags, parent, base,
+                living[1 + place % cardinality(living)]
+            from m where birth order by target
+            on conflict (id) do nothing returning id
+    ), said as (
+        select m.*, case when m.birth and m.target in (select id from born) then 'delivered'
+            when m.birth then 'exists' when m.is_over then 'over' when m.is_there then 'delivered'
+            else 'missing' end as outcome
+        from m
+    ), told as (
+        insert into {{s}}.inbox (instance, data, event_key)
+            select target, body, key from said where outcome = 'delivered' order by place
+            on conflict (instance, event_key) where event_key is not null do nothing
+    )
+    select array_agg(outcome order by place) into outcomes from said;
+    return outcomes;
+end $$
+"""
+"""`send` of messages none of which is about another: whoever is born is told of nothing else, and replaces nobody."""
+
 _OWNERS_OF: Final = f"""
 create or replace function {{s}}.owners_of(ids text[]) returns bigint[] language plpgsql {SETTINGS} as $$
 begin
@@ -349,6 +389,7 @@ FUNCTIONS: Final = (
     _PICK_WORKER,
     _SEND_ONE,
     _SEND,
+    _SEND_APART,
     _OWNERS_OF,
     _COMMIT,
     _IN_THE_WAY,
