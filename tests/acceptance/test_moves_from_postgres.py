@@ -1,4 +1,4 @@
-"""A store in Postgres is moved by processes that are killed at each of their writes; its instances go on in the other."""
+"""A store in Postgres is moved by processes that are killed at each of their writes, and its instances go on."""
 
 import asyncio
 import shutil
@@ -92,7 +92,7 @@ KNOWN: dict[str, Any] = {
 
 
 async def fill(url: str) -> None:
-    """Instances that wait for an event, a message that came for them, the clock, a queue, a token, a child, a person."""
+    """Instances that wait: for an event, a message that is there, the clock, a queue, a token, a child, a person."""
     tokens.clear()
     may_pass.clear()
     async with Engine(url, **KNOWN, queues=[]) as engine:
@@ -106,7 +106,7 @@ async def fill(url: str) -> None:
         await engine.schedules.create("every", Schedule(Interval(timedelta(hours=6))), napping)
         await engine.suspend("held")
         await engine.wait_for_status("held", Status.SUSPENDED, timeout=20)
-        while not tokens or (await engine.queue("mail")).waiting < 3:
+        while not tokens or (await engine.queue("mail")).waiting < 3:  # noqa: ASYNC110  # no event tells of both
             await asyncio.sleep(0.01)
     async with Client(url) as client:  # nobody takes these
         await client.raise_event("told", "paid", 2, event_id="once")

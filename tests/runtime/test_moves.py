@@ -562,7 +562,7 @@ async def test_whoever_waits_at_a_store_that_has_gone_is_told(
             "request": lambda: handle.request("price"),
         }
         waiting = asyncio.create_task(waits[asked]())
-        while asked == "request" and len(await client._backend.inbox(0, 100)) < 3:
+        while asked == "request" and len(await client._backend.inbox(0, 100)) < 3:  # noqa: ASYNC110  # it is the store
             await asyncio.sleep(0.01)
         store, target = sqlite_world.backend(), SqliteBackend(tmp_path / "target.db")
         await store.open()

@@ -46,6 +46,7 @@ from durableflow.backends.postgres.leases import (
     HAND_OVER,
     NOTE_SHARE,
     OWNED,
+    OWNERS,
     RELEASE,
     RENEW,
     SHARES,
@@ -270,6 +271,10 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
     async def owned(self, lease: Lease, limit: int) -> list[str]:
         """See `Backend.owned`."""
         return [instance_id for (instance_id,) in await self._read(OWNED, lease.worker_id, limit)]
+
+    async def owners(self, instance_ids: Sequence[str]) -> dict[str, int]:
+        """See `Backend.owners`."""
+        return dict(await self._read(OWNERS, instance_ids))
 
     # -- the worker's side ----------------------------------------------------------------------------------
 
