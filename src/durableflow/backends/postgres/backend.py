@@ -44,6 +44,7 @@ from durableflow.backends.postgres.leases import (
     HAND_OVER,
     NOTE_SHARE,
     OWNED,
+    OWNERS,
     RELEASE,
     RENEW,
     SHARES,
@@ -83,9 +84,14 @@ _COMMIT_ALL: Final = (
     f"select {{s}}.commit_rare($1::bigint, {places(RARE_ARRAYS, 2 + len(COMMIT_ARRAYS))}) from turns"
 )
 _INBOX: Final = """
-    select case when d.is_called then d.last_value else 0 end, txid_snapshot_xmin(txid_current_snapshot())::text,
-            case when $4::boolean then convert_to(txid_current()::text, 'UTF8') end
-        from {s}.inbox_number_seq as d
+    with learnt as materialized (
+        select case when d.is_called then d.last_value else 0 end as drawn from {s}.inbox_number_seq as d
+    )
+    select l.drawn, txid_snapshot_xmin(txid_current_snapshot())::text,
+            case when $4::boolean and set_config('synchronous_commit', 'on', true) = 'on'
+                and pg_logical_emit_message(true, 'durableflow', '') is not null
+                then convert_to(txid_current()::text, 'UTF8') end
+        from learnt as l
     union all select * from {s}.read_inbox($1::bigint, $2::bigint, $3::int)
 """
 """First the moment of the reading (see `inbox.Horizon`), then the messages."""
@@ -267,6 +273,10 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
         """See `Backend.owned`."""
         return [instance_id for (instance_id,) in await self._read(OWNED, lease.worker_id, limit)]
 
+    async def owners(self, instance_ids: Sequence[str]) -> dict[str, int]:
+        """See `Backend.owners`."""
+        return dict(await self._read(OWNERS, instance_ids))
+
     # -- the worker's side ----------------------------------------------------------------------------------
 
     async def commit(self, lease: Lease, commit: Commit) -> None:
@@ -360,7 +370,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
     async def read_inbox(self, lease: Lease, after: int, limit: int) -> MessagePage:
         """See `Backend.read_inbox`."""
         horizon = self._horizons.setdefault(lease.worker_id, Horizon())
-        head, *rows = await self._read(_INBOX, lease.worker_id, after, limit, horizon.is_behind)
+        head, *rows = await self._read(_INBOX, lease.worker_id, after, limit, horizon.is_behind(counted_us()))
         settled = horizon.look(int(head[1]), None if head[2] is None else int(head[2]), head[0])
         messages = [Message(*row) for row in rows]
         if len(messages) == limit:
