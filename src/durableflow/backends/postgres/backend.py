@@ -99,6 +99,7 @@ _NO_RIGHTS: Final = "42501"
 _CLOCK_READINGS: Final = 5
 _SKEW_MAX_US: Final = 20_000
 _COMMAND_TIMEOUT_S: Final = 20.0
+_HINT_TIMEOUT_S: Final = 5.0
 _PATIENCE_S: Final = 2.0
 
 
@@ -133,7 +134,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
             command_timeout_s=_COMMAND_TIMEOUT_S,
         )
         listen = options.get("listen", address)
-        self._listener = Database(listen, settings={}, statement_cache_size=0, command_timeout_s=_COMMAND_TIMEOUT_S)
+        self._listener = Database(listen, settings={}, statement_cache_size=0, command_timeout_s=_HINT_TIMEOUT_S)
         self._hints = Hints(self._database, self._listener, channel_of(schema))
         self._lanes = Lanes(address, safe_url(address), is_pooled=self._has_pooler)
         self._waiting = []

@@ -104,6 +104,8 @@ class Database:
         self._idle: list[Connection] = []
         self._busy: dict[Connection, float] = {}
         """Since when each has had something to do."""
+        self._attempts: dict[asyncio.Future[Connection], float] = {}
+        """To connect, and since when."""
         self._places = asyncio.Semaphore(_LANES)
         self._turns = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -137,6 +139,8 @@ class Database:
         now_s = asyncio.get_running_loop().time()
         for connection in [connection for connection, since_s in self._busy.items() if now_s - since_s > silence_s]:
             connection.terminate()
+        for attempt in [attempt for attempt, since_s in self._attempts.items() if now_s - since_s > silence_s]:
+            attempt.cancel()
 
     async def connect(self) -> Connection:
         """A connection of the caller's own.
@@ -144,14 +148,30 @@ class Database:
         Raises:
             StorageError: the server cannot be reached, or does not let us in.
         """
+        attempt: asyncio.Future[Connection] = asyncio.ensure_future(
+            asyncpg.connect(
+                self._url,
+                statement_cache_size=self._statement_cache_size,
+                server_settings=self._settings or None,
+                timeout=_CONNECT_TIMEOUT_S,
+            )
+        )
+        self._attempts[attempt] = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                return await asyncpg.connect(
-                    self._url,
-                    statement_cache_size=self._statement_cache_size,
-                    server_settings=self._settings or None,
-                    timeout=_CONNECT_TIMEOUT_S,
-                )
+            await asyncio.wait([attempt], timeout=_CONNECT_TIMEOUT_S)
+        except BaseException:
+            attempt.add_done_callback(_terminate)
+            raise
+        finally:
+            del self._attempts[attempt]
+            attempt.cancel()
+        try:
+            return await attempt
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            raise StorageError(f"cannot connect to {self}: it does not answer") from None
         except (*LOST, asyncpg.PostgresError) as error:
             raise StorageError(f"cannot connect to {self}: {str(error) or type(error).__name__}") from error
         except ValueError as error:
@@ -346,6 +366,7 @@ class Database:
         while self._is_open:
             with suppress(StorageError, _Lost):
                 connection = await self.connect()
+                self._busy[connection] = loop.time()
                 try:
                     async with answers(self._command_timeout_s):
                         # The server tells nobody when a session has ended.
@@ -353,6 +374,7 @@ class Database:
                             await asyncio.sleep(_LOOK_AGAIN_S)
                     return
                 finally:
+                    del self._busy[connection]
                     await dismiss(connection)
             await asyncio.sleep(_CONNECT_AGAIN_S)
 
@@ -385,6 +407,12 @@ class answers:  # noqa: N801  # reads as a word where it is used
             raise Refused(str(error), state, getattr(error, "detail", None) or "") from error
         if isinstance(error, LOST):
             raise _Lost from error
+
+
+def _terminate(attempt: asyncio.Future[Connection]) -> None:
+    """Nobody wants the connection any more."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().terminate()
 
 
 async def dismiss(connection: Connection) -> None:
