@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from durableflow.backends.base import Commit
+from durableflow.backends.postgres import PostgresBackend
 from durableflow.backends.postgres import database as room
 from durableflow.backends.postgres.database import Database
 from durableflow.errors import CommitOutcomeUnknown, StorageError
@@ -91,3 +95,47 @@ async def test_a_lost_session_is_ended_when_the_server_speaks_again(
                 await writing
     finally:
         await asked.close()
+
+
+@pytest.mark.slow  # a server
+async def test_a_lease_is_renewed_however_many_others_wait_for_the_server(
+    store_url: Callable[[object], str],
+) -> None:
+    backend = PostgresBackend(store_url("busy"))
+    await backend.open()
+    try:
+        lease = await backend.acquire("worker", 60_000_000, 0)
+        assert lease is not None
+        waiting = [asyncio.ensure_future(backend._read("select pg_sleep(3)")) for _ in range(8)]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            await backend.renew(lease, 60_000_000, 0)
+        assert not any(each.done() for each in waiting)
+    finally:
+        backend._database.hang_up(0.0)
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await backend.close()
+
+
+@pytest.mark.slow  # a server, and a lease in real time
+async def test_a_renewal_that_is_not_answered_is_made_again_by_another_connection() -> None:
+    """While there is time for it."""
+    with PostgresServer(fsync=False) as server:
+        backend = PostgresBackend(server.url())
+        await backend.open()
+        stopped: list[int] = []
+        try:
+            lease = await backend.acquire("worker", 6_000_000, 0)
+            assert lease is not None
+            stopped += [connection.get_server_pid() for connection in backend._database._idle]
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            async with asyncio.timeout(5.4):
+                with pytest.raises(StorageError, match="did not answer in time"):
+                    await backend.renew(lease, 6_000_000, 0)
+                lease = await backend.renew(lease, 6_000_000, 0)
+            await backend.commit(lease, Commit())
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+            await backend.close()

@@ -101,6 +101,8 @@ _SKEW_MAX_US: Final = 20_000
 _COMMAND_TIMEOUT_S: Final = 20.0
 _HINT_TIMEOUT_S: Final = 5.0
 _PATIENCE_S: Final = 2.0
+_RENEWAL_MIN_S: Final = 1.0
+_SILENT_PART: Final = 0.9
 
 
 class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserTransactions, Looking, Moving, Relaying):
@@ -219,7 +221,13 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
 
     async def renew(self, lease: Lease, ttl_us: int, now_us: int) -> Lease:  # the server's time counts
         """See `Backend.renew`."""
-        rows = await self._write(RENEW, lease.worker_id, ttl_us)
+        patience_s = max(_RENEWAL_MIN_S, ttl_us / 3_000_000)
+        try:
+            async with asyncio.timeout(patience_s):
+                rows = await self._database.write_at_once(self._sql(RENEW), lease.worker_id, ttl_us)
+        except TimeoutError:  # there is time for another one, by a connection that is not silent
+            self._database.hang_up(_SILENT_PART * patience_s)
+            raise StorageError(f"{self._database} did not answer in time to renew a lease") from None
         if not rows:
             raise lease_lost(lease)
         now_us, is_first = rows[0]

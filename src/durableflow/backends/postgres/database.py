@@ -107,6 +107,7 @@ class Database:
         self._attempts: dict[asyncio.Future[Connection], float] = {}
         """To connect, and since when."""
         self._places = asyncio.Semaphore(_LANES)
+        self._own_place = asyncio.Semaphore(1)
         self._turns = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()
         self._is_open = False
@@ -121,6 +122,7 @@ class Database:
             StorageError: it cannot.
         """
         self._places, self._turns = asyncio.Semaphore(_LANES), asyncio.Lock()
+        self._own_place = asyncio.Semaphore(1)
         self._idle = [await self.connect()]
         self._is_open = True
 
@@ -239,6 +241,10 @@ class Database:
 
         return await self.to_its_end(call())
 
+    async def write_at_once(self, sql: str, *parameters: object) -> Sequence[Any]:
+        """As `write`, but it waits for no others than its own kind, however many there are."""
+        return await self._write(sql, parameters, self._own_place)
+
     async def write(self, sql: str, *parameters: object) -> Sequence[Any]:
         """One statement, which is a transaction of its own; its rows.
 
@@ -246,12 +252,15 @@ class Database:
             Refused: nothing was written.
             CommitOutcomeUnknown: the connection was lost meanwhile.
         """
+        return await self._write(sql, parameters, self._places)
+
+    async def _write(self, sql: str, parameters: Sequence[object], places: asyncio.Semaphore) -> Sequence[Any]:
         if self.hook is not None:
             return await self.transaction(lambda connection: self._fetch(connection, sql, parameters))
 
         async def call() -> Sequence[Any]:
             try:
-                return await self._patiently(lambda connection: self._fetch(connection, sql, parameters))
+                return await self._patiently(lambda connection: self._fetch(connection, sql, parameters), places)
             except _Lost as error:
                 await self._end_session(error.session)
                 raise self._unknown(error.__cause__) from error
@@ -267,7 +276,7 @@ class Database:
 
         async def call() -> T:
             try:
-                return await self._patiently(lambda connection: self._transact(connection, work))
+                return await self._patiently(lambda connection: self._transact(connection, work), self._places)
             except _Lost as error:
                 raise StorageError(f"{self}: {error.__cause__}; nothing was written") from error
 
@@ -290,18 +299,20 @@ class Database:
         if not task.cancelled():
             task.exception()  # whoever waits still gets it; a caller that has left is no warning
 
-    async def _patiently(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _patiently(self, work: Callable[[Connection], Awaitable[T]], places: asyncio.Semaphore) -> T:
         for tried in range(1, _TRIES + 1):
             try:
-                return await self._on_a_connection(work)
+                return await self._on_a_connection(work, places)
             except Refused as error:
                 if error.state not in _AGAIN or tried == _TRIES:
                     raise
             await asyncio.sleep(random.uniform(0, 0.002 * 2**tried))  # noqa: S311  # so that two do not meet again
         raise AssertionError
 
-    async def _on_a_connection(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        async with self._places:
+    async def _on_a_connection(
+        self, work: Callable[[Connection], Awaitable[T]], places: asyncio.Semaphore | None = None
+    ) -> T:
+        async with places or self._places:
             connection = self._idle.pop() if self._idle else None
             if connection is None or connection.is_closed():
                 connection = await self.connect()
