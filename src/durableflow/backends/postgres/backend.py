@@ -56,7 +56,6 @@ from durableflow.backends.postgres.looking import Looking
 from durableflow.backends.postgres.migrating import check, migrate, no_rights, version_of
 from durableflow.backends.postgres.moving import Moving
 from durableflow.backends.postgres.naming import channel_of, quoted
-from durableflow.backends.postgres.relaying import Relaying
 from durableflow.backends.postgres.sending import Sending
 from durableflow.backends.postgres.store import lease_lost, owner_words
 from durableflow.backends.postgres.tasks import Tasks
@@ -96,7 +95,7 @@ _COMMAND_TIMEOUT_S: Final = 20.0
 _PATIENCE_S: Final = 2.0
 
 
-class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserTransactions, Looking, Moving, Relaying):
+class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserTransactions, Looking, Moving):
     """Histories in a schema of a Postgres database.
 
     Args:
@@ -301,7 +300,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
             return owners
 
         owners = await self._transaction(work)
-        self._hint([*owner_words(owners), *(["t"] if touches_tasks(commit) else [])])
+        self._hint(["r", *owner_words(owners), *(["t"] if touches_tasks(commit) else [])])
 
     def _meaning(self, error: Refused, lease: Lease) -> Exception:
         if error.state == FENCED:

@@ -6,7 +6,7 @@ with the next. A hint can be lost, with a connection or by a server that does no
 now and then all the same.
 
 The words of a hint: `w7` there are messages for worker 7, `o` instances that nobody owns, `e` instances are over or
-stalled, `t` tasks, `l` and a number that somebody new listens.
+stalled, `t` tasks, `r` messages for other stores, `l` and a number that somebody new listens.
 """
 
 from __future__ import annotations

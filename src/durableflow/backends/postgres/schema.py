@@ -235,6 +235,15 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)
         """,
     ),
+    (
+        """
+        create table {s}.shard_map (
+            one boolean primary key default true check (one),
+            shard text not null,
+            map bytea not null
+        )
+        """,
+    ),
 )
 """Statements in order, of each version; `{s}` stands for the schema, quoted."""
 

@@ -218,6 +218,12 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         primary key (source, number)
     ) without rowid;
     """,
+    """
+    create table shard_map (
+        shard text not null,
+        map blob not null
+    );
+    """,
 )
 """Schema changes in order; `pragma user_version` counts those that were made."""
 
