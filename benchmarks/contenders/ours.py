@@ -16,9 +16,9 @@ from durableflow import Client, Context, Engine, Flow, Settings, Workflow, activ
 from durableflow.backends.base import Backend, Commit, InstanceChange, LoadedInstance, NewInstance, Query
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.sqlite import SqliteBackend
+from durableflow.backends.stores import open_backend
 from durableflow.model.ids import RANDOM_BITS, fresh_id
 from durableflow.model.status import Status
-from durableflow.runtime.stores import open_backend
 
 EVENT: Final = "go"
 DATABASE: Final = "durableflow.db"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from durableflow.authoring.saga import Compensation, Saga
     from durableflow.authoring.transactional import TransactionalActivity
     from durableflow.authoring.workflow import Flow, Workflow, workflow
-    from durableflow.blocking import BlockingClient, BlockingEngine, BlockingHandle
+    from durableflow.blocking import BlockingClient, BlockingEngine, BlockingHandle, BlockingShards
     from durableflow.client import Client
     from durableflow.core.task import ChildTask, Task
     from durableflow.dead_letters import DeadLetter, DeadLetters
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from durableflow.runtime.exports import ExportReport, ImportReport
     from durableflow.runtime.settings import Settings
     from durableflow.schedules import Schedules, ScheduleView
+    from durableflow.sharding import Shards
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
     from importlib import import_module
 
@@ -98,6 +99,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "BlockingClient",
             "BlockingEngine",
             "BlockingHandle",
+            "BlockingShards",
         ),
         "client": ("Client",),
         "core.task": (
@@ -179,6 +181,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "ScheduleView",
             "Schedules",
         ),
+        "sharding": ("Shards",),
     }
     _HOMES = {name: f"durableflow.{home}" for home, names in _NAMES.items() for name in names}
 
@@ -205,6 +208,7 @@ __all__ = [
     "BlockingClient",
     "BlockingEngine",
     "BlockingHandle",
+    "BlockingShards",
     "BulkReport",
     "Calendar",
     "Cancelled",
@@ -255,6 +259,7 @@ __all__ = [
     "Schedules",
     "Settings",
     "Severity",
+    "Shards",
     "Status",
     "StorageError",
     "Task",

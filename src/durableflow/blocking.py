@@ -29,6 +29,7 @@ from durableflow.model.schedule import Schedule, Spec
 from durableflow.runtime.filters import InstanceFilter
 from durableflow.runtime.worker import WorkerStatistics
 from durableflow.schedules import Schedules, ScheduleView
+from durableflow.sharding import Shards
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -416,3 +417,35 @@ class BlockingEngine(BlockingClient):
         return self.asynchronous.is_leading
 
     wait_until_leading = BlockingMethod(Engine.wait_until_leading)
+
+
+class BlockingShards(BlockingClient):
+    """Runs an engine on each of several stores that are one, in a thread of this process. See `Shards`.
+
+    Use it as `with BlockingShards({"north": ..., "south": ...}) as shards: ...`. The arguments are those of `Shards`.
+    """
+
+    @arguments_of(Shards.__init__)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._client = self._shards = Shards(*args, **kwargs)
+        self.loop_thread = LoopThread()
+
+    @property
+    def asynchronous(self) -> Shards:
+        """The shards that this is the twin of."""
+        return self._shards
+
+    def register(self, *definitions: AnyWorkflow | AnyActivity) -> None:
+        """Know more workflows and activities, in all engines; instances that stalled for want of them go on."""
+
+        async def register() -> None:
+            self.asynchronous.register(*definitions)
+
+        self.loop_thread.call(register)
+
+    @property
+    def is_leading(self) -> bool:
+        """True while the instances of all stores are run by these engines, or they have their shares of them."""
+        return self.asynchronous.is_leading
+
+    wait_until_leading = BlockingMethod(Shards.wait_until_leading)

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from durableflow.asking import Asking
 from durableflow.authoring.workflow import Workflow
 from durableflow.backends.base import Backend, DebouncedStart, InstanceRecord, NewInstance, Outgoing
+from durableflow.backends.stores import open_backend
 from durableflow.dead_letters import DeadLetters
 from durableflow.errors import InstanceExists, InstanceNotActive, InstancesExist, UsageError
 from durableflow.handle import Handle
@@ -24,7 +25,6 @@ from durableflow.repair import Repair
 from durableflow.runtime.clock import Clock, SystemClock
 from durableflow.runtime.debouncing import debounced_start
 from durableflow.runtime.starts import check_size, judge_conflict, new_event, new_start
-from durableflow.runtime.stores import open_backend
 from durableflow.schedules import Schedules
 from durableflow.trouble import Trouble
 from durableflow.work import Work

@@ -106,7 +106,7 @@ class Engine(Client):
         self._task: asyncio.Task[None] | None = None
         self._led = asyncio.Event()
         self._closing = False
-        self._sharing: tuple[Callable[[str], bool], Callable[[], object]] | None = None
+        self._sharing: tuple[Callable[[str], bool], Callable[[], object], Backend] | None = None
 
     def __repr__(self) -> str:
         return f"<engine {self.name} on {self._backend!r}>"

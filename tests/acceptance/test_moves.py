@@ -9,8 +9,8 @@ import pytest
 
 from durableflow import Client, Context, Engine, activity, workflow
 from durableflow.backends.moving import Part
+from durableflow.backends.stores import open_backend
 from durableflow.errors import StoreSealed
-from durableflow.runtime.stores import open_backend
 
 pytestmark = pytest.mark.slow  # starts processes, and kills them
 

@@ -23,10 +23,10 @@ from durableflow import (
     workflow,
 )
 from durableflow.backends.moving import Part
+from durableflow.backends.stores import open_backend
 from durableflow.errors import StoreSealed
 from durableflow.runtime.clock import SystemClock
 from durableflow.runtime.moves import Move
-from durableflow.runtime.stores import open_backend
 
 pytestmark = pytest.mark.slow  # starts processes, and kills them
 

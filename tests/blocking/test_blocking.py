@@ -16,6 +16,7 @@ from durableflow import (
     BlockingClient,
     BlockingEngine,
     BlockingHandle,
+    BlockingShards,
     Client,
     Context,
     Engine,
@@ -33,6 +34,7 @@ from durableflow import (
     activity,
     workflow,
 )
+from durableflow.backends.sharded import ShardedBackend
 
 
 @activity
@@ -376,3 +378,29 @@ def test_dead_letters_are_the_same_without_an_event_loop(engine: BlockingEngine)
     assert engine.dead_letters.redrive_all(dry_run=True).matched == 1
     assert engine.dead_letters.discard_all() == 1
     assert engine.dead_letters.discard("dead") == 0
+
+
+# -- several stores -----------------------------------------------------------------------------------------
+
+
+@workflow
+async def doubled_children(ctx: Context, count: int) -> int:
+    return sum(await ctx.when_all([ctx.call_workflow(doubled, number) for number in range(count)]))
+
+
+@pytest.mark.slow
+def test_shards_have_a_blocking_twin_that_runs_them(tmp_path: Path) -> None:
+    stores = {name: f"sqlite:///{tmp_path}/{name}.db?power_loss_safe=false" for name in ("north", "south")}
+    with BlockingShards(stores, workflows=[doubled_children]) as shards:
+        shards.register(doubled, double_blocking)
+        shards.wait_until_leading()
+        assert shards.is_leading
+        handle = shards.start(doubled_children, 8)
+        assert handle.result(timeout=20) == 56
+        there = [shards.asynchronous.map.shard_of(each.instance_id) for each in shards.list().instances]
+        assert len(there) == 9
+        assert set(there) == {"north", "south"}
+    with BlockingClient(ShardedBackend(stores)) as client:
+        assert client.result(handle.id) == 56
+    with pytest.raises(EngineClosed):
+        shards.list()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -395,3 +396,19 @@ async def test_who_fails_is_told_as_it_failed(world: World) -> None:
             await (await engine.start(fails)).result()
         assert (told.value.type_name, told.value.message) == ("ValueError", "no")
         assert "test_talking.py" in told.value.traceback_text
+
+
+async def test_what_is_terminated_in_its_first_turn_is_seen_to_be_over(world: World, tmp_path: Path) -> None:
+    """Start and termination come together: what the code decides in between stands behind the end."""
+    async with Client(world.backend(), clock=world.clock) as client:
+        handle = await client.start(waits)
+        await handle.terminate("at once")
+        async with world.engine(workflows=[waits]) as engine:
+            for asker in (client, engine):
+                with pytest.raises(WorkflowTerminated, match="at once"):
+                    await asker.result(handle.id, timeout=5)
+            kinds = [entry.kind for entry in await handle.history()]
+            assert kinds == ["instance_started", "instance_terminated", "event_awaited"]
+            await client.export_instances(tmp_path / "over.jsonl", [handle.id])
+            await client.purge(handle.id)
+            assert (await client.import_instances(tmp_path / "over.jsonl")).imported == 1

@@ -14,12 +14,14 @@ from durableflow import (
     BlockingClient,
     BlockingEngine,
     BlockingHandle,
+    BlockingShards,
     Client,
     Context,
     Engine,
     Handle,
     RetryPolicy,
     Settings,
+    Shards,
     Status,
     errors,
     testing,
@@ -252,7 +254,7 @@ def test_each_public_method_of_a_public_class_is_described() -> None:
         section = sections(API, 3).get(f"`{owner}`", "")
         for name, member in [each for part in (*PARTS.get(kind, ()), kind) for each in vars(part).items()]:
             full = f"{owner}.{name}"
-            inherited = owner == "Engine" and hasattr(Client, name)
+            inherited = owner in {"Engine", "Shards"} and hasattr(Client, name)
             described = full in HEADINGS or (not inspect.isfunction(member) and f"`{name}`" in section)
             public = not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
             if public and not inherited and not described and full not in FOR_THE_ENGINE:
@@ -288,8 +290,9 @@ def methods_of(kind: type) -> set[str]:
         (BlockingEngine, Engine, {"lifespan"}, {"of"}),
         (BlockingClient, Client, set[str](), set[str]()),
         (BlockingHandle, Handle, set[str](), set[str]()),
+        (BlockingShards, Shards, {"lifespan"}, set[str]()),
     ],
-    ids=["engine", "client", "handle"],
+    ids=["engine", "client", "handle", "shards"],
 )
 def test_a_blocking_twin_has_the_methods_of_its_model(
     twin: type, model: type, missing: set[str], added: set[str]

@@ -18,11 +18,11 @@ from durableflow import UsageError
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.ownership import counted_us
 from durableflow.backends.sqlite import SqliteBackend
+from durableflow.backends.stores import open_backend
 from durableflow.errors import TurnTooLong
 from durableflow.runtime.alarms import Alarms
 from durableflow.runtime.clock import SystemClock
 from durableflow.runtime.guard import TurnGuard
-from durableflow.runtime.stores import open_backend
 from durableflow.runtime.threads import DaemonThreads
 
 if TYPE_CHECKING:

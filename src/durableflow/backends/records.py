@@ -94,6 +94,9 @@ class Outgoing(NamedTuple):
 
     `event_id` makes a message of the same id to the same instance a duplicate while it waits. Of what an instance
     sends, `answers` says by outcome what is put into the inbox of the `sender` in the same transaction.
+
+    `rewrites`, in an outbox, are histories of instances that were over and go on in the other store, as
+    `transfers.dump_rewrites` makes them; then nothing else is sent.
     """
 
     instance_id: str
@@ -102,6 +105,7 @@ class Outgoing(NamedTuple):
     event_id: str | None = None
     sender: str = ""
     answers: Mapping[str, bytes] = MappingProxyType({})
+    rewrites: bytes = b""
 
 
 Outcome: TypeAlias = Literal["delivered", "exists", "missing", "over"]

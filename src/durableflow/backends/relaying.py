@@ -45,6 +45,13 @@ class RelayHold(NamedTuple):
     delivered: Sequence[int] = ()
 
 
+class KeptMap(NamedTuple):
+    """Which shard a store is, and the map that it is in, as bytes."""
+
+    shard: str
+    map: bytes
+
+
 class RelayStore(Protocol):
     """The part of a backend that talks to other stores; each method is one transaction."""
 
@@ -62,6 +69,18 @@ class RelayStore(Protocol):
         """How many rows are in the outbox, or were delivered and are remembered."""
         ...
 
+    async def read_map(self) -> KeptMap | None:
+        """What `keep_map` keeps."""
+        ...
+
+    async def keep_map(self, kept: KeptMap, before: KeptMap | None) -> KeptMap | None:
+        """Keep `kept`, if `before` is what is kept; None for nothing. None: that is what is kept now.
+
+        Returns:
+            What is kept instead.
+        """
+        ...
+
     # -- the receiver's side --------------------------------------------------------------------------------
 
     async def take_up_relay(self, source: str) -> RelayHold:
@@ -70,6 +89,8 @@ class RelayStore(Protocol):
 
     async def deliver(self, hold: RelayHold, rows: Sequence[OutboxRow]) -> list[Outcome]:
         """Write messages as `send` does, one after the other; what became of each, now or when it first came.
+
+        Of a row that brings histories, those are written whose instance is still as their client has seen it.
 
         Raises:
             LeaseLost: another relay was taken up for the source; nothing was written.
@@ -106,6 +127,7 @@ def answer_of(message: Outgoing, outcome: Outcome) -> bytes | None:
 
 
 __all__ = [
+    "KeptMap",
     "OutboxRow",
     "Outcome",
     "RelayHold",

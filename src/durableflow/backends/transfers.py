@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
 
 from durableflow.backends.records import Heartbeat, HistoryRow, InstanceRecord, NewInstance, Outgoing
 
@@ -16,12 +18,14 @@ class Rewrite(NamedTuple):
         rows: added to its history.
         messages: written after that; they make the worker look at it.
         after_seq: `first_seq` of the last row that the client knows of; 0 when the instance is to be made.
+        outbox: what it sends to instances of other stores; see `relaying`.
     """
 
     instance: NewInstance
     rows: Sequence[HistoryRow]
     messages: Sequence[Outgoing]
     after_seq: int = 0
+    outbox: Sequence[Outgoing] = ()
 
 
 class Arrival(NamedTuple):
@@ -48,3 +52,17 @@ class TransferStore(Protocol):
     async def take_in(self, arrivals: Sequence[Arrival]) -> set[str]:
         """Write instances from elsewhere, each whole; the ids that are taken, of which nothing was written."""
         ...
+
+
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=dict)  # answers of a message may be a view of a dictionary
+_decoder: Final = msgspec.msgpack.Decoder(list[Rewrite])
+
+
+def dump_rewrites(rewrites: Sequence[Rewrite]) -> bytes:
+    """Histories on their way to another store, as bytes."""
+    return _encoder.encode(list(rewrites))
+
+
+def load_rewrites(data: bytes) -> list[Rewrite]:
+    """The histories again."""
+    return _decoder.decode(data)

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _open_and_close(url: str) -> None:
-    from durableflow.runtime.stores import open_backend
+    from durableflow.backends.stores import open_backend
 
     backend = open_backend(url)
     await backend.open()

@@ -63,9 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _run(arguments: argparse.Namespace) -> int:
+    from durableflow.backends.stores import open_backend
     from durableflow.runtime.clock import SystemClock
     from durableflow.runtime.moves import Move
-    from durableflow.runtime.stores import open_backend
 
     source, target = open_backend(arguments.source), open_backend(arguments.target)
     async with AsyncExitStack() as stack:

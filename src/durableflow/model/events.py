@@ -401,7 +401,7 @@ NOTES: Final[frozenset[type]] = frozenset({ActivityQueued, InstanceRewound})
 ENDS: Final[frozenset[type]] = frozenset(
     {InstanceCompleted, InstanceFailed, InstanceCancelled, InstanceTerminated, InstanceTimedOut}
 )
-"""The events that end an instance; one of them is the last of a finished history."""
+"""The events that end an instance; one of them is in the last row of a finished history."""
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(list[Event])
@@ -420,6 +420,14 @@ def load_events(data: bytes) -> list[Event]:
         msgspec.DecodeError: the bytes are not a row that this version knows; nothing is ever skipped.
     """
     return _DECODER.decode(data)
+
+
+def end_in(events: Sequence[Event]) -> Event | None:
+    """How an instance ended in a row, if it did.
+
+    An end that was observed stands before what the code had still decided in the turn.
+    """
+    return next((event for event in reversed(events) if type(event) in ENDS), None)
 
 
 def dump_event(event: Event) -> bytes:

@@ -291,7 +291,7 @@ class Circuits:
         async def swap() -> Circuit | None:
             nonlocal tries
             tries += 1
-            return await self._means.backend.swap_circuit(wanted)
+            return await self._means.home.swap_circuit(wanted)
 
         other = await self._means.patiently(swap)
         return None if tries > 1 and other == wanted else other  # an earlier try was written after all
@@ -314,7 +314,7 @@ class Circuits:
 
     async def _read_first(self) -> None:
         try:
-            circuits = await self._means.patiently(self._means.backend.circuits)
+            circuits = await self._means.patiently(self._means.home.circuits)
         except (EngineClosed, LeaseLost):
             return
         for circuit in circuits:
@@ -331,7 +331,7 @@ class Circuits:
         """Learn what others have written."""
         if not self._is_read:
             return
-        for circuit in await self._means.patiently(self._means.backend.circuits):
+        for circuit in await self._means.patiently(self._means.home.circuits):
             known = self._circuits.get(circuit.name)
             if known is None:
                 known = _Known(Circuit(circuit.name))
@@ -345,7 +345,7 @@ class Circuits:
     async def run(self) -> None:
         """Look for what others write, for ever; from the first attempt on that has a circuit."""
         await self._used.wait()
-        hint = partial(self._means.backend.wait_for_change, _LOOK_S)
+        hint = partial(self._means.home.wait_for_change, _LOOK_S)
         while True:
             change = asyncio.ensure_future(self._means.patiently(hint))
             try:

@@ -27,7 +27,7 @@ def debounced_start(workflow: Workflow[..., Any], data: bytes, now_us: int, fres
     start_at_us = now_us + options.debounce_us
     deadline_us = start_at_us + options.timeout_us if options.timeout_us else 0
     started = ev.InstanceStarted(workflow.name, workflow.version, data, start_at_us=start_at_us, debounced=True)
-    instance_id = check_name(f"{key}/{fresh_id}", "the id of a debounced instance")
+    instance_id = check_name(f"{key}/debounced/{fresh_id}", "the id of a debounced instance")
     new = NewInstance(instance_id, workflow.name, workflow.version, Status.PENDING, now_us, 0, options.tags)
     return DebouncedStart(
         key,

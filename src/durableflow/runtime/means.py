@@ -58,6 +58,8 @@ class Means:
         """Whether an instance belongs to this store; None when there is no other."""
         self.on_outbox: Callable[[], object] = int
         """Called when something for another store has been written."""
+        self.home = backend
+        """The store of circuits: of several that are one, the home shard."""
         self.background: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 

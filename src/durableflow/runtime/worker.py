@@ -180,7 +180,7 @@ class Worker:
                 loops.create_task(self._inbox.run(), name="durableflow inbox")
                 if self._means.backend.is_fleet:
                     loops.create_task(self._fleet.run(), name="durableflow fleet")
-                if self._means.backend.shared:
+                if self._means.home.shared:
                     loops.create_task(self.circuits.run(), name="durableflow circuits")
                 if self._watch is not None:
                     loops.create_task(self._watch.run(), name="durableflow watch")
@@ -300,9 +300,13 @@ class Worker:
         if self._registry.add_workflow(program):
             self.retry_stalled()
 
-    def share(self, is_here: Callable[[str], bool], on_outbox: Callable[[], object]) -> None:
-        """Be the worker of one store among several: what is for instances of the others goes into the outbox."""
-        self._means.is_here, self._means.on_outbox = is_here, on_outbox
+    def share(self, is_here: Callable[[str], bool], on_outbox: Callable[[], object], home: Backend) -> None:
+        """Be the worker of one store among several: what is for instances of the others goes into the outbox.
+
+        Args:
+            home: the store of circuits, which count for all of them.
+        """
+        self._means.is_here, self._means.on_outbox, self._means.home = is_here, on_outbox, home
 
     def on_tasks(self, told: Callable[[Commit], object]) -> None:
         """Have `told` called with each commit that wrote tasks, or dropped some, once it is durable."""

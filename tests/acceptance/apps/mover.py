@@ -11,9 +11,9 @@ import signal
 from contextlib import AsyncExitStack
 from typing import Any
 
+from durableflow.backends.stores import open_backend
 from durableflow.runtime.clock import SystemClock
 from durableflow.runtime.moves import Move
-from durableflow.runtime.stores import open_backend
 
 PAGE_BYTES = 2_000
 

@@ -6,11 +6,14 @@ from bisect import insort
 from collections.abc import Sequence
 
 from durableflow.backends.base import Arrival, InstanceChange, NewInstance, Rewrite
-from durableflow.backends.memory.rows import Instance, Rows, first_seq
+from durableflow.backends.memory.relaying import MemoryRelays
+from durableflow.backends.memory.rows import Instance, first_seq
+from durableflow.backends.relaying import Outcome
+from durableflow.backends.transfers import load_rewrites
 from durableflow.errors import AppendConflict, InstancesExist
 
 
-class MemoryTransfers(Rows):
+class MemoryTransfers(MemoryRelays):
     """The part of `MemoryBackend` that takes histories from clients."""
 
     async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
@@ -22,7 +25,18 @@ class MemoryTransfers(Rows):
         changed = {each.instance.id for each in rewrites if each.after_seq and not self._may_go_on(each)}
         if changed:
             raise AppendConflict(changed)
-        for new, rows, _, after_seq in rewrites:
+        self._write_rewrites(rewrites)
+        self._notify()
+
+    def _go_on(self, data: bytes) -> Outcome:
+        rewrites = load_rewrites(data)
+        going = [self._may_go_on(each) for each in rewrites]
+        self._write_rewrites([each for each, goes in zip(rewrites, going, strict=True) if goes])
+        return "delivered" if going[0] else "over"
+
+    def _write_rewrites(self, rewrites: Sequence[Rewrite]) -> None:
+        """Nothing here fails: all or nothing."""
+        for new, rows, _, after_seq, _ in rewrites:
             if after_seq:
                 change = InstanceChange(
                     new.id, new.status, new.wake_us, None, new.custom_status, None, new.base_seq, new.version
@@ -35,7 +49,7 @@ class MemoryTransfers(Rows):
         for rewrite in rewrites:
             for message in rewrite.messages:
                 self._send_for(message)
-        self._notify()
+            self._put_out(rewrite.outbox)
 
     def _may_go_on(self, rewrite: Rewrite) -> bool:
         known = self._instances.get(rewrite.instance.id)

@@ -55,7 +55,6 @@ from durableflow.backends.postgres.looking import Looking
 from durableflow.backends.postgres.migrating import check, migrate, no_rights, version_of
 from durableflow.backends.postgres.moving import Moving
 from durableflow.backends.postgres.naming import channel_of, quoted
-from durableflow.backends.postgres.relaying import Relaying
 from durableflow.backends.postgres.sending import Sending
 from durableflow.backends.postgres.store import is_fenced, lease_lost, owner_words
 from durableflow.backends.postgres.tasks import Tasks
@@ -106,7 +105,7 @@ _RENEWAL_MIN_S: Final = 1.0
 _SILENT_PART: Final = 0.9
 
 
-class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserTransactions, Looking, Moving, Relaying):
+class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserTransactions, Looking, Moving):
     """Histories in a schema of a Postgres database.
 
     Args:
@@ -342,7 +341,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
             return owners
 
         owners = await self._transaction(work)
-        self._hint([*owner_words(owners), *(["t"] if touches_tasks(commit) else [])])
+        self._hint(["r", *owner_words(owners), *(["t"] if touches_tasks(commit) else [])])
 
     async def load(self, instance_ids: Sequence[str], lease: Lease | None = None) -> list[LoadedInstance]:
         """See `Backend.load`."""

@@ -6,8 +6,8 @@ with the next. A hint can be lost, with a connection or by a server that does no
 now and then all the same.
 
 The words of a hint: `w7` there are messages for worker 7, `o` instances that nobody owns, `e` instances are over or
-stalled, `t` tasks, `l` and a number that somebody waits for `e`: each commit that ends an instance would send that one,
-so it is only sent while somebody is known to want it.
+stalled, `t` tasks, `r` messages for other stores, `l` and a number that somebody waits for `e`: each commit that ends
+an instance would send that one, so it is only sent while somebody is known to want it.
 """
 
 from __future__ import annotations

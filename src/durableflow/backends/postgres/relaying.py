@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Final, cast
 
 from durableflow.backends.base import Outgoing
 from durableflow.backends.postgres.database import Connection
 from durableflow.backends.postgres.store import Store
 from durableflow.backends.relaying import (
+    KeptMap,
     OutboxRow,
     Outcome,
     RelayHold,
@@ -21,7 +23,12 @@ from durableflow.errors import LeaseLost
 
 _PUT_OUT: Final = "insert into {s}.outbox (message) values ($1)"
 _ANSWER: Final = """
-    insert into {s}.inbox (instance, data) select $1, $2 where exists (select 1 from {s}.instances where id = $1)
+    insert into {s}.inbox (instance, data)
+    select sender, data from unnest($1::text[], $2::bytea[]) with ordinality as a (sender, data, place)
+    where exists (select 1 from {s}.instances where id = sender) order by place
+"""
+_REMEMBER: Final = """
+    insert into {s}.delivered (source, number, outcome) select $1, d.* from unnest($2::bigint[], $3::text[]) as d
 """
 _TAKE_UP: Final = """
     insert into {s}.relays as r (source, epoch) values ($1, 1)
@@ -29,11 +36,19 @@ _TAKE_UP: Final = """
 """
 
 
+_KEEP: Final = "insert into {s}.shard_map (shard, map) values ($1, $2) on conflict do nothing"
+_KEEP_INSTEAD: Final = "update {s}.shard_map set shard = $1, map = $2 where shard = $3 and map = $4"
+
+
 class Relaying(Store):
     """The part of the backend that talks to other stores."""
 
     async def _put_out(self, connection: Connection, messages: Sequence[Outgoing]) -> None:
         await connection.executemany(self._sql(_PUT_OUT), [(dump_message(message),) for message in messages])
+
+    async def _go_on(self, connection: Connection, data: bytes) -> Outcome:
+        """Write histories that come from another store."""
+        raise NotImplementedError
 
     async def read_outbox(self, after: int, limit: int) -> list[OutboxRow]:
         """See `RelayStore.read_outbox`."""
@@ -44,19 +59,42 @@ class Relaying(Store):
         """See `RelayStore.settle`."""
 
         async def work(connection: Connection) -> list[str]:
-            told: list[str] = []
-            for number, outcome in settled:
-                data = await connection.fetchval(
-                    self._sql("delete from {s}.outbox where number = $1 returning message"), number
-                )
-                message = None if data is None else load_message(data)
-                answer = None if message is None else answer_of(message, outcome)
-                if message is not None and answer is not None:
-                    await connection.execute(self._sql(_ANSWER), message.sender, answer)
-                    told.append(message.sender)
-            return told
+            gone = await connection.fetch(
+                self._sql("delete from {s}.outbox where number = any($1::bigint[]) returning number, message"),
+                [number for number, _ in settled],
+            )
+            messages = {number: load_message(data) for number, data in gone}
+            answers = [
+                (message.sender, answer)
+                for number, outcome in settled
+                if (message := messages.pop(number, None)) is not None
+                and (answer := answer_of(message, outcome)) is not None
+            ]
+            senders = [sender for sender, _ in answers]
+            if answers:
+                await connection.execute(self._sql(_ANSWER), senders, [answer for _, answer in answers])
+            return senders
 
         await self._hint_owners(await self._transaction(work))
+
+    async def read_map(self) -> KeptMap | None:
+        """See `RelayStore.read_map`."""
+        rows = await self._read("select shard, map from {s}.shard_map")
+        return KeptMap(*rows[0]) if rows else None
+
+    async def keep_map(self, kept: KeptMap, before: KeptMap | None) -> KeptMap | None:
+        """See `RelayStore.keep_map`."""
+
+        async def work(connection: Connection) -> KeptMap | None:
+            if before is None:
+                await connection.execute(self._sql(_KEEP), *kept)
+            else:
+                await connection.execute(self._sql(_KEEP_INSTEAD), *kept, *before)
+            row = await connection.fetchrow(self._sql("select shard, map from {s}.shard_map"))
+            there = None if row is None else KeptMap(*row)
+            return None if there == kept else there
+
+        return await self._transaction(work)
 
     async def take_up_relay(self, source: str) -> RelayHold:
         """See `RelayStore.take_up_relay`."""
@@ -88,16 +126,19 @@ class Relaying(Store):
                 [row.number for row in rows],
             )
             known: dict[int, Outcome] = dict(map(tuple, found))
-            for number, message in rows:
-                if number not in known:
-                    (outcome,) = await self._send_in(connection, [message])
-                    known[number] = cast("Outcome", outcome)
-                    await connection.execute(
-                        self._sql("insert into {s}.delivered (source, number, outcome) values ($1, $2, $3)"),
-                        hold.source,
-                        number,
-                        outcome,
-                    )
+            fresh = {row.number: row.message for row in rows if row.number not in known}
+            for brings_history, group in groupby(fresh.items(), lambda each: bool(each[1].rewrites)):
+                together = list(group)
+                said: list[Outcome]
+                if brings_history:
+                    said = [await self._go_on(connection, message.rewrites) for _, message in together]
+                else:
+                    outcomes = await self._send_in(connection, [message for _, message in together])
+                    said = [cast("Outcome", each) for each in outcomes]
+                known.update(zip([number for number, _ in together], said, strict=True))
+            if fresh:
+                became = [known[number] for number in fresh]
+                await connection.execute(self._sql(_REMEMBER), hold.source, list(fresh), became)
             return [known[row.number] for row in rows]
 
         outcomes = await self._transaction(work)

@@ -245,6 +245,15 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             where state <= 0 and number > 0
         """,
     ),
+    (
+        """
+        create table {s}.shard_map (
+            one boolean primary key default true check (one),
+            shard text not null,
+            map bytea not null
+        )
+        """,
+    ),
 )
 """Statements in order, of each version; `{s}` stands for the schema, quoted."""
 

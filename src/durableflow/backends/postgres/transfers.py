@@ -9,8 +9,10 @@ from durableflow.backends.base import Arrival, NewInstance, Outgoing, Rewrite
 from durableflow.backends.postgres.commit import WRITE_TASKS, event_key, task_arrays
 from durableflow.backends.postgres.database import Connection
 from durableflow.backends.postgres.records import INSERT_RECORD, INSERT_ROW
-from durableflow.backends.postgres.store import Store
+from durableflow.backends.postgres.relaying import Relaying
+from durableflow.backends.relaying import Outcome
 from durableflow.backends.rows import tags_text, values_of
+from durableflow.backends.transfers import load_rewrites
 from durableflow.errors import AppendConflict, InstancesExist
 
 _MAKE: Final = """
@@ -30,7 +32,7 @@ _MESSAGE: Final = """
 _BEAT: Final = "insert into {s}.heartbeats (instance, task, attempt, details) values ($1, $2, $3, $4)"
 
 
-class Transfers(Store):
+class Transfers(Relaying):
     """The part of the backend that writes whole histories."""
 
     async def rewrite(self, rewrites: Sequence[Rewrite]) -> None:
@@ -49,28 +51,41 @@ class Transfers(Store):
             }
             if changed:
                 raise AppendConflict(changed)
-            for each in rewrites:
-                await connection.executemany(self._sql(INSERT_ROW), each.rows)
-                if each.after_seq:
-                    new = each.instance
-                    await connection.execute(
-                        self._sql(_CHANGE),
-                        new.id,
-                        new.status.value,
-                        new.wake_us,
-                        new.custom_status,
-                        new.base_seq,
-                        new.version,
-                    )
-                    await connection.execute(self._sql(_LETTERS_GO), new.id)
-            for each in rewrites:
-                for message in each.messages:
-                    await self._send_for(connection, message)
+            await self._write_rewrites(connection, rewrites)
 
         await self._transaction(work)
+        if any(each.outbox for each in rewrites):
+            self._hint(["r"])
         if any(each.instance.admission is not None for each in rewrites):
             self._hint(["t"])
         await self._hint_owners([each.instance.id for each in rewrites])
+
+    async def _go_on(self, connection: Connection, data: bytes) -> Outcome:
+        rewrites = load_rewrites(data)
+        going = [await self._may_go_on(connection, each) for each in rewrites]
+        await self._write_rewrites(connection, [each for each, goes in zip(rewrites, going, strict=True) if goes])
+        return "delivered" if going[0] else "over"
+
+    async def _write_rewrites(self, connection: Connection, rewrites: Sequence[Rewrite]) -> None:
+        """Of instances that are made, or may go on."""
+        for each in rewrites:
+            await connection.executemany(self._sql(INSERT_ROW), each.rows)
+            if each.after_seq:
+                new = each.instance
+                await connection.execute(
+                    self._sql(_CHANGE),
+                    new.id,
+                    new.status.value,
+                    new.wake_us,
+                    new.custom_status,
+                    new.base_seq,
+                    new.version,
+                )
+                await connection.execute(self._sql(_LETTERS_GO), new.id)
+        for each in rewrites:
+            for message in each.messages:
+                await self._send_for(connection, message)
+            await self._put_out(connection, each.outbox)
 
     async def _send_for(self, connection: Connection, message: Outgoing) -> None:
         """Write what an instance sends, and for it what became of that."""

@@ -6,8 +6,9 @@ instances stay where they are.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -18,19 +19,39 @@ from durableflow.errors import UsageError
 
 SLOTS: Final = 4_096
 """Never another number: it is in the place of every instance."""
+_MARKS: Final = ("/trigger", "/debounced")
+_SLOT_IN_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z")
+
+
+def placed_by(instance_id: str) -> str:
+    """The part of an id that says where its instance is: all of it, but for one that something else made.
+
+    An instance of a schedule is where the schedule is, which makes it in a transaction of its own; so is a debounced
+    one, where all starts of its key meet.
+    """
+    made_by, _, last = instance_id.rpartition("/")
+    for mark in _MARKS:
+        if made_by.endswith(mark) and made_by != mark:
+            return made_by[: -len(mark)]
+    return made_by if made_by and _SLOT_IN_TIME.fullmatch(last) else instance_id
 
 
 def slot_of(instance_id: str) -> int:
     """The slot of an id, the same for ever, on every machine."""
-    return int.from_bytes(blake2b(instance_id.encode(), digest_size=8).digest()) % SLOTS
+    return slot_of_place(placed_by(instance_id))
+
+
+def slot_of_place(place: str) -> int:
+    """The slot of what `placed_by` gives, and of the id of a schedule."""
+    return int.from_bytes(blake2b(place.encode(), digest_size=8).digest()) % SLOTS
 
 
 class ShardMap(msgspec.Struct, frozen=True):
     """Whose each slot is.
 
     Attributes:
-        shards: names, in the order in which they were added. The first is the home of what belongs to no instance:
-            schedules and circuits.
+        shards: names, in the order in which they were added. The first is the home of what belongs to no instance, and
+            to no schedule: circuits.
         owners: for each slot, the place of its shard in `shards`.
         version: one more with each change.
     """
@@ -59,6 +80,10 @@ class ShardMap(msgspec.Struct, frozen=True):
         """The shard of an instance, whether it is there or not."""
         return self.shards[self.owners[slot_of(instance_id)]]
 
+    def shard_of_schedule(self, schedule_id: str) -> str:
+        """The shard of a schedule, and of the instances that it starts."""
+        return self.shards[self.owners[slot_of_place(schedule_id)]]
+
     def with_shard(self, name: str) -> ShardMap:
         """The map with one more shard, which takes its share of slots from those that have most."""
         counts = Counter(self.owners)
@@ -79,13 +104,20 @@ class ShardMap(msgspec.Struct, frozen=True):
         }
 
 
+def parted(
+    messages: Iterable[Outgoing], is_here: Callable[[str], bool]
+) -> tuple[Sequence[Outgoing], Sequence[Outgoing]]:
+    """Messages to instances of a shard, and to those of others, each in their order."""
+    here: list[Outgoing] = []
+    elsewhere: list[Outgoing] = []
+    for message in messages:
+        (here if is_here(message.instance_id) else elsewhere).append(message)
+    return here, elsewhere
+
+
 def with_outbox(commit: Commit, is_here: Callable[[str], bool]) -> Commit:
     """A commit whose messages to instances of other shards go into the outbox."""
-    remote: list[Outgoing] = [message for message in commit.sends if not is_here(message.instance_id)]
+    sends, remote = parted(commit.sends, is_here)
     if not remote:
         return commit
-    return msgspec.structs.replace(
-        commit,
-        sends=[message for message in commit.sends if is_here(message.instance_id)],
-        outbox=[*commit.outbox, *remote],
-    )
+    return msgspec.structs.replace(commit, sends=list(sends), outbox=[*commit.outbox, *remote])

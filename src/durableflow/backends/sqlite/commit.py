@@ -26,7 +26,7 @@ from durableflow.backends.rows import tags_text
 from durableflow.backends.sqlite.dead_letters import write_dead_letters
 from durableflow.backends.sqlite.inbox import send_for
 from durableflow.backends.sqlite.instances import HANGING_TABLES, TERMINAL_SQL, insert_instances, taken_ids
-from durableflow.backends.sqlite.relaying import write_outbox
+from durableflow.backends.sqlite.outbox import write_outbox
 from durableflow.backends.sqlite.sends import SENDS_SQL, SENDS_VIEWS, pack_send
 from durableflow.backends.sqlite.tasks import TASK_VIEWS, write_tasks
 from durableflow.backends.tasks import ALL_TASKS

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from durableflow.backends.base import Outgoing
 from durableflow.backends.relaying import (
+    KeptMap,
     OutboxRow,
     Outcome,
     RelayHold,
     Settled,
     answer_of,
-    dump_message,
     load_message,
 )
 from durableflow.backends.sqlite.inbox import send_one
+from durableflow.backends.sqlite.rewriting import go_on
 from durableflow.backends.sqlite.thread import ConnectionThread
 from durableflow.errors import LeaseLost
 
@@ -45,6 +45,14 @@ class RelayTables:
         """See `RelayStore.count_relayed`."""
         return await self._connection().call(_count_relayed)
 
+    async def read_map(self) -> KeptMap | None:
+        """See `RelayStore.read_map`."""
+        return await self._connection().call(_read_map)
+
+    async def keep_map(self, kept: KeptMap, before: KeptMap | None) -> KeptMap | None:
+        """See `RelayStore.keep_map`."""
+        return await self._write(partial(_keep_map, kept=kept, before=before))
+
     async def take_up_relay(self, source: str) -> RelayHold:
         """See `RelayStore.take_up_relay`."""
         return await self._write(partial(_take_up, source=source))
@@ -56,13 +64,6 @@ class RelayTables:
     async def forget_delivered(self, hold: RelayHold, numbers: Sequence[int]) -> None:
         """See `RelayStore.forget_delivered`."""
         await self._write(partial(_forget, hold=hold, numbers=numbers))
-
-
-def write_outbox(connection: sqlite3.Connection, messages: Iterable[Outgoing]) -> None:
-    """Put messages out; in a transaction of the caller's."""
-    connection.executemany(
-        "insert into outbox (message) values (?)", [(dump_message(message),) for message in messages]
-    )
 
 
 def _read_outbox(connection: sqlite3.Connection, after: int, limit: int) -> list[OutboxRow]:
@@ -93,6 +94,20 @@ def _count_relayed(connection: sqlite3.Connection) -> int:
     return count
 
 
+def _read_map(connection: sqlite3.Connection) -> KeptMap | None:
+    row = connection.execute("select shard, map from shard_map").fetchone()
+    return None if row is None else KeptMap(*row)
+
+
+def _keep_map(connection: sqlite3.Connection, kept: KeptMap, before: KeptMap | None) -> KeptMap | None:
+    there = _read_map(connection)
+    if there == before:
+        connection.execute("delete from shard_map")
+        connection.execute("insert into shard_map (shard, map) values (?, ?)", kept)
+        return None
+    return None if there == kept else there
+
+
 def _take_up(connection: sqlite3.Connection, source: str) -> RelayHold:
     connection.execute("insert or ignore into relays (source, epoch) values (?, 0)", (source,))
     connection.execute("update relays set epoch = epoch + 1 where source = ?", (source,))
@@ -114,7 +129,10 @@ def _deliver(connection: sqlite3.Connection, hold: RelayHold, rows: Sequence[Out
         key = (hold.source, number)
         known = connection.execute("select outcome from delivered where source = ? and number = ?", key).fetchone()
         if known is None:
-            outcomes.append(send_one(connection, message).outcome)
+            is_history = bool(message.rewrites)
+            outcomes.append(
+                go_on(connection, message.rewrites) if is_history else send_one(connection, message).outcome
+            )
             connection.execute("insert into delivered (source, number, outcome) values (?, ?, ?)", (*key, outcomes[-1]))
         else:
             outcomes.append(known[0])

@@ -6,10 +6,13 @@ import sqlite3
 from collections.abc import Sequence
 
 from durableflow.backends.base import InstanceChange, Rewrite
+from durableflow.backends.relaying import Outcome
 from durableflow.backends.sqlite.commit import write_changes
 from durableflow.backends.sqlite.inbox import send_for
 from durableflow.backends.sqlite.instances import insert_instances, taken_ids
+from durableflow.backends.sqlite.outbox import write_outbox
 from durableflow.backends.sqlite.records import read_record
+from durableflow.backends.transfers import load_rewrites
 from durableflow.errors import AppendConflict, InstancesExist
 
 
@@ -38,6 +41,15 @@ def write_rewrites(connection: sqlite3.Connection, rewrites: Sequence[Rewrite]) 
     for each in rewrites:
         for message in each.messages:
             send_for(connection, message)
+        write_outbox(connection, each.outbox)
+
+
+def go_on(connection: sqlite3.Connection, data: bytes) -> Outcome:
+    """Write histories that come from another store, of those that are as they were seen."""
+    rewrites = load_rewrites(data)
+    going = [_may_go_on(connection, each) for each in rewrites]
+    write_rewrites(connection, [each for each, goes in zip(rewrites, going, strict=True) if goes])
+    return "delivered" if going[0] else "over"
 
 
 def _may_go_on(connection: sqlite3.Connection, rewrite: Rewrite) -> bool:

@@ -223,6 +223,12 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     create index tasks_starts on tasks (queue, priority desc, vtime, number) where state = 0 and task = 0;
     drop index tasks_waiting;
     """,
+    """
+    create table shard_map (
+        shard text not null,
+        map blob not null
+    );
+    """,
 )
 """Schema changes in order; `pragma user_version` counts those that were made."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from durableflow.backends.base import Backend, Commit, Outgoing
-from durableflow.backends.relaying import OutboxRow, Settled
-from durableflow.errors import AppendConflict, LeaseLost
+from durableflow.backends.base import Backend, Commit, Outgoing, Rewrite
+from durableflow.backends.relaying import KeptMap, OutboxRow, Settled
+from durableflow.backends.transfers import dump_rewrites
+from durableflow.errors import AppendConflict, InstancesExist, LeaseLost
 from durableflow.model.status import Status
 from durableflow.testing.contract.store import StoreContract, a_lease, a_row, an_instance, contract, refused
 
@@ -96,3 +97,62 @@ class RelayContract(StoreContract):
         assert len(await backend.inbox(0, 10)) == 1
         await backend.forget_delivered(hold, [3, 99])
         assert list((await backend.take_up_relay("far")).delivered) == []
+
+    @contract
+    async def test_what_a_copy_sends_to_other_stores_waits_with_it(self, backend: Backend) -> None:
+        """Written with the histories, or not at all."""
+        lease = await a_lease(backend)
+        sent = [_a_message("far", b"1", delivered=b"yes"), _a_message("far", b"2")]
+        copy = Rewrite(an_instance("copy"), [a_row("copy")], [Outgoing("copy", b"go")], outbox=sent)
+        await backend.rewrite([copy])
+        assert [row.message for row in await backend.read_outbox(0, 10)] == sent
+        await backend.commit(lease, Commit(new=[an_instance("a")]))
+        with refused(InstancesExist):
+            await backend.rewrite([copy, Rewrite(an_instance("a"), [], [], outbox=sent)])
+        assert len(await backend.read_outbox(0, 10)) == 2
+
+    @contract
+    async def test_a_history_is_delivered_to_an_instance_that_is_as_it_was_seen(self, backend: Backend) -> None:
+        """Once, with all that it brings; and one that has gone on meanwhile stays as it is."""
+        lease = await a_lease(backend)
+        over = [an_instance(each, Status.FAILED) for each in ("a", "b", "c")]
+        await backend.commit(lease, Commit(new=over, rows=[a_row(each.id) for each in over]))
+        going = [
+            Rewrite(
+                an_instance(each, Status.RUNNING, wake_us=0, parent=parent),
+                [a_row(each, 5)],
+                [Outgoing(each, b"go"), Outgoing("new", b"start", an_instance("new", Status.PENDING), None, each)],
+                after,
+                [_a_message("far", each.encode())],
+            )
+            for each, parent, after in (("a", "p", 1), ("b", "a", 1), ("c", "a", 9))
+        ]
+        family = OutboxRow(1, Outgoing("a", b"", rewrites=dump_rewrites(going)))
+        changed = OutboxRow(2, Outgoing("c", b"", rewrites=dump_rewrites(going[2:])))
+        hold = await backend.take_up_relay("far")
+        for _ in range(2):
+            assert await backend.deliver(hold, [family, changed]) == ["delivered", "over"]
+        for each, status, last in (("a", "RUNNING", 5), ("b", "RUNNING", 5), ("c", "FAILED", 1)):
+            record, row = await backend.record(each), await backend.last_row(each)
+            assert record is not None
+            assert row is not None
+            assert (record.status, row.first_seq) == (status, last)
+        told = [(message.instance_id, message.data) for message in await backend.inbox(0, 10)]
+        assert told == [("a", b"go"), ("new", b"start"), ("b", b"go")]
+        assert [row.message.data for row in await backend.read_outbox(0, 10)] == [b"a", b"b"]
+
+    @contract
+    async def test_a_store_keeps_its_map_until_somebody_who_knows_it_brings_another(self, backend: Backend) -> None:
+        """Also when it is opened again."""
+        first, second = KeptMap("north", b"\x00one"), KeptMap("north", b"two")
+        assert await backend.read_map() is None
+        await backend.keep_map(second, first)
+        assert await backend.read_map() is None, "there was none that is known"
+        assert await backend.keep_map(first, None) is None
+        assert await backend.keep_map(first, None) is None
+        assert await backend.keep_map(second, None) == first
+        assert await backend.keep_map(second, second) == first
+        async with self.opened() as other:
+            assert await other.read_map() == first
+            assert await other.keep_map(second, first) is None
+        assert await backend.read_map() == second
