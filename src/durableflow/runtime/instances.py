@@ -92,8 +92,12 @@ class Instances:
         future = self.loading.get(instance_id)
         if future is None:
             future = self.loading[instance_id] = self._loop.create_future()
-            self._attempts.after_commits(instance_id, partial(self._line_up, instance_id))
+            self.line_up_again(instance_id)
         return future
+
+    def line_up_again(self, instance_id: str) -> None:
+        """Have one loaded that is wanted, as soon as what of it is being committed is known."""
+        self._attempts.after_commits(instance_id, partial(self._line_up, instance_id))
 
     def _line_up(self, instance_id: str) -> None:
         if instance_id in self.loading:

@@ -93,13 +93,13 @@ class Loader:
     async def run(self) -> None:
         """Load; the store reads the next batch while this one is replayed."""
         table = self._instances
-        reading: tuple[list[str], asyncio.Task[list[LoadedInstance]]] | None = None
+        reading: tuple[list[str], frozenset[str], asyncio.Task[list[LoadedInstance]]] | None = None
         try:
             while True:
                 if reading is None:
                     await table.load_wanted.wait()
                     reading = self._begin_to_read()
-                ids, task = reading
+                ids, asked, task = reading
                 reading = None
                 try:
                     loaded = {item.record.id: item for item in await task}
@@ -110,19 +110,24 @@ class Loader:
                 if table.to_load:
                     reading = self._begin_to_read()
                 for instance_id in ids:
-                    await self._bring_in(instance_id, loaded.get(instance_id))
+                    if instance_id in asked or instance_id in table.live:
+                        await self._bring_in(instance_id, loaded.get(instance_id))
+                    else:  # it was in memory then, and has left it meanwhile
+                        table.line_up_again(instance_id)
                 await asyncio.sleep(0)
         finally:
             if reading is not None:
-                reading[1].cancel()
+                reading[2].cancel()
 
-    def _begin_to_read(self) -> tuple[list[str], asyncio.Task[list[LoadedInstance]]]:
+    def _begin_to_read(self) -> tuple[list[str], frozenset[str], asyncio.Task[list[LoadedInstance]]]:
+        """Those whose turn it is, and those of them that are read, for they are not in memory."""
         table = self._instances
         most = 1 if table.to_load[0] in self._alone else _LOAD_BATCH
         ids, table.to_load = table.to_load[:most], table.to_load[most:]
         if not table.to_load:
             table.load_wanted.clear()
-        return ids, asyncio.ensure_future(self._read([each for each in ids if each not in table.live]))
+        asked = [each for each in ids if each not in table.live]
+        return ids, frozenset(asked), asyncio.ensure_future(self._read(asked))
 
     async def _read(self, instance_ids: list[str]) -> list[LoadedInstance]:
         return await self._means.backend.load(instance_ids, self._means.lease) if instance_ids else []

@@ -288,7 +288,13 @@ class Fleet:
             await self.end(asking)
             await eventually(self.is_quiet, "all is over and the inbox is empty", timeout_s=10)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{await self.what_is_open()}") from None
+            told = await self.what_is_open()
+            for member in members:
+                if member.popen.poll() is None:
+                    member.signal(signal.SIGUSR2)
+            await asyncio.sleep(0.5)
+            works = "\n".join(f"{member}: {member.said[-60:]}" for member in members if member.popen.poll() is None)
+            raise AssertionError(f"{error}\n{told}\n{works}") from None
         verdict = await self.check()
         await self.end([member for member in members if member not in asking])
         assert await self.value("select count(*) from workers") == 0, "whoever closed has given its lease back"
