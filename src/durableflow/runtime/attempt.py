@@ -20,7 +20,7 @@ from durableflow.model import events as ev
 from durableflow.model.failure import Failure
 from durableflow.model.retry import DEFAULT_RETRY
 from durableflow.runtime.alarms import Alarm
-from durableflow.runtime.clock import Clock
+from durableflow.runtime.clock import Moment
 
 if TYPE_CHECKING:
     from durableflow.runtime.attempts import Attempts
@@ -131,7 +131,7 @@ def is_last(activity: PendingActivity, attempt: int) -> bool:
 
 
 def failed_attempt(
-    activity: PendingActivity, failure: Failure, type_names: tuple[str, ...], clock: Clock
+    activity: PendingActivity, failure: Failure, type_names: tuple[str, ...], clock: Moment
 ) -> ev.AttemptFailed | ev.ActivityFailed:
     """What follows the failure of the current attempt: another attempt, or the end.
 
