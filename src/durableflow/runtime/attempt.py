@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 AnyActivity = Activity[..., Any]
 TIMEOUT: Final = "TimeoutError"
 """The type of a failure by the clock, as the code that is called would raise it."""
+TIMEOUT_NAMES: Final = (TIMEOUT, "OSError", "Exception")
+"""The same with its bases."""
 
 
 class Owner(Protocol):
@@ -128,6 +130,23 @@ def is_last(activity: PendingActivity, attempt: int) -> bool:
     """Whether the retry policy allows none after `attempt`."""
     retry = (activity.options and activity.options.retry) or DEFAULT_RETRY
     return attempt - activity.uncounted >= retry.max_attempts
+
+
+def limits_of(activity: PendingActivity, options: ev.ActivityOptions, now_us: int) -> list[tuple[int, str]]:
+    """When an attempt that begins now has failed by the clock, whatever it says of itself, and why."""
+    limits: list[tuple[int, str]] = []
+    if options.start_to_close_us:
+        text = f"did not end within {options.start_to_close_us / 1e6:g} s"
+        limits.append((now_us + options.start_to_close_us, text))
+    if options.schedule_to_close_us:
+        text = f"was not done within {options.schedule_to_close_us / 1e6:g} s of being scheduled"
+        limits.append((activity.scheduled_at_us + options.schedule_to_close_us, text))
+    return limits
+
+
+def timed_out(name: str, attempt: int, why: str) -> Failure:
+    """What is recorded of an attempt of activity `name` that has failed by the clock."""
+    return Failure(TIMEOUT, f"attempt {attempt} of activity {name!r} {why}")
 
 
 def failed_attempt(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from durableflow.authoring.activity import ActivityContext, current_activity
 from durableflow.core.turn import PendingActivity
@@ -13,7 +13,7 @@ from durableflow.model import converter
 from durableflow.model import events as ev
 from durableflow.model.duration import Duration
 from durableflow.model.failure import Failure, record
-from durableflow.runtime.attempt import TIMEOUT, failed_attempt
+from durableflow.runtime.attempt import TIMEOUT_NAMES, failed_attempt, limits_of, timed_out
 from durableflow.runtime.clock import Moment
 from durableflow.testing.exploring.casting import Cast, Part
 from durableflow.testing.stand_ins import InjectedFailure
@@ -21,15 +21,13 @@ from durableflow.testing.stand_ins import InjectedFailure
 if TYPE_CHECKING:
     from durableflow.testing.exploring.actor import Actor
 
-TIMEOUT_NAMES: Final = (TIMEOUT, "OSError", "Exception")
-
 
 class Flight:
     """An attempt between the commit that allows it and the one that records what came of it.
 
     Attributes:
         has_worked: its function was called, and its answer is on the way.
-        due_us: when it is timed out; 0 for never.
+        due_us, due_text: when it is timed out, 0 for never, and why.
         begins_us: of one that waits in a queue for its next attempt, when that begins; else 0.
         is_wanted: False once the workflow has given it up, or it has timed out.
         is_fresh: that happened in the move before.
@@ -37,7 +35,7 @@ class Flight:
     """
 
     __slots__ = (
-        "activity", "actor", "attempt", "beat_details", "begins_us", "due_us", "failure", "has_worked", "is_fresh",
+        "activity", "actor", "attempt", "begins_us", "due_text", "due_us", "failure", "has_worked", "is_fresh",
         "is_wanted", "looked", "names", "output", "part", "refusal", "task",
     )  # fmt: skip
 
@@ -48,7 +46,7 @@ class Flight:
         self.attempt = activity.attempt
         self.part = part
         self.begins_us = begins_us
-        self.due_us = 0
+        self.due_us, self.due_text = 0, ""
         self.has_worked = False
         self.output: bytes | None = None
         self.failure: Failure | None = None
@@ -56,7 +54,6 @@ class Flight:
         self.is_wanted = True
         self.is_fresh = False
         self.looked = False
-        self.beat_details: bytes | None = None
         self.refusal: UsageError | None = None
         if activity.options is not None and not begins_us:
             self.begin(now_us)
@@ -65,12 +62,8 @@ class Flight:
         """Its time counts from now."""
         self.begins_us = 0
         options = self.activity.options
-        limits: list[int] = []
-        if options is not None and options.start_to_close_us:
-            limits.append(now_us + options.start_to_close_us)
-        if options is not None and options.schedule_to_close_us:
-            limits.append(max(now_us, self.activity.scheduled_at_us + options.schedule_to_close_us))
-        self.due_us = min(limits, default=0)
+        limits = () if options is None else limits_of(self.activity, options, now_us)
+        self.due_us, self.due_text = min(limits, default=(0, ""))
 
     @property
     def name(self) -> str:
@@ -82,7 +75,7 @@ class Flight:
         """All of it that matters for what can follow."""
         return (
             self.actor.id, self.task, self.attempt, self.has_worked, self.output, self.names, self.due_us,
-            self.begins_us, self.is_wanted, self.is_fresh, self.beat_details,
+            self.begins_us, self.is_wanted, self.is_fresh, self.activity.details,
         )  # fmt: skip
 
     # -- its function -----------------------------------------------------------------------------------------------
@@ -129,7 +122,7 @@ class Flight:
     def beat(self, details: bytes) -> None:
         """Its function says how far it is; durable at once."""
         self.looked = True
-        self.beat_details = details
+        self.activity.details = details
 
     async def offer(self) -> str:
         """Its function asks for a token."""
@@ -152,8 +145,8 @@ class Flight:
 
     def timed_out(self, clock: Moment) -> ev.Observation:
         """What is recorded when its time is over."""
-        text = f"attempt {self.attempt} of activity {self.part.name!r} did not end in time"
-        return failed_attempt(self.activity, Failure(TIMEOUT, text), TIMEOUT_NAMES, clock)
+        failure = timed_out(self.part.name, self.attempt, self.due_text)
+        return failed_attempt(self.activity, failure, TIMEOUT_NAMES, clock)
 
 
 class _WatchedContext(ActivityContext):

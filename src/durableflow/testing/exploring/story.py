@@ -220,7 +220,6 @@ class Story:
                 frozenset([flight.mark for flight in self.flights]),
                 frozenset([flight.mark for flight in self.late]),
                 frozenset([(name, tuple(posts)) for name, posts in self.posts.items()]) if self.posts else 0,
-                tuple(self.sent),
             )
         )
 
