@@ -77,5 +77,5 @@ simple = st.one_of(
     st.tuples(st.just("look"), st.just(0)),
 ).map(list)
 programs = st.lists(
-    st.one_of(simple, st.tuples(st.just("branch"), st.lists(simple, max_size=3)).map(list)), min_size=1, max_size=6
+    st.one_of(simple, st.tuples(st.just("branch"), st.lists(simple, max_size=3)).map(list)), min_size=3, max_size=6
 )

@@ -86,14 +86,14 @@ def test_with_a_cancellation_and_failures_that_are_let_happen() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
+@settings(max_examples=60)
 @given(programs, st.integers(0, 1))
 def test_of_programs_that_are_drawn(program: Words, crashes: int) -> None:
     check_same(both_ways(seen, program, crashes=crashes))
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
+@settings(max_examples=60)
 @given(programs)
 def test_of_programs_whose_work_is_done_in_a_world(program: Words) -> None:
     activities = {work: lambda _, n: n}

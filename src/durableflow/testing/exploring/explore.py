@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar, overload
 
 import msgspec
@@ -19,9 +20,10 @@ from durableflow.model.ids import check_name
 from durableflow.testing.clock import START
 from durableflow.testing.exploring.casting import Cast
 from durableflow.testing.exploring.outcome import Outcome
-from durableflow.testing.exploring.search import Check, Problem, Search, Turnings
-from durableflow.testing.exploring.story import Plot
+from durableflow.testing.exploring.search import Check, Choose, Problem, Search, Turnings
+from durableflow.testing.exploring.story import Plot, Story
 from durableflow.testing.exploring.timeline import TracedStory, name_of
+from durableflow.testing.histories import History
 
 R = TypeVar("R")
 W = TypeVar("W")
@@ -217,26 +219,24 @@ def explore(
             store's connection; a story that goes another way when it is told again.
     """
     __tracebackhide__ = True
-    if always is not None and world is None:
-        raise UsageError("always= is asked of the world, but there is none: give explore(..., world=...) too")
-    cast = Cast(activities or {}, has_world=world is not None)
-    cast.registry.add_workflow(workflow)
-    start_us = from_datetime(start, "start")
-    plot = Plot(
-        cast,
+    telling = Telling(
         workflow,
-        workflow.start_options.instance_id or f"{workflow.name}-1",
-        _started(workflow, args, kwargs or {}, start_us),
-        _lanes(events),
-        start_us,
-        crashes,
-        failures,
-        late,
-        world is not None,
-        fingerprint,
-        always,
+        args,
+        kwargs=kwargs or {},
+        world=world,
+        check=check,
+        always=always,
+        activities=activities or {},
+        events=events,
+        crashes=crashes,
+        failures=failures,
+        late=late,
+        must_end=must_end,
+        fingerprint=fingerprint,
+        moves=moves,
+        start=start,
     )
-    search = Search(plot, Check(world, check, must_end, moves))
+    search = telling.search
     try:
         if story is not None:
             problem = search.tell(_turnings_of(search, story))
@@ -249,7 +249,7 @@ def explore(
         if problem is not None:
             raise _failure(search, problem, search.stories if story is None else 0) from problem.error
     finally:
-        cast.close()
+        telling.close()
     exhaustive = search.is_exhausted
     orders = search.count() if exhaustive else max(search.count(), search.stories)
     total = orders if exhaustive else max(search.estimate(), orders)
@@ -267,15 +267,74 @@ def explore(
     )
 
 
+class Telling:
+    """A workflow and all that its stories have in common, ready to be told; arguments as of `explore`."""
+
+    def __init__(
+        self,
+        workflow: Workflow[..., Any],
+        args: tuple[object, ...],
+        *,
+        kwargs: Mapping[str, object] = MappingProxyType({}),
+        world: Callable[[], Any] | None = None,
+        check: Callable[..., object] | None = None,
+        always: Callable[[Any], object] | None = None,
+        activities: Mapping[Any, Callable[..., Any]] = MappingProxyType({}),
+        events: Sequence[Arrival] = (),
+        crashes: int = 1,
+        failures: int = 0,
+        late: bool = True,
+        must_end: bool = True,
+        fingerprint: Callable[[Any], Hashable] | None = None,
+        moves: int = 1_000,
+        start: datetime = START,
+    ) -> None:
+        if world is None and (always is not None or fingerprint is not None):
+            raise UsageError("always= and fingerprint= are asked of the world, but there is none: pass world=, too")
+        self._cast = Cast(activities, has_world=world is not None)
+        self._cast.registry.add_workflow(workflow)
+        start_us = from_datetime(start, "start")
+        plot = Plot(
+            cast=self._cast,
+            workflow=workflow,
+            instance_id=workflow.start_options.instance_id or f"{workflow.name}-1",
+            started=_started(workflow, args, kwargs, start_us),
+            lanes=_lanes(events),
+            start_us=start_us,
+            crashes=crashes,
+            failures=failures,
+            works_late=late,
+            has_world=world is not None,
+            fingerprint=fingerprint,
+            always=always,
+        )
+        self.search: Final = Search(plot, Check(world, check, must_end, moves))
+
+    def close(self) -> None:
+        """No story follows."""
+        self._cast.close()
+
+    def history(self, choose: Choose) -> History:
+        """That of one story, whose moves are chosen by the caller."""
+        try:
+            with self.search.staged(Story) as story:
+                problem = self.search.play(story, choose)
+                if problem is not None and problem.error is not None:
+                    raise problem.error
+                return Outcome[Any](story, story.root).history
+        finally:
+            self.close()
+
+
 def _started(
     workflow: Workflow[..., Any], args: tuple[object, ...], kwargs: Mapping[str, object], now_us: int
 ) -> ev.InstanceStarted:
     """The first event, as a start by a client would make it; a queue lets it in at once."""
     options = workflow.start_options
     data = workflow.arguments.dump(args, kwargs, f"the input of workflow {workflow.name!r}")
-    start_at_us = (
-        max(options.start_at_us, now_us + options.start_delay_us) if options.start_delay_us else (options.start_at_us)
-    )
+    start_at_us = options.start_at_us
+    if options.start_delay_us:
+        start_at_us = max(start_at_us, now_us + options.start_delay_us)
     deadline_us = max(start_at_us, now_us) + options.timeout_us if options.timeout_us else 0
     return ev.InstanceStarted(workflow.name, workflow.version, data, start_at_us=start_at_us, deadline_us=deadline_us)
 
