@@ -67,7 +67,7 @@ class Exploration(msgspec.Struct, frozen=True):
         if self.exhaustive:
             return f"{told}, which stand for all {self.orders:,} that there are"
         return (
-            f"{told}, of about {self.total:.2g}: all that leave the usual way at most {self.depth} times, "
+            f"{told}, of about {self.total:.2g}: all with at most {self.depth} star{'s' * (self.depth != 1)}, "
             f"and {self.sampled:,} drawn with seed {self.seed}"
         )
 

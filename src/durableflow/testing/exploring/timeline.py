@@ -7,6 +7,7 @@ from typing import Any, Final
 from durableflow.core.describe import describe
 from durableflow.core.turn import Turn
 from durableflow.model import events as ev
+from durableflow.model.failure import Failure
 from durableflow.testing.exploring.actor import Actor
 from durableflow.testing.exploring.flight import Flight
 from durableflow.testing.exploring.story import (
@@ -129,7 +130,7 @@ def _after(kind: int, flight: Flight) -> str:
     if flight.output is not None:
         answer = f"returns {_short(flight.output.decode())}"
     elif flight.failure is not None:
-        answer = f"raises {flight.failure.type_name}: {_short(flight.failure.message)}"
+        answer = f"raises {_bare(flight.failure)}: {_short(flight.failure.message)}"
     else:
         answer = "and cannot be explored"
     return f"{flight.name} {_TOLD_BY_WORK[kind].format(answer)}"
@@ -145,9 +146,9 @@ def _followed(event: ev.Event) -> str:
         case ev.ActivityStarted(task=task, attempt=attempt):
             return f"attempt {attempt} of task {task} begins"
         case ev.AttemptFailed(task=task, attempt=attempt, failure=failure):
-            return f"attempt {attempt} of task {task} has failed with {failure.type_name}; another follows"
+            return f"attempt {attempt} of task {task} has failed with {_bare(failure)}; another follows"
         case ev.ActivityFailed(task=task, attempt=attempt, failure=failure):
-            return f"attempt {attempt} of task {task} has failed with {failure.type_name}; no other follows"
+            return f"attempt {attempt} of task {task} has failed with {_bare(failure)}; no other follows"
         case ev.TimerFired(task=task):
             return f"task {task} is due"
         case ev.TaskCancelled():
@@ -156,6 +157,10 @@ def _followed(event: ev.Event) -> str:
             number = getattr(event, "task", 0)
             told = describe(event) if type(event) in ev.DECISIONS else ""
             return f"{told}, task {number}" if told and number else told
+
+
+def _bare(failure: Failure) -> str:
+    return failure.type_name.rpartition(".")[2]
 
 
 def _short(text: str) -> str:
