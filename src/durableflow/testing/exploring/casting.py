@@ -12,6 +12,10 @@ from durableflow.errors import UsageError
 from durableflow.model import converter
 
 
+class CannotBeExplored(UsageError):
+    """An activity does what no story can tell; it is not the activity that has failed."""
+
+
 class Part:
     """What is called as one activity.
 
@@ -111,7 +115,7 @@ class Cast:
                 self._loop = asyncio.new_event_loop()
             else:
                 awaitable.close()
-                raise UsageError(
+                raise CannotBeExplored(
                     "explore() runs async activities on a loop of its own, so it cannot be called where another runs: "
                     "call it in a plain test function, or by asyncio.to_thread(explore, ...)"
                 )

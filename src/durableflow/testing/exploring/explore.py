@@ -22,7 +22,7 @@ from durableflow.testing.exploring.casting import Cast
 from durableflow.testing.exploring.outcome import Outcome
 from durableflow.testing.exploring.search import Check, Choose, Problem, Search, Turnings
 from durableflow.testing.exploring.story import Plot, Story
-from durableflow.testing.exploring.timeline import TracedStory, name_of
+from durableflow.testing.exploring.timeline import TracedStory
 from durableflow.testing.histories import History
 
 R = TypeVar("R")
@@ -395,7 +395,7 @@ def _turnings_of(search: Search, name: str) -> Turnings:
         wanted.pop(0, None)
         while wanted and (moves := story.moves()):
             position += 1
-            names = [name_of(story, move) for move in moves]
+            names = [story.name_of(move) for move in moves]
             turning = wanted.pop(position, names[0])
             if turning not in names:
                 raise UsageError(
@@ -426,7 +426,7 @@ def _failure(search: Search, problem: Problem, stories: int) -> StoryFailed:
                 if choice >= len(moves):
                     break
                 if choice:
-                    names.append(f"{position + 1}: {name_of(story, moves[choice])}")
+                    names.append(f"{position + 1}: {story.name_of(moves[choice])}")
                 story.take_named(moves[choice], is_usual=not choice)
             else:
                 outcome = Outcome(story, story.root)

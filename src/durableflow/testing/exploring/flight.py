@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from durableflow.authoring.activity import ActivityContext, current_activity
 from durableflow.core.turn import PendingActivity
-from durableflow.errors import HandedOver, PayloadTooLarge, UsageError, qualified_name
+from durableflow.errors import HandedOver, PayloadTooLarge, qualified_name
 from durableflow.model import converter
 from durableflow.model import events as ev
 from durableflow.model.duration import Duration
 from durableflow.model.failure import Failure, record
 from durableflow.runtime.attempt import TIMEOUT_NAMES, failed_attempt, limits_of, timed_out
 from durableflow.runtime.clock import Moment
-from durableflow.testing.exploring.casting import Cast, Part
+from durableflow.testing.exploring.casting import CannotBeExplored, Cast, Part
 from durableflow.testing.stand_ins import InjectedFailure
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Flight:
         self.is_wanted = True
         self.is_fresh = False
         self.looked = False
-        self.refusal: UsageError | None = None
+        self.refusal: CannotBeExplored | None = None
         if activity.options is not None and not begins_us:
             self.begin(now_us)
 
@@ -84,7 +84,7 @@ class Flight:
         """Call its function.
 
         Raises:
-            UsageError: it does what cannot be explored.
+            CannotBeExplored: it does what no story can tell.
         """
         part, activity = self.part, self.activity
         self.has_worked = True
@@ -98,8 +98,10 @@ class Flight:
             if type(value) is CoroutineType or hasattr(value, "__await__"):
                 value = cast.finish(value)
             self.output = self._dumped(value)
+        except CannotBeExplored as error:
+            self.refusal = error
         except HandedOver:
-            self.refusal = self.refusal or _hands_over(part.name)
+            self.refusal = _hands_over(part.name)
         except (Exception, asyncio.CancelledError, SystemExit) as error:
             self.failure = record(error, skip_frames=1)
             self.names = tuple(qualified_name(kind) for kind in type(error).__mro__)
@@ -176,8 +178,8 @@ class _WatchedContext(ActivityContext):
         super().heartbeat(details)
 
 
-def _hands_over(name: str) -> UsageError:
-    return UsageError(
+def _hands_over(name: str) -> CannotBeExplored:
+    return CannotBeExplored(
         f"activity {name!r} hands its attempt over to whoever has a token, which explore() cannot follow; say what is "
         f"called instead: explore(..., activities={{{name}: function}})"
     )

@@ -8,7 +8,7 @@ in the end it can be counted how many stories these stand for.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from random import Random
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
@@ -145,15 +145,44 @@ class Search:
         return Problem(tuple(turnings), length, reason, error) if reason else None
 
     def tell(self, turnings: Turnings) -> Problem | None:
-        """Tell one story; turns off that are not there are passed over."""
+        """Tell one story."""
         wanted = dict(turnings)
 
-        def choose(_: Story, position: int, moves: list[Move]) -> int:
-            choice = wanted.get(position, 0)
-            return choice if choice < len(moves) else 0
+        def choose(_: Story, position: int, __: list[Move]) -> int:
+            return wanted.get(position, 0)
 
         with self.staged(Story) as story:
             return self.play(story, choose)
+
+    def tell_named(self, wanted: Mapping[int, str]) -> tuple[Problem | None, list[tuple[int, str]]]:
+        """Tell a story by the names of its turns off, and say which there were; others are passed over."""
+        taken: list[tuple[int, str]] = []
+
+        def choose(story: Story, position: int, moves: list[Move]) -> int:
+            name = wanted.get(position)
+            names = [] if name is None else [story.name_of(move) for move in moves]
+            if name is None or name not in names[1:]:
+                return 0
+            taken.append((position, name))
+            return names.index(name)
+
+        with self.staged(Story) as story:
+            return self.play(story, choose), taken
+
+    def names_of(self, turnings: Turnings) -> list[tuple[int, str]]:
+        """The turns off of a story by their names."""
+        wanted = dict(turnings)
+        names: list[tuple[int, str]] = []
+
+        def choose(story: Story, position: int, moves: list[Move]) -> int | None:
+            choice = wanted.pop(position, 0)
+            if choice:
+                names.append((position, story.name_of(moves[choice])))
+            return choice
+
+        with self.staged(Story) as story:
+            self.play(story, choose)
+        return names
 
     # -- all, in order ----------------------------------------------------------------------------------------------
 
@@ -223,15 +252,22 @@ class Search:
 
     def _shrink(self, problem: Problem) -> Problem:
         """A story that fails too, with as few turns off as can be had by leaving some out."""
+        names = self.names_of(problem.turnings)
         tries = 0
         is_smaller = True
         while is_smaller and tries < _SHRINKS:
             is_smaller = False
-            for index in reversed(range(len(problem.turnings))):
-                tries += 1
-                found = self.tell(problem.turnings[:index] + problem.turnings[index + 1 :])
-                if found is not None and len(found.turnings) < len(problem.turnings):
-                    problem, is_smaller = found, True
+            for index in reversed(range(len(names))):
+                before, after = names[:index], names[index + 1 :]
+                # What is left out may have been a move of its own, or have stood in the place of the usual one.
+                for shift in (0, 1):
+                    tries += 1
+                    wanted = dict([*before, *((position - shift, name) for position, name in after)])
+                    found, taken = self.tell_named(wanted)
+                    if found is not None and len(taken) < len(names):
+                        problem, names, is_smaller = found, taken, True
+                        break
+                if is_smaller:
                     break
         return problem
 

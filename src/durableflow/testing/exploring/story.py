@@ -42,6 +42,17 @@ WORKS_LATE: Final = 9
 CRASHES: Final = 10
 CLOSES: Final = 11
 
+_WORDS: Final = {
+    ENDS: "ends",
+    BEGINS: "begins again",
+    TIMES_OUT: "times out",
+    WORKS: "works, unheard",
+    SPOILS: "works, and fails",
+    FAILS: "fails",
+    WORKS_LATE: "works, unwanted",
+}
+"""What moves are called that are about an attempt, behind its name."""
+
 Move: TypeAlias = tuple[int, Any]
 """Its kind, and what it is about: a flight, an actor, a lane of events, or None."""
 
@@ -203,6 +214,19 @@ class Story:
         if due:
             first_us = min(each[0] for each in due)
             found += [move for due_us, move in due if due_us == first_us]
+
+    def name_of(self, move: Move) -> str:
+        """What a move is called; no two that can come next have the same name."""
+        kind, subject = move
+        if kind in _WORDS:
+            return f"{subject.name} {_WORDS[kind]}"
+        if kind == TAKES:
+            return f"{subject.id} takes a message"
+        if kind == COMES:
+            return f"{self.plot.lanes[subject][0]} comes"
+        if kind == PASSES:
+            return f"time passes for {subject.id}"
+        return "crash" if kind == CRASHES else "nothing more"
 
     def mark(self) -> int:
         """A number that is the same for states from which the same can follow."""

@@ -11,15 +11,11 @@ from durableflow.model.failure import Failure
 from durableflow.testing.exploring.actor import Actor
 from durableflow.testing.exploring.flight import Flight
 from durableflow.testing.exploring.story import (
-    BEGINS,
     COMES,
     CRASHES,
     ENDS,
-    FAILS,
-    PASSES,
     SPOILS,
     TAKES,
-    TIMES_OUT,
     WORKS,
     WORKS_LATE,
     Move,
@@ -27,15 +23,6 @@ from durableflow.testing.exploring.story import (
     Story,
 )
 
-_WORDS: Final = {
-    ENDS: "ends",
-    BEGINS: "begins again",
-    TIMES_OUT: "times out",
-    WORKS: "works, unheard",
-    SPOILS: "works, and fails",
-    FAILS: "fails",
-    WORKS_LATE: "works, unwanted",
-}
 _TOLD_BY_WORK: Final = {
     ENDS: "works, {}",
     WORKS: "works, {}; that is not recorded yet",
@@ -43,20 +30,6 @@ _TOLD_BY_WORK: Final = {
     WORKS_LATE: "was given up but works all the same, {}; nobody hears of it",
 }
 _SHOWN: Final = 120
-
-
-def name_of(story: Story, move: Move) -> str:
-    """What a move is called; no two that can come next have the same name."""
-    kind, subject = move
-    if kind in _WORDS:
-        return f"{subject.name} {_WORDS[kind]}"
-    if kind == TAKES:
-        return f"{subject.id} takes a message"
-    if kind == COMES:
-        return f"{story.plot.lanes[subject][0]} comes"
-    if kind == PASSES:
-        return f"time passes for {subject.id}"
-    return "crash" if kind == CRASHES else "nothing more"
 
 
 class TracedStory(Story):
@@ -98,7 +71,7 @@ class TracedStory(Story):
             return f"CRASH. Lost: {', '.join(_loss(flight) for flight in self.flights if not flight.begins_us)}"
         if kind == ENDS and subject.has_worked:
             return f"{subject.name}: its answer is recorded"
-        return "" if kind in _TOLD_BY_WORK else name_of(self, (kind, subject))
+        return "" if kind in _TOLD_BY_WORK else self.name_of((kind, subject))
 
     def _comes(self, lane: int) -> str:
         event = self.plot.lanes[lane][1][self.sent[lane]]
