@@ -32,7 +32,19 @@ class Actor:
         prefix: goes before the names of its activities; empty for the instance that the story is about.
     """
 
-    __slots__ = ("_apply", "_cast", "_place", "_quiet", "execution", "id", "prefix", "program", "round_begins", "rows")
+    __slots__ = (
+        "_apply",
+        "_cast",
+        "_place",
+        "_quiet",
+        "execution",
+        "id",
+        "prefix",
+        "program",
+        "round_begins",
+        "rows",
+        "told",
+    )
 
     def __init__(self, instance_id: str, program: AnyWorkflow, cast: Cast, apply: Apply, prefix: str = "") -> None:
         self.id = instance_id
@@ -41,6 +53,8 @@ class Actor:
         self.rows: list[Row] = []
         self.round_begins: list[int] = [0]
         """Where in `rows` each round begins."""
+        self.told = 0
+        """A number that is the same for histories with the same observations in the same order."""
         self._cast = cast
         self._apply = apply
         self._place = 0
@@ -77,6 +91,7 @@ class Actor:
         is_quiet, task = self._looks_quiet(event)
         self._take([event], now_us)
         key = hash((type(event), event))
+        self.told = hash((self.told, key, now_us))
         if is_quiet and (task is None or task.error is None):
             self._quiet.add(key)
         else:

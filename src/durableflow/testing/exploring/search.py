@@ -86,6 +86,8 @@ class Search:
         """For each state, by number, the state that each of its moves leads to; -1 where that is not known."""
         self._waiting: deque[tuple[Turnings, int]] = deque([((), -1)])
         self._estimates: list[int] = []
+        self._replayed: set[tuple[str, int]] = set()
+        """Histories that were, by what they were told."""
 
     @property
     def states(self) -> int:
@@ -286,8 +288,9 @@ class Search:
     def _judge(self, story: Story) -> Verdict:
         """Whether all is well with a story that is over."""
         for actor in story.actors.values():
-            if actor.is_born:
+            if actor.is_born and (actor.id, actor.told) not in self._replayed:
                 actor.check_replay()
+                self._replayed.add((actor.id, actor.told))
         root = story.root
         if self.check.must_end and not root.is_over:
             return _open(story), None
