@@ -123,6 +123,7 @@ class Asking(Looking):
                 answer = await self._find_answer(instance_id, request_id)
                 if answer is not None:
                     return answer
+                await self._seal_watch().look()
                 await change
             finally:
                 change.cancel()

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-# Tags go as text: user code may have told its connection to make JSON of whatever is a jsonb.
-_PLACES: Final = places([each.replace("jsonb[]", "text[]::jsonb[]") for each in SEND_ARRAYS], 1)
+_PLACES: Final = places(SEND_ARRAYS, 1)
 _SEND: Final = f"select {{s}}.send({_PLACES}, null::bigint)"
 _SEND_WITHIN: Final = f"select {{s}}.send_within({_PLACES})"
 _COLUMNS: Final = RECORD_COLUMNS.replace("tags", "tags::text")

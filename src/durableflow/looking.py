@@ -32,7 +32,7 @@ from durableflow.model.failure import Failure, workflow_failed
 from durableflow.model.ids import check_name
 from durableflow.model.status import Status
 from durableflow.repair import read_rows
-from durableflow.runtime.awaited import POLL_S, Awaited
+from durableflow.runtime.awaited import POLL_S, Awaited, SealWatch
 from durableflow.runtime.ends import End
 
 
@@ -71,6 +71,7 @@ class Looking:
 
     _backend: Backend
     _waits: Awaited | None = None
+    _seals: SealWatch | None = None
 
     async def result(
         self, instance_id: str, *, workflow: Workflow[..., Any] | None = None, timeout: Duration | None = None
@@ -84,6 +85,7 @@ class Looking:
             WorkflowFailed, WorkflowTerminated, WorkflowCancelled: it ended so.
             InstanceStalled: it will not go on until somebody acts.
             InstanceNotFound: there is none.
+            StoreSealed: the store has been moved away.
             TimeoutError: it is not over after `timeout`; nothing happens to it.
         """
         if timeout is None:
@@ -105,8 +107,13 @@ class Looking:
     def _awaited(self) -> Awaited:
         """Asks the store for the ends that are waited for in this process, for all of them at once."""
         if self._waits is None:
-            self._waits = Awaited(self._backend)
+            self._waits = Awaited(self._backend, self._seal_watch())
         return self._waits
+
+    def _seal_watch(self) -> SealWatch:
+        if self._seals is None:
+            self._seals = SealWatch(self._backend)
+        return self._seals
 
     async def _look_for_end(self, instance_id: str, ending: Ending | None = None) -> End | None:
         """How it ended, None while it goes on; raises when it is not there or stalled."""
@@ -146,6 +153,7 @@ class Looking:
         Raises:
             InstanceNotFound: there is none.
             InstanceNotActive: it is over, and can never have one of them.
+            StoreSealed: the store has been moved away.
             TimeoutError: not so after `timeout`.
         """
         wanted = frozenset(statuses) or frozenset(status for status in Status if status.is_terminal)
@@ -160,6 +168,7 @@ class Looking:
                             return _status(record)
                         if record.status.is_terminal:
                             raise InstanceNotActive(instance_id, record.status, f"the wait for {asked}")
+                        await self._seal_watch().look()
                         await change
                     finally:
                         change.cancel()

@@ -354,7 +354,10 @@ async def read(url: str, schema: str = "durableflow") -> Tables:
             instances = await connection.fetch(
                 "select id, status, finished_us is not null, owner, parent from instances"
             )
-            rows = await connection.fetch("select * from history order by instance, first_seq")
+            rows = await connection.fetch(
+                "select coalesce(i.id, 'number ' || h.instance_number), h.first_seq, h.at_us, h.events "
+                "from history h left join instances i on i.number = h.instance_number order by 1, 2"
+            )
             inbox = await connection.fetch("select instance, data from inbox order by number")
             others = {}
             for table in ("heartbeats", "windows", "tasks"):

@@ -31,6 +31,7 @@ from durableflow.backends.postgres import PostgresBackend
 from durableflow.backends.sqlite import SqliteBackend
 from durableflow.errors import EngineClosed, LeaseLost, MoveRefused, StorageError, StoreSealed
 from durableflow.observe import facts
+from durableflow.runtime import awaited
 from durableflow.runtime.moves import Move
 
 if TYPE_CHECKING:
@@ -542,6 +543,35 @@ async def test_an_engine_that_stands_by_ends_when_the_store_has_gone(sqlite_worl
         with pytest.raises(StoreSealed):
             await standby.__aexit__()
         world._open.remove(standby)
+        await store.close()
+        await target.close()
+
+
+@pytest.mark.slow  # a client looks now and then, in real time
+@pytest.mark.parametrize("asked", ["result", "wait_for_status", "request"])
+async def test_whoever_waits_at_a_store_that_has_gone_is_told(
+    sqlite_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setattr(awaited, "_SEAL_S", 0.0)
+    await fill(sqlite_world)
+    async with Client(sqlite_world.backend()) as client:
+        handle = client.handle("sold-3")
+        waits = {
+            "result": handle.result,
+            "wait_for_status": lambda: handle.wait_for_status(Status.SUSPENDED),
+            "request": lambda: handle.request("price"),
+        }
+        waiting = asyncio.create_task(waits[asked]())
+        while asked == "request" and len(await client._backend.inbox(0, 100)) < 3:  # noqa: ASYNC110  # it is the store
+            await asyncio.sleep(0.01)
+        store, target = sqlite_world.backend(), SqliteBackend(tmp_path / "target.db")
+        await store.open()
+        await target.open()
+        await Move(store, target, sqlite_world.clock).run()
+        with pytest.raises(StoreSealed, match="has been moved to") as told:
+            async with asyncio.timeout(10):
+                await waiting
+        assert told.value.other == target.address
         await store.close()
         await target.close()
 

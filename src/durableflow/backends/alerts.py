@@ -43,9 +43,12 @@ class AlertStore(Protocol):
         """Each `acquire` that succeeded since then, in order; older ones than the latest 1,000 may be forgotten."""
         ...
 
-    async def quiet(self, before_us: int, limit: int) -> list[QuietInstance]:
+    async def quiet(self, before_us: int, limit: int, lease: Lease | None = None) -> list[QuietInstance]:
         """Active instances that were due before `before_us` and of which nothing was recorded since, and STALLED ones.
 
         Those of which nothing was recorded for longest come first; of those without a history, their making counts.
+
+        Args:
+            lease: only those that this worker owns; None for all.
         """
         ...

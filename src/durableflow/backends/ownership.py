@@ -78,6 +78,10 @@ class OwnerStore(Protocol):
         """Active instances that this worker owns, first those that are due last."""
         ...
 
+    async def owners(self, instance_ids: Sequence[str]) -> dict[str, int]:
+        """The living workers that own these instances, or did when they ended; those that have none are left out."""
+        ...
+
     async def read_inbox(self, lease: Lease, after: int, limit: int) -> MessagePage:
         """Messages numbered above `after` for the instances that this worker owns."""
         ...
@@ -107,6 +111,10 @@ class SoleOwner:
     async def owned(self, lease: Lease, limit: int) -> list[str]:  # noqa: ARG002  # a sole owner's
         """See `OwnerStore.owned`; it is not kept, for nobody could take any."""
         return []
+
+    async def owners(self, instance_ids: Sequence[str]) -> dict[str, int]:  # noqa: ARG002  # a sole owner's
+        """See `OwnerStore.owners`; it is not kept, for there is nobody else."""
+        return {}
 
     async def read_inbox(self, lease: Lease, after: int, limit: int) -> MessagePage:  # noqa: ARG002  # a sole owner's
         """See `OwnerStore.read_inbox`. Writers take turns, so messages appear in the order of their numbers."""

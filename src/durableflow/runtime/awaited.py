@@ -15,16 +15,45 @@ _SEAL_S: Final = 2.0
 """So often a waiting client looks whether the store has been moved away."""
 
 
-class Awaited:
-    """Waits for ends, for as long as somebody wants one."""
+class SealWatch:
+    """Whether the store has been moved away, for those who wait for something that will not come any more then."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._looked_s = asyncio.get_running_loop().time()
+        self._refusal: StoreSealed | None = None
+
+    async def look(self) -> None:
+        """Raises `StoreSealed` when it has; it is asked now and then only."""
+        now_s = asyncio.get_running_loop().time()
+        if self._refusal is None and now_s - self._looked_s >= _SEAL_S:
+            self._looked_s = now_s
+            try:
+                seal = await self._backend.read_seal()
+            except EngineClosed:
+                raise
+            except StorageError:
+                return
+            if seal is not None and seal.is_gone:
+                self._refusal = seal.refusal()
+        if self._refusal is not None:
+            raise self._refusal
+
+
+class Awaited:
+    """Waits for ends, for as long as somebody wants one.
+
+    Args:
+        seals: says when no end will come any more in this store.
+    """
+
+    def __init__(self, backend: Backend, seals: SealWatch) -> None:
+        self._backend = backend
+        self._seals = seals
         self._waiting: dict[str, list[asyncio.Future[Ending]]] = {}
         self._fresh: list[str] = []
         self._looker: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
-        self._sealed_s = asyncio.get_running_loop().time()
 
     async def ending(self, instance_id: str) -> Ending:
         """When it is over or STALLED, or not there."""
@@ -63,7 +92,7 @@ class Awaited:
                 else:
                     wanted, self._fresh = self._fresh, []
                 await self._look(wanted)
-                await self._look_at_the_seal()
+                await self._seals.look()
                 asked = asyncio.ensure_future(self._asked.wait())
                 try:
                     first: list[asyncio.Future[Any]] = [change, asked]
@@ -91,21 +120,6 @@ class Awaited:
                 for future in self._waiting.pop(ending.instance_id, ()):
                     if not future.done():
                         future.set_result(ending)
-
-    async def _look_at_the_seal(self) -> None:
-        """Raises `StoreSealed` when no end will come any more in this store; it is asked now and then only."""
-        now_s = asyncio.get_running_loop().time()
-        if now_s - self._sealed_s < _SEAL_S:
-            return
-        self._sealed_s = now_s
-        try:
-            seal = await self._backend.read_seal()
-        except EngineClosed:
-            raise
-        except StorageError:
-            return
-        if seal is not None and seal.is_gone:
-            raise seal.refusal()
 
     def _fail(self, error: StorageError) -> None:
         for waiting in self._waiting.values():

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from itertools import islice
 from typing import Final, NamedTuple
 
-from durableflow.backends.base import QuietInstance
+from durableflow.backends.base import Lease, QuietInstance
 from durableflow.model.alert import AlertKind, Severity
 from durableflow.model.status import Status
 from durableflow.observe import facts
@@ -20,6 +20,8 @@ from durableflow.runtime.means import Means
 _REMEMBERED: Final = 1_000
 _QUIET_MOST: Final = 1_000
 _DETAILS_CHARS: Final = 1_000
+OF_A_WORKER: Final = frozenset({AlertKind.NO_PROGRESS, AlertKind.COMMIT_RETRIES, AlertKind.LONG_TURN})
+"""What only the worker sees that it is about; all else is seen in the store."""
 NOTED: Final = frozenset({facts.CommitRetried, facts.TurnBlocked})
 """The facts that conditions are found in; the many others need not be shown."""
 
@@ -80,16 +82,24 @@ class Conditions:
             text = f"a turn blocked the event loop for {fact.seconds:.1f} s at {fact.location}"
             self._blocked.append(_Happening(self._means.clock.now_us(), fact.instance_id, text))
 
-    async def look(self, now_us: int) -> list[Condition]:
-        """All that is wrong now, at most so many of a kind as the policy says."""
-        found = [
-            *await self._quiet(now_us),
-            *await self._takeovers(now_us),
-            *self._commit_retries(now_us),
-            *self._long_turns(now_us),
-            *await self._open_circuits(),
-            *await self._queues(now_us),
-        ]
+    async def look(self, now_us: int, *, of_store: bool) -> list[Condition]:
+        """All that is wrong now, at most so many of a kind as the policy says.
+
+        Args:
+            of_store: whether it is this worker's to look at the store as a whole, too, and not only at itself.
+        """
+        found = [*self._commit_retries(now_us), *self._long_turns(now_us)]
+        if self._means.backend.is_fleet:
+            own = await self._quiet(now_us, self._means.lease)
+            found += [each for each in own if each.kind in OF_A_WORKER]
+        if of_store:
+            quiet = await self._quiet(now_us, None)
+            found += [each for each in quiet if each.kind not in OF_A_WORKER or not self._means.backend.is_fleet]
+            found += [
+                *await self._takeovers(now_us),
+                *await self._open_circuits(),
+                *await self._queues(now_us),
+            ]
         kept: list[Condition] = []
         for kind in AlertKind:
             of_kind = (each for each in found if each.kind is kind)
@@ -98,11 +108,11 @@ class Conditions:
 
     # -- instances ------------------------------------------------------------------------------------------
 
-    async def _quiet(self, now_us: int) -> list[Condition]:
+    async def _quiet(self, now_us: int, lease: Lease | None) -> list[Condition]:
         policy = self._policy
         before_us = now_us - min(in_us(policy, "overdue"), in_us(policy, "no_progress"))
         found: list[Condition] = []
-        for quiet in await self._means.backend.quiet(before_us, _QUIET_MOST):
+        for quiet in await self._means.backend.quiet(before_us, _QUIET_MOST, lease):
             condition = self._judge(quiet, now_us)
             if condition is not None:
                 found.append(condition)

@@ -14,8 +14,8 @@ from durableflow.runtime.means import Means
 from durableflow.runtime.threads import DaemonThreads
 
 _PAGE = 20
-_NOT_FIRST_US = 1_000_000
-"""So often a worker of a fleet looks whether it has become the one that delivers."""
+_LOOK_US = 1_000_000
+"""So often a worker of a fleet looks whether it has become the one that delivers, and whether others have notices."""
 
 
 class Deliveries:
@@ -40,12 +40,12 @@ class Deliveries:
         try:
             while True:
                 if not means.lease.is_first:
-                    await means.clock.wait(asyncio.Event(), means.clock.now_us() + _NOT_FIRST_US)
+                    await means.clock.wait(asyncio.Event(), means.clock.now_us() + _LOOK_US)
                     continue
                 news.clear()
                 notices = await means.patiently(partial(means.backend.notices, sink.name, _PAGE))
-                if not notices:
-                    await means.clock.wait(news, None)
+                if not notices:  # those of other workers come without a word
+                    await means.clock.wait(news, means.clock.now_us() + _LOOK_US if means.backend.is_fleet else None)
                 for notice in notices:
                     while notice.due_us > means.clock.now_us():
                         await means.clock.wait(asyncio.Event(), notice.due_us)

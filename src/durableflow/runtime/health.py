@@ -1,4 +1,7 @@
-"""The watch of the worker that leads: raises alerts, repeats them, and says when they are over.
+"""The watch of a worker: raises alerts, repeats them, and says when they are over.
+
+In a fleet one worker looks at the store, and each at itself: what only the worker sees that it is about is that one's
+to tell, and to take back. What a dead one told falls to whoever has its instance now, or else to the first.
 
 An alert is told only after it is in the store, in the same commit as the notices of it for each sink. So who was
 told of one is told of its end, whichever worker leads by then; a crash between commit and telling costs plain
@@ -10,17 +13,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeAlias, cast
 
 import msgspec
 
-from durableflow.errors import EngineClosed, LeaseLost
+from durableflow.errors import CommitOutcomeUnknown, EngineClosed, LeaseLost
 from durableflow.model.alert import Alert, AlertChanges, AlertKind, AlertRecord, AlertState, NewNotice
 from durableflow.observe import facts
 from durableflow.observe.sinks import AlertSink
 from durableflow.runtime.alert_policy import AlertPolicy, in_us
-from durableflow.runtime.conditions import Condition, Conditions
+from durableflow.runtime.conditions import OF_A_WORKER, Condition, Conditions
 from durableflow.runtime.deliveries import Deliveries
 from durableflow.runtime.means import Means
 from durableflow.runtime.threads import DaemonThreads
@@ -38,7 +41,7 @@ class Watch:
     Args:
         hooks: told of each alert.
         deliveries: told of notices; None when there are no sinks.
-        worker: name of the one that leads.
+        worker: its name.
     """
 
     def __init__(
@@ -56,7 +59,9 @@ class Watch:
         self._hooks = hooks
         self._deliveries = deliveries
         self._worker = worker
-        self._known: dict[tuple[AlertKind, str], AlertRecord] = {}
+        self._told: set[tuple[AlertKind, str]] = set()
+        """What was wrong when it looked last."""
+        self._has_looked = False
         self._threads = DaemonThreads(1)
         self._calls = 0
         self.is_looking = True  # for what was known before, until the first interval has begun
@@ -65,19 +70,12 @@ class Watch:
     async def run(self) -> None:
         """Look for ever; the first time after one interval, when what was under way has been taken up."""
         clock = self._means.clock
-        was_first = False
         try:
             while True:
                 until_us = clock.now_us() + in_us(self._policy, "interval")
                 self.is_looking = False
                 while clock.now_us() < until_us:
                     await clock.wait(asyncio.Event(), until_us)
-                if not self._means.lease.is_first:
-                    was_first = False
-                    continue
-                if not was_first:
-                    was_first = True
-                    await self._learn_alerts()
                 self.is_looking = True
                 try:
                     await self._means.patiently(self.look)
@@ -90,9 +88,6 @@ class Watch:
             for task in self._tasks:
                 task.cancel()
 
-    async def _learn_alerts(self) -> None:
-        self._known = {alert.key: alert for alert in await self._means.patiently(self._means.backend.alerts)}
-
     async def look(self) -> None:
         """Find out what is wrong, and say what has changed.
 
@@ -100,28 +95,65 @@ class Watch:
             StorageError: nothing was said; the next look will.
         """
         now_us = self._means.clock.now_us()
+        conditions = await self._conditions.look(now_us, of_store=self._means.lease.is_first)
+        found = {(each.kind, each.subject): each for each in conditions}
+        there = {alert.key: alert for alert in await self._means.backend.alerts()}
         kept: list[AlertRecord] = []
         told: list[tuple[AlertRecord, AlertState]] = []
-        found = {(each.kind, each.subject): each for each in await self._conditions.look(now_us)}
         for key, condition in found.items():
-            known = self._known.get(key)
+            known = there.get(key)
+            if known is None and key in self._told:
+                continue  # another worker, whose instance it is by now, has taken it back
             record, state = self._judge(condition, known, now_us)
             if record != known:
                 kept.append(record)
             if state is not None:
                 told.append((record, state))
-        gone = [record for key, record in self._known.items() if key not in found]
+        gone = [there[key] for key in await self._own(there) if key not in found]
         ended: list[tuple[AlertRecord, AlertState]] = [(record, "resolved") for record in gone]
         told += ended
-        if not (kept or gone):
-            return
-        changes = AlertChanges(kept=kept, resolved=[record.key for record in gone], notices=self._notices(told, now_us))
-        await self._means.backend.change_alerts(self._means.lease, changes)
-        for record in kept:
-            self._known[record.key] = record
-        for record in gone:
-            del self._known[record.key]
-        self._tell(told, now_us)
+        if kept or gone:
+            changes = AlertChanges(
+                kept=kept, resolved=[record.key for record in gone], notices=self._notices(told, now_us)
+            )
+            await self._make(changes)
+            self._tell(told, now_us)
+        self._told, self._has_looked = set(found), True
+
+    async def _own(self, there: Mapping[tuple[AlertKind, str], AlertRecord]) -> list[tuple[AlertKind, str]]:
+        """Of the alerts that are there, those that are this worker's to take back."""
+        backend, lease = self._means.backend, self._means.lease
+        if not backend.is_fleet:
+            return list(there)
+        of_workers = [key for key in there if key[0] in OF_A_WORKER]
+        owners: Mapping[str, int] = {}
+        names: set[str] = set()
+        if of_workers:
+            owners = await backend.owners([subject for _, subject in of_workers])
+            names = {each.name for each in await backend.living(self._means.clock.now_us()) if each.kind == "worker"}
+
+        def is_own(key: tuple[AlertKind, str]) -> bool:
+            kind, subject = key
+            if kind not in OF_A_WORKER:
+                return lease.is_first
+            if kind is AlertKind.COMMIT_RETRIES:
+                is_of_life_before = subject == self._worker and not self._has_looked
+                return key in self._told or is_of_life_before or (lease.is_first and subject not in names)
+            owner = owners.get(subject)
+            return lease.is_first if owner is None else owner == lease.worker_id
+
+        return [key for key in there if is_own(key)]
+
+    async def _make(self, changes: AlertChanges) -> None:
+        """Make them durable; one whose answer was lost is looked up, for those who are told only once."""
+        try:
+            await self._means.backend.change_alerts(self._means.lease, changes)
+        except CommitOutcomeUnknown:
+            there = {alert.key: alert for alert in await self._means.backend.alerts()}
+            if any(there.get(each.key) != each for each in changes.kept) or not there.keys().isdisjoint(
+                changes.resolved
+            ):
+                raise
 
     def _judge(
         self, condition: Condition, known: AlertRecord | None, now_us: int

@@ -57,7 +57,7 @@ class MemoryAlerts(Rows):
         """Remember it, and no more than the latest thousand."""
         self._takeovers = [*self._takeovers[-_TAKEOVERS_MAX + 1 :], takeover]
 
-    async def quiet(self, before_us: int, limit: int) -> list[QuietInstance]:
+    async def quiet(self, before_us: int, limit: int, lease: Lease | None = None) -> list[QuietInstance]:  # noqa: ARG002  # it owns all
         """See `Backend.quiet`."""
         found: list[QuietInstance] = []
         for wake_us, instance_id in self._wakes[: bisect_left(self._wakes, (before_us, ""))]:

@@ -21,10 +21,11 @@ from durableflow.model.status import Status
 _QUIET: Final = f"""
     select id, workflow, status, wake_us, recorded_us, stall_reason from (
         select i.*, coalesce(
-            (select h.at_us from {{s}}.history h where h.instance = i.id order by h.first_seq desc limit 1),
+            (select h.at_us from {{s}}.history h where h.instance_number = i.number order by h.first_seq desc limit 1),
             i.created_us
         ) as recorded_us
         from {{s}}.instances i where i.finished_us is null and i.wake_us is not null and i.wake_us < $1
+            and ($3::bigint is null or i.owner = $3)
     ) q
     where status = '{Status.STALLED.value}' or recorded_us < $1 order by recorded_us, id limit $2
 """
@@ -96,7 +97,7 @@ class Alerts(Store):
         sql = "select worker, name, at_us from {s}.takeovers where at_us >= $1 order by worker"
         return [Takeover(*row) for row in await self._read(sql, since_us)]
 
-    async def quiet(self, before_us: int, limit: int) -> list[QuietInstance]:
+    async def quiet(self, before_us: int, limit: int, lease: Lease | None = None) -> list[QuietInstance]:
         """See `Backend.quiet`."""
         return [
             QuietInstance(
@@ -108,6 +109,6 @@ class Alerts(Store):
                 stall_reason,
             )
             for instance_id, workflow, status, wake_us, recorded_us, stall_reason in await self._read(
-                _QUIET, before_us, limit
+                _QUIET, before_us, limit, None if lease is None else lease.worker_id
             )
         ]

@@ -8,8 +8,6 @@ from collections.abc import Collection, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-import msgspec
-
 from durableflow.backends.base import (
     ClaimedInstance,
     Commit,
@@ -26,6 +24,7 @@ from durableflow.backends.postgres.alerts import Alerts
 from durableflow.backends.postgres.commit import (
     COMMIT_ARRAYS,
     RARE_ARRAYS,
+    Array,
     has_rare,
     places,
     rare_arrays,
@@ -33,7 +32,6 @@ from durableflow.backends.postgres.commit import (
     turn_arrays,
 )
 from durableflow.backends.postgres.database import Connection, Database, Refused, safe_url
-from durableflow.backends.postgres.functions import CONFLICT, FENCED, TAKEN
 from durableflow.backends.postgres.hints import Hints
 from durableflow.backends.postgres.inbox import Horizon
 from durableflow.backends.postgres.keeping import Keeping
@@ -46,6 +44,7 @@ from durableflow.backends.postgres.leases import (
     HAND_OVER,
     NOTE_SHARE,
     OWNED,
+    OWNERS,
     RELEASE,
     RENEW,
     SHARES,
@@ -58,7 +57,7 @@ from durableflow.backends.postgres.moving import Moving
 from durableflow.backends.postgres.naming import channel_of, quoted
 from durableflow.backends.postgres.relaying import Relaying
 from durableflow.backends.postgres.sending import Sending
-from durableflow.backends.postgres.store import lease_lost, owner_words
+from durableflow.backends.postgres.store import is_fenced, lease_lost, owner_words
 from durableflow.backends.postgres.tasks import Tasks
 from durableflow.backends.postgres.transact import UserTransactions
 from durableflow.backends.postgres.transfers import Transfers
@@ -76,15 +75,23 @@ _SETTINGS: Final = {
 }
 """Plans of tables that have just been made are bad ones, and are kept."""
 
+_UNIQUE: Final = "23505"
+_TRIES: Final = 10
+_IN_THE_WAY: Final = "select taken, written from {s}.in_the_way($1::text[], $2::text[], $3::text[], $4::bigint[])"
 _COMMIT: Final = f"select {{s}}.commit_turns($1::bigint, {places(COMMIT_ARRAYS, 2)})"
 _COMMIT_ALL: Final = (
     f"with turns as materialized (select {{s}}.commit_turns($1::bigint, {places(COMMIT_ARRAYS, 2)})) "
     f"select {{s}}.commit_rare($1::bigint, {places(RARE_ARRAYS, 2 + len(COMMIT_ARRAYS))}) from turns"
 )
 _INBOX: Final = """
-    select case when d.is_called then d.last_value else 0 end, txid_snapshot_xmin(txid_current_snapshot())::text,
-            case when $4::boolean then convert_to(txid_current()::text, 'UTF8') end
-        from {s}.inbox_number_seq as d
+    with learnt as materialized (
+        select case when d.is_called then d.last_value else 0 end as drawn from {s}.inbox_number_seq as d
+    )
+    select l.drawn, txid_snapshot_xmin(txid_current_snapshot())::text,
+            case when $4::boolean and set_config('synchronous_commit', 'on', true) = 'on'
+                and pg_logical_emit_message(true, 'durableflow', '') is not null
+                then convert_to(txid_current()::text, 'UTF8') end
+        from learnt as l
     union all select * from {s}.read_inbox($1::bigint, $2::bigint, $3::int)
 """
 """First the moment of the reading (see `inbox.Horizon`), then the messages."""
@@ -244,7 +251,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
         try:
             rows = await self._write("select * from {s}.claim_instances($1::bigint, $2::int)", lease.worker_id, limit)
         except Refused as error:
-            raise self._meaning(error, lease) from error
+            raise (lease_lost(lease) if is_fenced(error) else error) from error
         # Asked when they are ours, durably: whatever appears from now on is read as ours.
         waiting = await self._read(_WAITING, [instance_id for instance_id, _ in rows]) if rows else ()
         with_messages = {instance_id for (instance_id,) in waiting}
@@ -266,6 +273,10 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
         """See `Backend.owned`."""
         return [instance_id for (instance_id,) in await self._read(OWNED, lease.worker_id, limit)]
 
+    async def owners(self, instance_ids: Sequence[str]) -> dict[str, int]:
+        """See `Backend.owners`."""
+        return dict(await self._read(OWNERS, instance_ids))
+
     # -- the worker's side ----------------------------------------------------------------------------------
 
     async def commit(self, lease: Lease, commit: Commit) -> None:
@@ -274,25 +285,46 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
             raise InstancesExist(_doubles([new.id for new in commit.new]))
         if len({row[:2] for row in commit.rows}) != len(commit.rows):
             raise AppendConflict({instance_id for instance_id, _ in _doubles([row[:2] for row in commit.rows])})
-        turns = turn_arrays(commit)
-        try:
-            if commit.outbox:
-                await self._commit_and_put_out(lease, commit, turns)
-            elif has_rare(commit):
-                rows = await self._database.write_in_turn(
-                    self._sql(_COMMIT_ALL), lease.worker_id, *turns, *rare_arrays(commit)
-                )
-                self._hint([*owner_words(rows[0][0]), *(["t"] if touches_tasks(commit) else [])])
-            else:
-                await self._database.write_in_turn(self._sql(_COMMIT), lease.worker_id, *turns)
-        except Refused as error:
-            raise self._meaning(error, lease) from error
+        for tried in range(1, _TRIES + 1):
+            try:
+                await self._write_turns(lease, commit)
+                break
+            except Refused as error:
+                if is_fenced(error):
+                    raise lease_lost(lease) from error
+                if error.state != _UNIQUE:
+                    raise
+                await self._raise_in_the_way(commit)
+                if tried == _TRIES:
+                    raise
         if commit.has_answers or commit.finished_ids() or any(c.stall_reason is not None for c in commit.changes):
-            self._hints.tell(["e"])
-            if self._hints.is_heard:
-                self._hints.send(["e"])
+            self._hints.send_end()
 
-    async def _commit_and_put_out(self, lease: Lease, commit: Commit, turns: Sequence[Sequence[Any]]) -> None:
+    async def _write_turns(self, lease: Lease, commit: Commit) -> None:
+        turns = turn_arrays(commit)
+        if commit.outbox:
+            await self._commit_and_put_out(lease, commit, turns)
+        elif has_rare(commit):
+            rows = await self._database.write_in_turn(
+                self._sql(_COMMIT_ALL), lease.worker_id, *turns, *rare_arrays(commit)
+            )
+            self._hint([*owner_words(rows[0][0]), *(["t"] if touches_tasks(commit) else [])])
+        else:
+            await self._database.write_in_turn(self._sql(_COMMIT), lease.worker_id, *turns)
+
+    async def _raise_in_the_way(self, commit: Commit) -> None:
+        """Raise what a commit met; return if it is gone again."""
+        replaced = [new.id for new in commit.new if new.replace]
+        rows = [row[:2] for row in commit.rows]
+        ((taken, written),) = await self._read(
+            _IN_THE_WAY, [new.id for new in commit.new], replaced, [row[0] for row in rows], [row[1] for row in rows]
+        )
+        if taken:
+            raise InstancesExist(set(taken))
+        if written:
+            raise AppendConflict(set(written))
+
+    async def _commit_and_put_out(self, lease: Lease, commit: Commit, turns: Sequence[Array]) -> None:
         async def work(connection: Connection) -> Sequence[int | None]:
             owners: Sequence[int | None] = await connection.fetchval(
                 self._sql(_COMMIT_ALL), lease.worker_id, *turns, *rare_arrays(commit)
@@ -302,15 +334,6 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
 
         owners = await self._transaction(work)
         self._hint([*owner_words(owners), *(["t"] if touches_tasks(commit) else [])])
-
-    def _meaning(self, error: Refused, lease: Lease) -> Exception:
-        if error.state == FENCED:
-            return lease_lost(lease)
-        if error.state == TAKEN:
-            return InstancesExist(set(msgspec.json.decode(error.detail, type=list[str])))
-        if error.state == CONFLICT:
-            return AppendConflict(set(msgspec.json.decode(error.detail, type=list[str])))
-        return error
 
     async def load(self, instance_ids: Sequence[str], lease: Lease | None = None) -> list[LoadedInstance]:
         """See `Backend.load`."""
@@ -347,7 +370,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
     async def read_inbox(self, lease: Lease, after: int, limit: int) -> MessagePage:
         """See `Backend.read_inbox`."""
         horizon = self._horizons.setdefault(lease.worker_id, Horizon())
-        head, *rows = await self._read(_INBOX, lease.worker_id, after, limit, horizon.is_behind)
+        head, *rows = await self._read(_INBOX, lease.worker_id, after, limit, horizon.is_behind(counted_us()))
         settled = horizon.look(int(head[1]), None if head[2] is None else int(head[2]), head[0])
         messages = [Message(*row) for row in rows]
         if len(messages) == limit:

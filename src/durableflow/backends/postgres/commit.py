@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -13,41 +13,46 @@ from durableflow.backends.base import Commit, InstanceChange, Outgoing
 from durableflow.backends.rows import tags_text
 from durableflow.backends.tasks import NewTask
 
-COMMIT_ARRAYS: Final = (
+_NEW: Final = (
     "text[]", "text[]", "int[]", "text[]", "bigint[]", "bigint[]", "bigint[]", "jsonb[]", "bytea[]", "bigint[]",
-    "text[]", "text[]",
-    "text[]", "bigint[]", "bigint[]", "bytea[]",
-    "text[]", "text[]", "bigint[]", "bigint[]", "bytea[]", "text[]", "bigint[]", "int[]",
-    "bigint[]",
+    "text[]",
 )  # fmt: skip
+_ROW: Final = ("text[]", "bigint[]", "bigint[]", "bytea[]")
+_CHANGE: Final = ("text[]", "text[]", "bigint[]", "bigint[]", "bytea[]", "text[]", "bigint[]", "int[]")
+COMMIT_ARRAYS: Final = (*_NEW, "text[]", *_ROW, *_CHANGE, "bigint[]")
 """The types of what `turn_arrays` gives."""
 TASK_ARRAYS: Final = (
     "text[]", "bigint[]", "text[]", "text[]", "bytea[]", "bytea[]", "int[]", "text[]", "bigint[]", "bigint[]",
     "bigint[]",
 )  # fmt: skip
 """The types of what `write_tasks` takes: the columns of `NewTask`."""
-RARE_ARRAYS: Final = (
-    "text[]",
-    "text[]", "bigint[]", "int[]", "bytea[]",
-    "text[]", "bigint[]", "text[]", "text[]", "bigint[]", "int[]", "text[]", "text[]",
-    "text[]",
-    *TASK_ARRAYS,
-    "text[]", "bigint[]",
+_BEAT: Final = ("text[]", "bigint[]", "int[]", "bytea[]")
+_LETTER: Final = ("text[]", "bigint[]", "text[]", "text[]", "bigint[]", "int[]", "text[]", "text[]")
+_DROPPED: Final = ("text[]", "bigint[]")
+_SENT: Final = (
     "text[]", "bytea[]", "bytea[]", "text[]", "boolean[]", "boolean[]", "text[]", "int[]", "text[]", "bigint[]",
     "bigint[]", "jsonb[]", "text[]", "bigint[]", "jsonb[]", "bytea[]", "bytea[]", "bytea[]", "bytea[]",
 )  # fmt: skip
+RARE_ARRAYS: Final = ("text[]", *_BEAT, *_LETTER, "text[]", *TASK_ARRAYS, *_DROPPED, *_SENT)
 """The types of what `rare_arrays` gives."""
-_SEND_COLUMNS: Final = 14
 SEND_ARRAYS: Final = (
     "text[]", "bytea[]", "bytea[]", "boolean[]", "boolean[]", "text[]", "int[]", "text[]", "bigint[]", "bigint[]",
     "jsonb[]", "text[]", "bigint[]", "jsonb[]",
 )  # fmt: skip
 """The types of what `send_arrays` gives."""
+APART_ARRAYS: Final = (*SEND_ARRAYS[:4], *SEND_ARRAYS[5:13])
+"""The types of what `apart_arrays` gives."""
+_OF_TEXT: Final = frozenset({"text[]", "jsonb[]"})
+
+Array: TypeAlias = str | Sequence[bytes | None]
 
 
 def places(types: Sequence[str], first: int) -> str:
-    """Parameters of these types, numbered from `first` on."""
-    return ", ".join(f"${number}::{each}" for number, each in enumerate(types, first))
+    """Where `arrays` of these types go in, numbered from `first` on."""
+    return ", ".join(
+        f"${number}::{each}" if each == "bytea[]" else f"${number}::text::{each}"
+        for number, each in enumerate(types, first)
+    )
 
 
 WRITE_TASKS: Final = f"select {{s}}.write_tasks({places(TASK_ARRAYS, 1)})"
@@ -58,14 +63,36 @@ def event_key(event_id: str | None) -> bytes | None:
     return None if event_id is None else blake2b(event_id.encode(), digest_size=16).digest()
 
 
-def columns(rows: Sequence[Sequence[Any]], count: int) -> list[Sequence[Any]]:
-    """Rows turned into columns."""
-    return list(zip(*rows, strict=True)) if rows else [()] * count
+def arrays(rows: Sequence[Sequence[Any]], types: Sequence[str]) -> list[Array]:
+    """Rows turned into columns, each as what `places` has its place for."""
+    if not rows:
+        return [() if each == "bytea[]" else "{}" for each in types]
+    return [_as_array(column, each) for column, each in zip(zip(*rows, strict=True), types, strict=True)]
 
 
-def turn_arrays(commit: Commit) -> list[Sequence[Any]]:
+def _as_array(values: Sequence[Any], array_type: str) -> Array:
+    """Written out, as the server reads an array: a driver that is given one looks at each element, at great length."""
+    if array_type == "bytea[]":
+        return values
+    if array_type not in _OF_TEXT:
+        return f"{{{','.join(map(str, values)).replace('None', 'NULL')}}}"
+    if None not in values:
+        text = '","'.join(values)
+        if "\\" not in text and text.count('"') == 2 * len(values) - 2:
+            return f'{{"{text}"}}'
+    elif values.count(None) == len(values):
+        return f"{{NULL{',NULL' * (len(values) - 1)}}}"
+    return f"{{{','.join('NULL' if value is None else _quoted(value) for value in values)}}}"
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", r"\\").replace('"', r"\"")
+    return f'"{escaped}"'
+
+
+def turn_arrays(commit: Commit) -> list[Array]:
     """What `commit_turns` takes behind the worker."""
-    new = columns(
+    new = arrays(
         [
             (
                 i.id,
@@ -82,9 +109,9 @@ def turn_arrays(commit: Commit) -> list[Sequence[Any]]:
             )
             for i in sorted(commit.new, key=itemgetter(0))  # two who make the same ones do not wait for each other
         ],
-        11,
+        _NEW,
     )
-    changes = columns(
+    changes = arrays(
         [
             (
                 c.id,
@@ -98,14 +125,14 @@ def turn_arrays(commit: Commit) -> list[Sequence[Any]]:
             )
             for c in _last_changes(commit.changes)
         ],
-        8,
+        _CHANGE,
     )
     return [
         *new,
-        [i.id for i in commit.new if i.replace],
-        *columns(commit.rows, 4),
+        _as_array([i.id for i in commit.new if i.replace], "text[]"),
+        *arrays(commit.rows, _ROW),
         *changes,
-        commit.consumed,
+        _as_array(commit.consumed, "bigint[]"),
     ]
 
 
@@ -143,7 +170,7 @@ def brings_tasks(messages: Iterable[Outgoing]) -> bool:
     return any(message.new is not None and message.new.admission is not None for message in messages)
 
 
-def rare_arrays(commit: Commit) -> list[Sequence[Any]]:
+def rare_arrays(commit: Commit) -> list[Array]:
     """What `commit_rare` takes behind the worker."""
     beats = {(beat.instance_id, beat.task): beat for beat in commit.heartbeats}
     letters = {(letter.instance_id, letter.task): letter for letter in commit.dead_letters}
@@ -157,24 +184,39 @@ def rare_arrays(commit: Commit) -> list[Sequence[Any]]:
         for message, values in ((message, _send_values(message)) for message in commit.sends)
     ]
     return [
-        commit.finished_ids(),
-        *columns(list(beats.values()), 4),
-        *columns(list(letters.values()), 8),
-        commit.redeemed,
+        _as_array(commit.finished_ids(), "text[]"),
+        *arrays(list(beats.values()), _BEAT),
+        *arrays(list(letters.values()), _LETTER),
+        _as_array(commit.redeemed, "text[]"),
         *task_arrays(_new_tasks(commit)),
-        *columns(commit.tasks_dropped, 2),
-        *columns(sends, _SEND_COLUMNS + 5),
+        *arrays(commit.tasks_dropped, _DROPPED),
+        *arrays(sends, _SENT),
     ]
 
 
-def task_arrays(tasks: Sequence[NewTask]) -> list[Sequence[Any]]:
+def task_arrays(tasks: Sequence[NewTask]) -> list[Array]:
     """What `write_tasks` takes."""
-    return columns(tasks, len(TASK_ARRAYS))
+    return arrays(tasks, TASK_ARRAYS)
 
 
-def send_arrays(messages: Sequence[Outgoing]) -> list[Sequence[Any]]:
+def send_arrays(messages: Sequence[Outgoing]) -> list[Array]:
     """What `send` takes."""
-    return columns([_send_values(message) for message in messages], _SEND_COLUMNS)
+    return arrays([_send_values(message) for message in messages], SEND_ARRAYS)
+
+
+def are_apart(messages: Sequence[Outgoing]) -> bool:
+    """Whether `send_apart` can write them: none of the instances that they make is in a second one."""
+    born = [message.new for message in messages if message.new is not None]
+    if any(new.replace or new.admission is not None for new in born):
+        return False
+    ids = {new.id for new in born}
+    return sum(message.instance_id in ids for message in messages) == len(ids)
+
+
+def apart_arrays(messages: Sequence[Outgoing]) -> list[Array]:
+    """What `send_apart` takes."""
+    rows = [(*values[:4], *values[5:13]) for values in map(_send_values, messages)]
+    return arrays(rows, APART_ARRAYS)
 
 
 def _send_values(message: Outgoing) -> tuple[Any, ...]:

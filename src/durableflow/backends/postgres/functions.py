@@ -1,7 +1,7 @@
 """The functions of a store in Postgres: what must be one round trip, or must be decided where the rows are.
 
 Each begins with the same settings. A table that has just been made has no statistics, and a plan that is kept from then
-on is a bad one; compiling a plan takes longer than all that it is for.
+on is a bad one; to plan anew for each call, or to compile a plan, takes longer than all that it is for.
 """
 
 from __future__ import annotations
@@ -14,25 +14,24 @@ from durableflow.backends.tasks import ALL_TASKS
 
 FENCED: Final = "DF001"
 """SQLSTATE: the worker was declared dead."""
-TAKEN: Final = "DF002"
-"""SQLSTATE: ids of new instances are taken; the detail names them, as JSON."""
-CONFLICT: Final = "DF003"
-"""SQLSTATE: rows of the history are there already; the detail names their instances, as JSON."""
 
 _TASK_MAX: Final = 2**63 - 1
 SETTINGS: Final = (
     "set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off "
-    "set enable_bitmapscan = off"
+    "set enable_bitmapscan = off set plan_cache_mode = force_generic_plan"
 )
-"""With what a function begins."""
+"""With what a function begins that is called from outside; one that it calls has them from it."""
 
 _PURGE_ONE: Final = f"""
 create or replace function {{s}}.purge_one(of_instance text) returns boolean language plpgsql {SETTINGS} as $$
+declare
+    gone bigint;
 begin
-    delete from {{s}}.instances where id = of_instance and finished_us is not null;
+    delete from {{s}}.instances where id = of_instance and finished_us is not null returning number into gone;
     if not found then
         return false;
     end if;
+    delete from {{s}}.history where instance_number = gone;
     {" ".join(f"delete from {{s}}.{table} where instance = of_instance;" for table in HANGING_TABLES)}
     return true;
 end $$
@@ -45,29 +44,29 @@ $$
 """
 """One of those that live, or NULL: who comes next claims what nobody owns."""
 
-_SEND_ONE: Final = f"""
-create or replace function {{s}}.send_one(
+_SEND_ONE: Final = """
+create or replace function {s}.send_one(
     to_instance text, body bytea, key bytea, is_birth boolean, may_replace boolean, new_workflow text,
     new_version integer, new_status text, new_created bigint, new_wake bigint, new_tags jsonb, new_parent text,
     new_base bigint, new_admission jsonb, for_owner bigint
-) returns text language plpgsql {SETTINGS} as $$
+) returns text language plpgsql as $$
 declare
     is_over boolean;
 begin
     if is_birth then
         if may_replace then
-            perform {{s}}.purge_one(to_instance);
+            perform {s}.purge_one(to_instance);
         end if;
-        insert into {{s}}.instances
+        insert into {s}.instances
             (id, workflow, version, status, created_us, wake_us, tags, parent, base_seq, owner)
             values (to_instance, new_workflow, new_version, new_status, new_created, new_wake, new_tags, new_parent,
-                new_base, coalesce(for_owner, {{s}}.pick_worker()))
+                new_base, coalesce(for_owner, {s}.pick_worker()))
             on conflict (id) do nothing;
         if not found then
             return 'exists';
         end if;
         if new_admission is not null then
-            perform {{s}}.write_tasks(array[to_instance], array[(new_admission ->> 'task')::bigint],
+            perform {s}.write_tasks(array[to_instance], array[(new_admission ->> 'task')::bigint],
                 array[new_admission ->> 'queue'], array[new_admission ->> 'name'],
                 array[decode(new_admission ->> 'input', 'base64')],
                 array[decode(new_admission ->> 'options', 'base64')],
@@ -76,7 +75,7 @@ begin
                 array[(new_admission ->> 'scheduled_at_us')::bigint]);
         end if;
     else
-        select finished_us is not null into is_over from {{s}}.instances where id = to_instance;
+        select finished_us is not null into is_over from {s}.instances where id = to_instance;
         if not found then
             return 'missing';
         end if;
@@ -84,7 +83,7 @@ begin
             return 'over';
         end if;
     end if;
-    insert into {{s}}.inbox (instance, data, event_key) values (to_instance, body, key)
+    insert into {s}.inbox (instance, data, event_key) values (to_instance, body, key)
         on conflict (instance, event_key) where event_key is not null do nothing;
     return 'delivered';
 end $$
@@ -112,6 +111,46 @@ begin
 end $$
 """
 
+_SEND_APART: Final = f"""
+create or replace function {{s}}.send_apart(
+    targets text[], bodies bytea[], keys bytea[], births boolean[], workflows text[], versions integer[],
+    statuses text[], createds bigint[], wakes bigint[], tag_sets jsonb[], parents text[], bases bigint[]
+) returns text[] language plpgsql {SETTINGS} as $$
+declare
+    living bigint[] := (select array_agg(id order by random()) from {{s}}.workers
+        where accepts and expires > clock_timestamp());
+    outcomes text[];
+begin
+    perform txid_current();  -- before a number is drawn: readers of the inbox count on it
+    with m as materialized (
+        select t.*, i.id is not null as is_there, i.finished_us is not null as is_over
+        from unnest(targets, bodies, keys, births, workflows, versions, statuses, createds, wakes, tag_sets,
+                parents, bases) with ordinality
+                as t(target, body, key, birth, workflow, version, status, created, wake, tags, parent, base, place)
+            left join {{s}}.instances i on i.id = t.target and not t.birth
+    ), born as (
+        insert into {{s}}.instances
+            (id, workflow, version, status, created_us, wake_us, tags, parent, base_seq, owner)
+            select target, workflow, version, status, created, wake, tags, parent, base,
+                living[1 + place % cardinality(living)]
+            from m where birth order by target
+            on conflict (id) do nothing returning id
+    ), said as (
+        select m.*, case when m.birth and m.target in (select id from born) then 'delivered'
+            when m.birth then 'exists' when m.is_over then 'over' when m.is_there then 'delivered'
+            else 'missing' end as outcome
+        from m
+    ), told as (
+        insert into {{s}}.inbox (instance, data, event_key)
+            select target, body, key from said where outcome = 'delivered' order by place
+            on conflict (instance, event_key) where event_key is not null do nothing
+    )
+    select array_agg(outcome order by place) into outcomes from said;
+    return outcomes;
+end $$
+"""
+"""`send` of messages none of which is about another: whoever is born is told of nothing else, and replaces nobody."""
+
 _OWNERS_OF: Final = f"""
 create or replace function {{s}}.owners_of(ids text[]) returns bigint[] language plpgsql {SETTINGS} as $$
 begin
@@ -132,7 +171,7 @@ create or replace function {{s}}.commit_turns(
     consumed bigint[]
 ) returns void language plpgsql {SETTINGS} as $$
 declare
-    in_the_way text;
+    written bigint;
 begin
     perform 1 from {{s}}.workers where id = worker for key share;
     if not found then
@@ -142,30 +181,19 @@ begin
         perform {{s}}.purge_one(r.id) from unnest(replaced) as r(id);
     end if;
     if cardinality(new_ids) > 0 then
-        with made as (
-            insert into {{s}}.instances (id, workflow, version, status, created_us, finished_us, wake_us, tags,
-                    custom_status, base_seq, parent, owner)
-                select t.*, worker from unnest(new_ids, new_workflows, new_versions, new_statuses, new_createds,
-                    new_finisheds, new_wakes, new_tag_sets, new_customs, new_bases, new_parents) as t
-                on conflict (id) do nothing returning id
-        )
-        select json_agg(n.id) into in_the_way from unnest(new_ids) as n(id)
-            where (select count(*) from made) <> cardinality(new_ids) and n.id not in (select id from made);
-        if in_the_way is not null then
-            raise exception 'ids are taken' using errcode = '{TAKEN}', detail = in_the_way;
-        end if;
+        insert into {{s}}.instances (id, workflow, version, status, created_us, finished_us, wake_us, tags,
+                custom_status, base_seq, parent, owner)
+            select t.*, worker from unnest(new_ids, new_workflows, new_versions, new_statuses, new_createds,
+                new_finisheds, new_wakes, new_tag_sets, new_customs, new_bases, new_parents) as t;
     end if;
     if cardinality(row_ids) > 0 then
-        with written as (
-            insert into {{s}}.history (instance, first_seq, at_us, events)
-                select * from unnest(row_ids, row_seqs, row_ats, row_events)
-                on conflict (instance, first_seq) do nothing returning instance, first_seq
-        )
-        select json_agg(r.instance) into in_the_way from unnest(row_ids, row_seqs) as r(instance, first_seq)
-            where (select count(*) from written) <> cardinality(row_ids)
-                and (r.instance, r.first_seq) not in (select instance, first_seq from written);
-        if in_the_way is not null then
-            raise exception 'rows are there already' using errcode = '{CONFLICT}', detail = in_the_way;
+        insert into {{s}}.history (instance_number, first_seq, at_us, events)
+            select i.number, r.seq, r.at_us, r.events
+            from unnest(row_ids, row_seqs, row_ats, row_events) as r(id, seq, at_us, events)
+                join {{s}}.instances i on i.id = r.id;
+        get diagnostics written = row_count;
+        if written <> cardinality(row_ids) then
+            raise unique_violation using message = 'an instance is not there any more';
         end if;
     end if;
     if cardinality(ch_ids) > 0 then
@@ -181,7 +209,26 @@ begin
     end if;
 end $$
 """
-"""The part of a commit that nearly all of them are made up of."""
+"""The part of a commit that nearly all of them are made up of.
+
+What is in the way of new rows is an error of the server's own, and is looked for after it: `on conflict` would look for
+it each time, and write half a kilobyte more for a workflow of ten activities.
+"""
+
+_IN_THE_WAY: Final = f"""
+create or replace function {{s}}.in_the_way(new_ids text[], replaced text[], row_ids text[], row_seqs bigint[])
+returns table (taken text[], written text[]) language plpgsql {SETTINGS} as $$
+begin
+    return query select
+        (select array_agg(i.id) from unnest(new_ids) as n(id) join {{s}}.instances i on i.id = n.id
+            where i.finished_us is null or i.id <> all (replaced)),
+        (select array_agg(distinct r.id) from unnest(row_ids, row_seqs) as r(id, seq)
+            left join {{s}}.instances i on i.id = r.id
+            where case when i.id is null then r.id <> all (new_ids) else r.id <> all (replaced) and exists (
+                select 1 from {{s}}.history h where h.instance_number = i.number and h.first_seq = r.seq) end);
+end $$
+"""
+"""Why a commit was refused: the ids that others have, and the instances of whose history there is more, or no more."""
 
 _COMMIT_RARE: Final = f"""
 create or replace function {{s}}.commit_rare(
@@ -342,8 +389,10 @@ FUNCTIONS: Final = (
     _PICK_WORKER,
     _SEND_ONE,
     _SEND,
+    _SEND_APART,
     _OWNERS_OF,
     _COMMIT,
+    _IN_THE_WAY,
     _COMMIT_RARE,
     _CLAIM,
     _INBOX,

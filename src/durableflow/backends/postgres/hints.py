@@ -6,7 +6,8 @@ with the next. A hint can be lost, with a connection or by a server that does no
 now and then all the same.
 
 The words of a hint: `w7` there are messages for worker 7, `o` instances that nobody owns, `e` instances are over or
-stalled, `t` tasks, `l` and a number that somebody new listens.
+stalled, `t` tasks, `l` and a number that somebody waits for `e`: each commit that ends an instance would send that one,
+so it is only sent while somebody is known to want it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ _PAYLOAD_MAX: Final = 7_000
 _RECONNECT_S: Final = 0.5
 _ALIVE_S: Final = 5.0
 """A connection that only listens is asked so often whether it is still there."""
+_ENDS: Final = "e"
+_SAY_S: Final = 2.0
+"""Whoever waits for ends says so again after so long."""
+_WANTED_S: Final = 5.0
+"""And is believed for so long."""
 
 
 class Hints:
@@ -45,9 +51,10 @@ class Hints:
         self._sender: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._is_open = False
-        self._greeting = f"l{secrets.token_hex(8)}"
-        self.is_heard = True
-        """Whether anybody else is known to listen, or it is not known."""
+        self._wish = f"l{secrets.token_hex(8)}"
+        self._wished_s = -_SAY_S
+        self._wanted_s: float | None = None
+        """When somebody else last said that ends are waited for; None while that could not be heard."""
 
     def open(self) -> None:
         """Begin to listen, as soon as the server lets us."""
@@ -74,6 +81,21 @@ class Hints:
         if self._words and self._is_open and (self._sender is None or self._sender.done()):
             self._sender = asyncio.ensure_future(self._send())
 
+    def send_end(self) -> None:
+        """Have it told that instances are over, if somebody wants to know."""
+        self.tell([_ENDS])
+        if self._are_ends_wanted():
+            self.send([_ENDS])
+
+    def _are_ends_wanted(self) -> bool:
+        return self._wanted_s is None or asyncio.get_running_loop().time() - self._wanted_s < _WANTED_S
+
+    def _wish_for_ends(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._wished_s >= _SAY_S:
+            self._wished_s = now_s
+            self.send([self._wish])
+
     async def _send(self) -> None:
         while self._words:
             words, self._words = sorted(self._words), set()
@@ -93,6 +115,8 @@ class Hints:
         """Return True when one of these is heard (None: any), or one may have been lost; False after `timeout_s`."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = words
+        if words is not None and _ENDS in words:
+            self._wish_for_ends()
         try:
             async with asyncio.timeout(timeout_s):
                 await waiter
@@ -130,8 +154,8 @@ class Hints:
         try:
             connection.add_termination_listener(lose)
             await self._listener.ask(lambda: connection.add_listener(self._channel, self._hear))
+            self._wanted_s = asyncio.get_running_loop().time()  # somebody may have said so before
             self._wake_all()  # what was told while nobody listened
-            self.send({self._greeting})
             while not lost.is_set():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_ALIVE_S):
@@ -139,10 +163,14 @@ class Hints:
                 if not lost.is_set():
                     await self._listener.ask(lambda: connection.execute("select 1"))
         finally:
+            self._wanted_s = None
             await dismiss(connection)
 
     def _hear(self, _: Any, __: int, ___: str, payload: str) -> None:
         words = payload.split()
-        if any(word.startswith("l") and word != self._greeting for word in words):
-            self.is_heard = True
+        if any(word.startswith("l") and word != self._wish for word in words):
+            was_wanted = self._are_ends_wanted()
+            self._wanted_s = asyncio.get_running_loop().time()
+            if not was_wanted:  # one may have come while the wish was on its way
+                self.send([_ENDS])
         self.tell(words)

@@ -49,5 +49,9 @@ SHARES: Final = """
     select coalesce(sum(owned), 0)::bigint, count(*) from {s}.workers where accepts and expires > clock_timestamp()
 """
 COUNT_OWNED: Final = "select count(*) from {s}.instances where owner = $1 and finished_us is null"
+OWNERS: Final = """
+    select i.id, i.owner from {s}.instances i join {s}.workers w on w.id = i.owner
+    where i.id = any($1::text[]) and w.expires > clock_timestamp()
+"""
 OWNED: Final = "select id from {s}.instances where owner = $1 and finished_us is null order by wake_us desc limit $2"
 """Those that are due last come first."""

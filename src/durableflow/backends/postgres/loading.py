@@ -12,10 +12,12 @@ from durableflow.backends.rows import RECORD_COLUMNS
 
 _RECORDS: Final = f"select {RECORD_COLUMNS}, owner from {{s}}.instances where id = any($1::text[])"
 _ROWS: Final = """
-    select h.instance, h.first_seq, h.at_us, h.events
+    select a.id, h.first_seq, h.at_us, h.events
     from unnest($1::text[]) as a(id) join {s}.instances i on i.id = a.id
-        join lateral (select * from {s}.history where instance = i.id and first_seq >= i.base_seq offset 0) h on true
-    order by h.instance, h.first_seq
+        join lateral (
+            select * from {s}.history where instance_number = i.number and first_seq >= i.base_seq offset 0
+        ) h on true
+    order by a.id, h.first_seq
 """
 _MESSAGES: Final = "select number, instance, data from {s}.inbox where instance = any($1::text[]) order by number"
 _BEATS: Final = """

@@ -11,7 +11,10 @@ from durableflow.backends.postgres.store import Store
 from durableflow.backends.rows import RECORD_COLUMNS
 from durableflow.model.status import Status
 
-_ROW: Final = "instance, first_seq, at_us, events"
+_ROWS: Final = """
+    select i.id, h.first_seq, h.at_us, h.events
+    from {s}.instances i join {s}.history h on h.instance_number = i.number where i.id = $1
+"""
 
 
 class Looking(Store):
@@ -25,9 +28,8 @@ class Looking(Store):
     async def history(self, instance_id: str, from_seq: int, limit: int) -> list[HistoryRow]:
         """See `Backend.history`."""
         rows = await self._read(
-            f"select {_ROW} from {{s}}.history where instance = $1 and first_seq >= coalesce("
-            "(select max(first_seq) from {s}.history where instance = $1 and first_seq <= $2), 0) "
-            "order by first_seq limit $3",
+            f"{_ROWS} and h.first_seq >= coalesce((select max(first_seq) from {{s}}.history "
+            "where instance_number = i.number and first_seq <= $2), 0) order by h.first_seq limit $3",
             instance_id,
             from_seq,
             limit,
@@ -36,9 +38,7 @@ class Looking(Store):
 
     async def last_row(self, instance_id: str) -> HistoryRow | None:
         """See `Backend.last_row`."""
-        rows = await self._read(
-            f"select {_ROW} from {{s}}.history where instance = $1 order by first_seq desc limit 1", instance_id
-        )
+        rows = await self._read(f"{_ROWS} order by h.first_seq desc limit 1", instance_id)
         return HistoryRow(*rows[0]) if rows else None
 
     async def list_records(self, query: Query) -> list[InstanceRecord]:
@@ -64,9 +64,9 @@ class Looking(Store):
         """See `Backend.ends`."""
         rows = await self._read(
             f"select a.id, {', '.join(f'i.{each}' for each in RECORD_COLUMNS.split(', '))}, "
-            "h.instance, h.first_seq, h.at_us, h.events "
+            "i.id, h.first_seq, h.at_us, h.events "
             "from unnest($1::text[]) as a(id) left join {s}.instances i on i.id = a.id left join lateral ("
-            f"select {_ROW} from {{s}}.history where instance = i.id and i.finished_us is not null "
+            "select * from {s}.history where instance_number = i.number and i.finished_us is not null "
             "order by first_seq desc limit 1) h on true "
             "where i.id is null or i.finished_us is not null or i.status = $2",
             instance_ids,
@@ -77,7 +77,7 @@ class Looking(Store):
             Ending(
                 row[0],
                 as_record(row[1:width]) if row[1] is not None else None,
-                HistoryRow(*row[width:]) if row[width] is not None else None,
+                HistoryRow(*row[width:]) if row[-1] is not None else None,
             )
             for row in map(tuple, rows)
         ]

@@ -31,7 +31,7 @@ from durableflow.backends.moving import (
 from durableflow.backends.postgres.commit import event_key
 from durableflow.backends.postgres.database import Connection, safe_url
 from durableflow.backends.postgres.keeping import CIRCUIT_COLUMNS, as_circuit, circuit_key
-from durableflow.backends.postgres.records import as_record
+from durableflow.backends.postgres.records import INSERT_ROW, as_record
 from durableflow.backends.postgres.schema import HANGING_TABLES
 from durableflow.backends.postgres.store import Store
 from durableflow.backends.postgres.windows import window_key
@@ -75,6 +75,7 @@ class _Table(NamedTuple):
     """How a part is stored.
 
     Attributes:
+        name: of the table, or what is joined in its place.
         columns: what is read, of `t`.
         key: of the columns by which it is in order.
         bulk: the expression that may be large, or None.
@@ -94,13 +95,14 @@ class _Table(NamedTuple):
         keys = ", ".join(f"t.{key}" for key in self.key)
         size = f"{_ROW_BYTES}" + (f" + coalesce(octet_length(t.{self.bulk}), 0)" if self.bulk else "")
         places = ", ".join(f"${number}" for number in range(2, 2 + len(self.key)))
-        condition = f"where ({keys}) > ({places})" if behind else ""
+        # The first key by itself too: an index can begin there, even where the others are of a joined table.
+        condition = f"where t.{self.key[0]} >= $2 and ({keys}) > ({places})" if behind else ""
         # Sizes are added up over the keys alone: what is too much is not even read.
         return (
             f"select {self.columns} from ("
             f"select k.*, sum(k.size) over (order by {self._of_k}) - k.size as before from ("
-            f"select {keys}, ({size})::bigint as size from {{s}}.{self.name} t {condition} "
-            f"order by {keys} limit {PAGE_ROWS}) k) p join {{s}}.{self.name} t on ({keys}) = ({self._of_p}) "
+            f"select {keys}, ({size})::bigint as size from {self.name} t {condition} "
+            f"order by {keys} limit {PAGE_ROWS}) k) p join {self.name} t on ({keys}) = ({self._of_p}) "
             f"where p.before < $1::bigint order by {keys}"
         )
 
@@ -115,7 +117,7 @@ class _Table(NamedTuple):
     def last(self) -> str:
         """The last key."""
         order = ", ".join(f"{key} desc" for key in self.key)
-        return f"select {', '.join(self.key)} from {{s}}.{self.name} order by {order} limit 1"
+        return f"select {', '.join(self.key)} from {self.name} t order by {order} limit 1"
 
 
 def _insert(table: str, columns: str, *, overriding: bool = False, values: str = "") -> str:
@@ -171,9 +173,13 @@ _TASK_PLACES: Final = ", ".join(
     "coalesce((select q.id from {s}.queues q where q.name = $5), 0)" if number == 5 else f"${number}"
     for number in range(1, 23)
 )
+_HISTORY: Final = """
+    (select i.id as instance, h.first_seq, h.at_us, h.events
+        from {s}.instances i join {s}.history h on h.instance_number = i.number)
+"""
 _TABLES: Final[dict[Part, _Table]] = {
     Part.INSTANCES: _Table(
-        "instances",
+        "{s}.instances",
         _of_t(RECORD_COLUMNS),
         ("id",),
         "custom_status",
@@ -182,15 +188,15 @@ _TABLES: Final[dict[Part, _Table]] = {
         values_of,
     ),
     Part.HISTORY: _Table(
-        "history",
+        _HISTORY,
         "t.instance, t.first_seq, t.at_us, t.events",
         ("instance", "first_seq"),
         "events",
         HistoryRow._make,
-        _insert("history", "instance, first_seq, at_us, events"),
+        INSERT_ROW,
     ),
     Part.INBOX: _Table(
-        "inbox",
+        "{s}.inbox",
         "t.number, t.instance, t.data",
         ("instance", "number"),
         "data",
@@ -199,7 +205,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         _values_of_message,
     ),
     Part.HEARTBEATS: _Table(
-        "heartbeats",
+        "{s}.heartbeats",
         "t.instance, t.task, t.attempt, t.details",
         ("instance", "task"),
         "details",
@@ -207,7 +213,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         _insert("heartbeats", "instance, task, attempt, details"),
     ),
     Part.DEAD_LETTERS: _Table(
-        "dead_letters",
+        "{s}.dead_letters",
         _of_t(_LETTERS),
         ("instance", "task"),
         "message",
@@ -215,7 +221,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         _insert("dead_letters", _LETTERS),
     ),
     Part.WINDOWS: _Table(
-        "windows",
+        "{s}.windows",
         "t.instance, (select i.workflow from {s}.instances i where i.id = t.instance), "
         "(select i.version from {s}.instances i where i.id = t.instance), t.name, t.changed, t.start_at_us, t.until_us",
         ("instance",),
@@ -225,7 +231,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         _values_of_window,
     ),
     Part.QUEUES: _Table(
-        "queues",
+        "{s}.queues",
         f"t.name, {_of_t(_LIMITS)}, {_LANES}",
         ("name",),
         None,
@@ -234,7 +240,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         _values_of_queue,
     ),
     Part.TASKS: _Table(
-        "tasks",
+        "{s}.tasks",
         f"t.number, t.instance, {_of_t(_TASK_COLUMNS).replace('t.queue', _QUEUE_NAME)}",
         ("instance", "task"),
         "input",
@@ -243,7 +249,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         _values_of_task,
     ),
     Part.SCHEDULES: _Table(
-        "schedules",
+        "{s}.schedules",
         "t.id, t.revision, t.due_us, t.data",
         ("id",),
         "data",
@@ -251,7 +257,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         _insert("schedules", "id, revision, due_us, data"),
     ),
     Part.CIRCUITS: _Table(
-        "circuits",
+        "{s}.circuits",
         _of_t(CIRCUIT_COLUMNS),
         ("name",),
         None,
@@ -260,7 +266,7 @@ _TABLES: Final[dict[Part, _Table]] = {
         _values_of_circuit,
     ),
 }
-_MOVED_TABLES: Final = (*HANGING_TABLES, "instances", "lanes", "queues", "servers", "schedules", "circuits")
+_MOVED_TABLES: Final = (*HANGING_TABLES, "history", "instances", "lanes", "queues", "servers", "schedules", "circuits")
 
 
 class Moving(Store):
@@ -356,7 +362,7 @@ class Moving(Store):
 
     async def _counts_in(self, connection: Connection) -> dict[Part, int]:
         return {
-            part: int(await connection.fetchval(self._sql(f"select count(*) from {{s}}.{table.name}")))
+            part: int(await connection.fetchval(self._sql(f"select count(*) from {table.name} t")))
             for part, table in _TABLES.items()
         }
 

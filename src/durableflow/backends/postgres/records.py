@@ -13,6 +13,11 @@ from durableflow.model.status import Status
 
 _PLACES: Final = ", ".join(f"${number}" for number in range(1, len(RECORD_COLUMNS.split(", ")) + 1))
 INSERT_RECORD: Final = f"insert into {{s}}.instances ({RECORD_COLUMNS}) values ({_PLACES})"
+INSERT_ROW: Final = """
+    insert into {s}.history (instance_number, first_seq, at_us, events)
+        select number, $2::bigint, $3::bigint, $4::bytea from {s}.instances where id = $1
+"""
+"""Of a `HistoryRow`."""
 
 
 def as_record(row: Sequence[Any]) -> InstanceRecord:

@@ -23,6 +23,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         """
         create table {s}.instances (
             id text collate "C" primary key,
+            number bigint generated always as identity,
             workflow text collate "C" not null,
             version integer not null,
             status text collate "C" not null,
@@ -43,13 +44,14 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "create index instances_created on {s}.instances (created_us, id)",
         "create index instances_parent on {s}.instances (parent, created_us) where parent is not null",
         "create index instances_tags on {s}.instances using gin (tags jsonb_path_ops) where tags is not null",
+        # A row is told apart by the number of its instance: an id would be most of it, and twice, with the index.
         """
         create table {s}.history (
-            instance text collate "C" not null,
+            instance_number bigint not null,
             first_seq bigint not null,
             at_us bigint not null,
             events bytea not null,
-            primary key (instance, first_seq)
+            primary key (instance_number, first_seq)
         ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
             autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_vacuum_cost_delay = 0)
         """,
@@ -238,6 +240,6 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 )
 """Statements in order, of each version; `{s}` stands for the schema, quoted."""
 
-HANGING_TABLES: Final = ("tasks", "history", "inbox", "heartbeats", "dead_letters", "windows")
-"""Tables whose rows belong to the instance that their column `instance` names, in the order in which they are emptied:
-whoever finishes a task writes to the inbox, and is waited for."""
+HANGING_TABLES: Final = ("tasks", "inbox", "heartbeats", "dead_letters", "windows")
+"""Tables besides `history` whose rows belong to the instance that their column `instance` names, in the order in which
+they are emptied: whoever finishes a task writes to the inbox, and is waited for."""

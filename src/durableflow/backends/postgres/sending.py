@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from durableflow.backends.base import InstanceRecord, Outcome, Outgoing, SendResult
-from durableflow.backends.postgres.commit import SEND_ARRAYS, places, send_arrays
+from durableflow.backends.postgres.commit import APART_ARRAYS, SEND_ARRAYS, apart_arrays, are_apart, places, send_arrays
 from durableflow.backends.postgres.database import Refused
 from durableflow.backends.postgres.records import as_record
 from durableflow.backends.postgres.store import Store, owner_words
@@ -15,7 +15,11 @@ from durableflow.backends.rows import RECORD_COLUMNS
 
 _SEND: Final = f"""
     with sent as materialized (select {{s}}.send({places(SEND_ARRAYS, 2)}, $1::bigint) as outcomes)
-    select outcomes, {{s}}.owners_of($2::text[]) from sent
+    select outcomes, {{s}}.owners_of($2::text::text[]) from sent
+"""
+_SEND_APART: Final = f"""
+    with sent as materialized (select {{s}}.send_apart({places(APART_ARRAYS, 1)}) as outcomes)
+    select outcomes, {{s}}.owners_of($1::text::text[]) from sent
 """
 _RECORDS: Final = f"select {RECORD_COLUMNS} from {{s}}.instances where id = any($1::text[])"
 _GROUP_MAX: Final = 1_000
@@ -55,7 +59,7 @@ class Sending(Store):
             group = self._take_group()
             messages = [message for sent, _ in group for message in sent]
             try:
-                rows = await self._write(_SEND, None, *send_arrays(messages))
+                rows = await self._write_messages(messages)
             except Refused as error:
                 if len(group) == 1:
                     _fail(group, error)
@@ -70,11 +74,16 @@ class Sending(Store):
 
     async def _send_alone(self, each: _Group) -> None:
         try:
-            rows = await self._write(_SEND, None, *send_arrays(each[0]))
+            rows = await self._write_messages(each[0])
         except Exception as error:
             _fail([each], error)
         else:
             self._answer([each], *rows[0])
+
+    async def _write_messages(self, messages: Sequence[Outgoing]) -> Sequence[Any]:
+        if are_apart(messages):
+            return await self._write(_SEND_APART, *apart_arrays(messages))
+        return await self._write(_SEND, None, *send_arrays(messages))
 
     def _take_group(self) -> list[_Group]:
         group: list[_Group] = []

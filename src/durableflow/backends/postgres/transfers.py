@@ -8,12 +8,11 @@ from typing import Final
 from durableflow.backends.base import Arrival, NewInstance, Outgoing, Rewrite
 from durableflow.backends.postgres.commit import WRITE_TASKS, event_key, task_arrays
 from durableflow.backends.postgres.database import Connection
-from durableflow.backends.postgres.records import INSERT_RECORD
+from durableflow.backends.postgres.records import INSERT_RECORD, INSERT_ROW
 from durableflow.backends.postgres.store import Store
 from durableflow.backends.rows import tags_text, values_of
 from durableflow.errors import AppendConflict, InstancesExist
 
-_ROW: Final = "insert into {s}.history (instance, first_seq, at_us, events) values ($1, $2, $3, $4)"
 _MAKE: Final = """
     insert into {s}.instances (id, workflow, version, status, created_us, finished_us, wake_us, tags, custom_status,
         base_seq, parent, owner) values ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, {s}.pick_worker())
@@ -51,7 +50,7 @@ class Transfers(Store):
             if changed:
                 raise AppendConflict(changed)
             for each in rewrites:
-                await connection.executemany(self._sql(_ROW), each.rows)
+                await connection.executemany(self._sql(INSERT_ROW), each.rows)
                 if each.after_seq:
                     new = each.instance
                     await connection.execute(
@@ -113,7 +112,11 @@ class Transfers(Store):
         if record is None or not record.status.is_terminal:
             return False
         last = await connection.fetchval(
-            self._sql("select max(first_seq) from {s}.history where instance = $1"), record.id
+            self._sql(
+                "select max(h.first_seq) from {s}.instances i join {s}.history h on h.instance_number = i.number "
+                "where i.id = $1"
+            ),
+            record.id,
         )
         return bool(last == rewrite.after_seq)
 
@@ -127,7 +130,7 @@ class Transfers(Store):
                 if await connection.fetchval(sql, *values_of(record)) is None:
                     taken.add(record.id)
                     continue
-                await connection.executemany(self._sql(_ROW), rows)
+                await connection.executemany(self._sql(INSERT_ROW), rows)
                 for message in messages:
                     key = event_key(message.event_id)
                     await connection.execute(self._sql(_MESSAGE), message.instance_id, message.data, key)

@@ -136,14 +136,14 @@ create or replace view {s}.instances_view as
 
 _EVENTS: Final = """
 create or replace view {s}.events_view as
-    select h.instance, h.first_seq + e.place - 1 as seq, to_timestamp(h.at_us / 1000000.0) as at,
+    select i.id as instance, h.first_seq + e.place - 1 as seq, to_timestamp(h.at_us / 1000000.0) as at,
         e.event ->> 0 as kind,
         (
             select coalesce(jsonb_object_agg(f.name, e.event -> f.place::integer), jsonb_build_object())
             from unnest({s}.event_fields(e.event ->> 0)) with ordinality as f(name, place)
             where e.event -> f.place::integer is not null
         ) as event
-    from {s}.history h
+    from {s}.instances i join {s}.history h on h.instance_number = i.number
         cross join lateral {s}.unpack(h.events, 0) as u
         cross join lateral jsonb_array_elements(u.value) with ordinality as e(event, place)
 """

@@ -103,6 +103,6 @@ class AlertTables:
         """See `Backend.takeovers`."""
         return [Takeover(*row) for row in await self._read(_TAKEOVERS, (since_us,))]
 
-    async def quiet(self, before_us: int, limit: int) -> list[QuietInstance]:
+    async def quiet(self, before_us: int, limit: int, lease: Lease | None = None) -> list[QuietInstance]:  # noqa: ARG002  # it owns all
         """See `Backend.quiet`."""
         return [_as_quiet(row) for row in await self._read(_QUIET, (before_us, before_us, limit))]

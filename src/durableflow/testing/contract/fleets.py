@@ -173,6 +173,27 @@ class FleetContract(StoreContract):
         assert (await backend.next_wake(0, lease), await backend.next_wake(0)) == (10, 5)
 
     @contract
+    async def test_what_is_quiet_is_told_to_its_owner(self, backend: Backend) -> None:
+        """Who gives no lease is told all."""
+        lease, other = await _worker(backend), await _worker(backend)
+        await backend.commit(lease, Commit(new=[an_instance("a", wake_us=10)]))
+        await backend.commit(other, Commit(new=[an_instance("b", wake_us=5)]))
+        for whose, expected in ((lease, ["a"]), (other, ["b"]), (None, ["a", "b"])):
+            assert [each.id for each in await backend.quiet(5_000, 10, whose)] == expected
+
+    @contract
+    async def test_living_owners_are_known_also_of_what_is_over(self, backend: Backend) -> None:
+        """Nothing is said of instances that are not there, or whose worker is not."""
+        lease, gone = await _worker(backend), await _worker(backend)
+        dead = await _dead_worker(backend)
+        await backend.commit(lease, Commit(new=[an_instance("a"), an_instance("over", Status.COMPLETED)]))
+        await backend.commit(gone, Commit(new=[an_instance("b")]))
+        await backend.commit(dead, Commit(new=[an_instance("c")]))
+        await backend.release(gone)
+        owners = await backend.owners(["a", "b", "c", "missing", "over"])
+        assert owners == {"a": lease.worker_id, "over": lease.worker_id}
+
+    @contract
     async def test_a_share_is_fair_when_all_own_as_many(self, backend: Backend) -> None:
         """Of those who accept any; what is over counts for nothing."""
         lease, other = await _worker(backend), await _worker(backend)
