@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -314,3 +317,62 @@ def test_an_outcome_has_the_error_that_a_handle_would_raise() -> None:
 
 def test_an_exploration_says_in_a_line_what_was_explored() -> None:
     assert str(explored()) == "checkout: 5 stories with 4 crashes, which stand for all 5 that there are"
+
+
+# -- manners ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_left_open_is_put_away_and_its_finally_blocks_have_no_effect() -> None:
+    ran: list[str] = []
+
+    @workflow
+    def flow(ctx: Context) -> Any:
+        try:
+            yield from ctx.when_all([ctx.call_activity(ship, "a"), ctx.call_activity(ship, "b")])
+            yield from ctx.wait_for_event("never")
+        finally:
+            ran.append("finally")
+            yield from ctx.call_activity(charge, 40)
+
+    explore(flow, must_end=False, check=lambda outcome: not [c for c in outcome.calls if c.activity == "charge"])
+    gc.collect()
+    assert "finally" in ran
+
+
+def test_an_activity_has_a_context_of_its_own() -> None:
+    variable: ContextVar[int] = ContextVar("variable", default=0)
+
+    @activity
+    def setting() -> int:
+        before = variable.get()
+        variable.set(before + 1)
+        return before
+
+    @activity
+    async def setting_too() -> int:
+        before = variable.get()
+        variable.set(before + 1)
+        return before
+
+    @workflow
+    async def flow(ctx: Context) -> list[int]:
+        return [await ctx.call_activity(setting), await ctx.call_activity(setting_too), variable.get()]
+
+    explore(flow, crashes=0, check=lambda outcome: outcome.result == [0, 0, 0])
+
+
+def test_only_the_story_that_is_shown_is_heard_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    @workflow
+    async def flow(ctx: Context) -> None:
+        ctx.logger.warning("begun")
+        await ctx.call_activity(ship, "a")
+        await ctx.call_activity(ship, "b")
+
+    explore(flow)
+    assert caplog.messages == []
+    with pytest.raises(StoryFailed):
+        explore(flow, check=lambda outcome: outcome.crashes == 0)
+    assert caplog.messages == ["[flow-1] begun"]
+    logging.getLogger("durableflow.workflow").warning("of another")
+    assert caplog.messages[1:] == ["of another"]

@@ -21,6 +21,7 @@ from durableflow.testing.clock import START
 from durableflow.testing.exploring.casting import Cast
 from durableflow.testing.exploring.outcome import Outcome
 from durableflow.testing.exploring.search import Check, Choose, Problem, Search, Turnings
+from durableflow.testing.exploring.silence import silence
 from durableflow.testing.exploring.story import Plot, Story
 from durableflow.testing.exploring.timeline import TracedStory
 from durableflow.testing.histories import History
@@ -237,15 +238,16 @@ def explore(
         start=start,
     )
     search = telling.search
+    sampled = 0
     try:
-        if story is not None:
-            problem = search.tell(_turnings_of(search, story))
-            sampled = 0
-        else:
-            problem = search.tell_all(stories - stories // 5)
-            sampled = 0 if problem is not None or search.is_exhausted else stories // 5
-            if sampled:
-                problem = search.draw(sampled, seed)
+        with silence():
+            if story is not None:
+                problem = search.tell(_turnings_of(search, story))
+            else:
+                problem = search.tell_all(stories - stories // 5)
+                if problem is None and not search.is_exhausted:
+                    sampled = stories // 5
+                    problem = search.draw(sampled, seed)
         if problem is not None:
             raise _failure(search, problem, search.stories if story is None else 0) from problem.error
     finally:
@@ -317,7 +319,7 @@ class Telling:
     def history(self, choose: Choose) -> History:
         """That of one story, whose moves are chosen by the caller."""
         try:
-            with self.search.staged(Story) as story:
+            with silence(), self.search.staged(Story) as story:
                 problem = self.search.play(story, choose)
                 if problem is not None and problem.error is not None:
                     raise problem.error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -91,12 +92,15 @@ class Flight:
         context = _WatchedContext(self.actor.id, self.task, part.name, self.attempt, activity.details, self)
         if not self.is_wanted and not self.is_fresh:
             context.mark_cancelled("the workflow no longer wants the result")
-        token = current_activity.set(context)
+        own = copy_context()  # what it sets there is its own, as in an engine
+        own.run(current_activity.set, context)
         try:
             args, kwargs = part.arguments.load(activity.input)
-            value = part.function(world, *args, **kwargs) if part.takes_world else part.function(*args, **kwargs)
+            if part.takes_world:
+                args = (world, *args)
+            value = own.run(part.function, *args, **kwargs)
             if type(value) is CoroutineType or hasattr(value, "__await__"):
-                value = cast.finish(value)
+                value = own.run(cast.finish, value)
             self.output = self._dumped(value)
         except CannotBeExplored as error:
             self.refusal = error
@@ -105,8 +109,6 @@ class Flight:
         except (Exception, asyncio.CancelledError, SystemExit) as error:
             self.failure = record(error, skip_frames=1)
             self.names = tuple(qualified_name(kind) for kind in type(error).__mro__)
-        finally:
-            current_activity.reset(token)
         if self.refusal is not None:
             raise self.refusal
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager
 from random import Random
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 
@@ -103,16 +103,16 @@ class Search:
         """A new story in a world of its own."""
         make_world = self.check.make_world
         if make_world is None:
-            return nullcontext(kind(self.plot, None))
+            return closing(kind(self.plot, None))
         made = make_world()
         if isinstance(made, AbstractContextManager):
             return self._entered(kind, cast("AbstractContextManager[Any]", made))
-        return nullcontext(kind(self.plot, made))
+        return closing(kind(self.plot, made))
 
     @contextmanager
     def _entered(self, kind: type[StoryT], made: AbstractContextManager[Any]) -> Generator[StoryT]:
-        with made as world:
-            yield kind(self.plot, world)
+        with made as world, closing(kind(self.plot, world)) as story:
+            yield story
 
     # -- telling ----------------------------------------------------------------------------------------------------
 

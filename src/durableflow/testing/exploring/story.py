@@ -101,7 +101,7 @@ class StoryClock:
 
 
 class Story:
-    """All that has happened since the start of an instance.
+    """All that has happened since the start of an instance; to be closed when it has been told.
 
     Attributes:
         actors: the instances, by id; the first is the one that the story is about.
@@ -130,6 +130,11 @@ class Story:
         """The move before was work whose answer is on the way, or not wanted: more work, a crash or the end follows."""
         self._is_closed = False
         self._effects = 0
+
+    def close(self) -> None:
+        """Put away what still waits, as an engine does: its `finally` blocks run, and have no effect."""
+        for actor in self.actors.values():
+            actor.execution.put_away()
 
     def begin(self) -> None:
         """The instance is started."""
