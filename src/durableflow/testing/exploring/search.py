@@ -337,6 +337,7 @@ _DIVERGES: Final = (
 
 def _ask(name: str, function: Callable[..., object], *args: object) -> Verdict:
     """What a function of the test's own says."""
+    __tracebackhide__ = True
     try:
         verdict = function(*args)
     except AssertionError as error:
