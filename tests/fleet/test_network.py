@@ -50,18 +50,18 @@ async def test_a_worker_that_is_cut_off_past_its_lease_stops_and_comes_back(flee
         for _ in range((CUTS if way != "answers swallowed" else 2) * ROUNDS):  # it takes longest to come back
             number = dice.randrange(3)
             member, proxy = members[number], proxies[number]
-            lost, leads = len(member.heard("lost")), len(member.heard("leads"))
             cut_s = time.monotonic()
             if way == "answers swallowed":
                 proxy.swallow()
             else:
                 proxy.cut(requests=way != "answers held back", answers=way != "requests held back")
-            await member.says("lost", times=lost + 1, timeout_s=LEASE_S + 3)
+            # It may have stopped by itself just before, where the machine is too busy for so short a lease.
+            await member.says("lost", times=len(member.heard("leads")))
             await goes_on(fleet, 30)  # without it
             await asyncio.sleep(dice.uniform(0.5, 1.5))
             silences.append((member.popen.pid, cut_s + LEASE_S, time.monotonic()))
             proxy.heal()
-            await member.says("leads", times=leads + 1, timeout_s=LEASE_S + 8)
+            await member.says("leads", times=len(member.heard("lost")) + 1)
     assert await writes_of_the_dead(fleet) == []
     begun = [entry for entry in read_ledger(fleet.ledger) if entry["what"] == "begin"]
     for process, from_s, until_s in silences:

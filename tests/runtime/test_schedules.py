@@ -20,7 +20,7 @@ from durableflow import (
     slot_of,
     workflow,
 )
-from durableflow.backends.base import Lease, ScheduleRow, ScheduleWrite
+from durableflow.backends.base import InstanceRecord, Lease, ScheduleRow, ScheduleWrite
 from durableflow.errors import CommitOutcomeUnknown, StorageError
 from durableflow.model.schedule import Overlap
 from durableflow.observe import facts
@@ -238,6 +238,29 @@ async def test_what_waits_starts_when_the_one_before_is_over_without_time_passin
             await engine.result(open_now.instance_id)
             await world.settle()
             assert (await engine.schedules.get("s")).fired == count
+
+
+async def test_what_waits_starts_when_the_one_before_ends_while_it_is_looked_at(world: World, faulty: Any) -> None:
+    """The store answers late: what it says to be open is over by then, and nobody has said that its end is awaited."""
+    real, asked = faulty._real, []
+
+    async def write_schedule(write: ScheduleWrite, lease: Lease | None = None) -> bool:
+        asked.extend(message for message in write.messages if message.new is None)
+        is_written: bool = await real.write_schedule(write, lease)
+        return is_written
+
+    async def record(instance_id: str) -> InstanceRecord | None:
+        found: InstanceRecord | None = await real.record(instance_id)
+        if asked and found is not None and not found.status.is_terminal:
+            await world.until(lambda: world.told(facts.InstanceEnded))
+        return found
+
+    faulty.write_schedule, faulty.record = write_schedule, record
+    async with world.engine(faulty, workflows=FLOWS) as engine:
+        await with_overlap(engine, "cancel_previous")
+        await world.advance(2 * HOURS)
+        asked.clear()
+        assert [each.status for each in (await engine.list()).instances] == [Status.RUNNING, Status.CANCELLED]
 
 
 async def test_what_waits_starts_after_a_crash(world: World) -> None:

@@ -47,6 +47,8 @@ class Schedules:
         self._alarm: Alarm | None = None
         self._is_looking = self._is_wanted = False
         self._awaited: set[str] = set()
+        self._ended: set[str] = set()
+        """What has ended since this look began: it may have found them open, and not say yet that it awaits them."""
         self._unreadable: dict[str, int] = {}
         self.stopping = False
 
@@ -61,6 +63,8 @@ class Schedules:
 
     def note_end(self, instance_id: str) -> None:
         """An instance is over: perhaps a slot waits for that."""
+        if self._is_looking:
+            self._ended.add(instance_id)
         if instance_id in self._awaited:
             self.look()
 
@@ -78,6 +82,7 @@ class Schedules:
         next_us: int | None = None
         after = _BEFORE_ALL
         self._awaited.clear()
+        self._ended.clear()
         while True:
             rows = await self._ask(partial(self._means.backend.due_schedules, after, _PAGE))
             for row in rows:
@@ -137,6 +142,7 @@ class Schedules:
         """By the clock: for those that are open, an end is waited for."""
         if state.waiting:
             self._awaited.update(state.open)
+            self._is_wanted = self._is_wanted or not self._ended.isdisjoint(state.open)
         if state.is_paused or state.slot_us is None:
             return None
         return state.schedule.due_us(schedule_id, state.slot_us)

@@ -100,7 +100,10 @@ _NO_RIGHTS: Final = "42501"
 _CLOCK_READINGS: Final = 5
 _SKEW_MAX_US: Final = 20_000
 _COMMAND_TIMEOUT_S: Final = 20.0
+_HINT_TIMEOUT_S: Final = 5.0
 _PATIENCE_S: Final = 2.0
+_RENEWAL_MIN_S: Final = 1.0
+_SILENT_PART: Final = 0.9
 
 
 class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserTransactions, Looking, Moving, Relaying):
@@ -134,7 +137,7 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
             command_timeout_s=_COMMAND_TIMEOUT_S,
         )
         listen = options.get("listen", address)
-        self._listener = Database(listen, settings={}, statement_cache_size=0, command_timeout_s=_COMMAND_TIMEOUT_S)
+        self._listener = Database(listen, settings={}, statement_cache_size=0, command_timeout_s=_HINT_TIMEOUT_S)
         self._hints = Hints(self._database, self._listener, channel_of(schema))
         self._lanes = Lanes(address, safe_url(address), is_pooled=self._has_pooler)
         self._waiting = []
@@ -219,7 +222,13 @@ class PostgresBackend(Sending, Keeping, Alerts, Windows, Transfers, Tasks, UserT
 
     async def renew(self, lease: Lease, ttl_us: int, now_us: int) -> Lease:  # the server's time counts
         """See `Backend.renew`."""
-        rows = await self._write(RENEW, lease.worker_id, ttl_us)
+        patience_s = max(_RENEWAL_MIN_S, ttl_us / 3_000_000)
+        try:
+            async with asyncio.timeout(patience_s):
+                rows = await self._database.write_at_once(self._sql(RENEW), lease.worker_id, ttl_us)
+        except TimeoutError:  # there is time for another one, by a connection that is not silent
+            self._database.hang_up(_SILENT_PART * patience_s)
+            raise StorageError(f"{self._database} did not answer in time to renew a lease") from None
         if not rows:
             raise lease_lost(lease)
         now_us, is_first = rows[0]

@@ -104,7 +104,10 @@ class Database:
         self._idle: list[Connection] = []
         self._busy: dict[Connection, float] = {}
         """Since when each has had something to do."""
+        self._attempts: dict[asyncio.Future[Connection], float] = {}
+        """To connect, and since when."""
         self._places = asyncio.Semaphore(_LANES)
+        self._own_place = asyncio.Semaphore(1)
         self._turns = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()
         self._is_open = False
@@ -119,6 +122,7 @@ class Database:
             StorageError: it cannot.
         """
         self._places, self._turns = asyncio.Semaphore(_LANES), asyncio.Lock()
+        self._own_place = asyncio.Semaphore(1)
         self._idle = [await self.connect()]
         self._is_open = True
 
@@ -137,6 +141,8 @@ class Database:
         now_s = asyncio.get_running_loop().time()
         for connection in [connection for connection, since_s in self._busy.items() if now_s - since_s > silence_s]:
             connection.terminate()
+        for attempt in [attempt for attempt, since_s in self._attempts.items() if now_s - since_s > silence_s]:
+            attempt.cancel()
 
     async def connect(self) -> Connection:
         """A connection of the caller's own.
@@ -144,14 +150,30 @@ class Database:
         Raises:
             StorageError: the server cannot be reached, or does not let us in.
         """
+        attempt: asyncio.Future[Connection] = asyncio.ensure_future(
+            asyncpg.connect(
+                self._url,
+                statement_cache_size=self._statement_cache_size,
+                server_settings=self._settings or None,
+                timeout=_CONNECT_TIMEOUT_S,
+            )
+        )
+        self._attempts[attempt] = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                return await asyncpg.connect(
-                    self._url,
-                    statement_cache_size=self._statement_cache_size,
-                    server_settings=self._settings or None,
-                    timeout=_CONNECT_TIMEOUT_S,
-                )
+            await asyncio.wait([attempt], timeout=_CONNECT_TIMEOUT_S)
+        except BaseException:
+            attempt.add_done_callback(_terminate)
+            raise
+        finally:
+            del self._attempts[attempt]
+            attempt.cancel()
+        try:
+            return await attempt
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            raise StorageError(f"cannot connect to {self}: it does not answer") from None
         except (*LOST, asyncpg.PostgresError) as error:
             raise StorageError(f"cannot connect to {self}: {str(error) or type(error).__name__}") from error
         except ValueError as error:
@@ -219,6 +241,10 @@ class Database:
 
         return await self.to_its_end(call())
 
+    async def write_at_once(self, sql: str, *parameters: object) -> Sequence[Any]:
+        """As `write`, but it waits for no others than its own kind, however many there are."""
+        return await self._write(sql, parameters, self._own_place)
+
     async def write(self, sql: str, *parameters: object) -> Sequence[Any]:
         """One statement, which is a transaction of its own; its rows.
 
@@ -226,12 +252,15 @@ class Database:
             Refused: nothing was written.
             CommitOutcomeUnknown: the connection was lost meanwhile.
         """
+        return await self._write(sql, parameters, self._places)
+
+    async def _write(self, sql: str, parameters: Sequence[object], places: asyncio.Semaphore) -> Sequence[Any]:
         if self.hook is not None:
             return await self.transaction(lambda connection: self._fetch(connection, sql, parameters))
 
         async def call() -> Sequence[Any]:
             try:
-                return await self._patiently(lambda connection: self._fetch(connection, sql, parameters))
+                return await self._patiently(lambda connection: self._fetch(connection, sql, parameters), places)
             except _Lost as error:
                 await self._end_session(error.session)
                 raise self._unknown(error.__cause__) from error
@@ -247,7 +276,7 @@ class Database:
 
         async def call() -> T:
             try:
-                return await self._patiently(lambda connection: self._transact(connection, work))
+                return await self._patiently(lambda connection: self._transact(connection, work), self._places)
             except _Lost as error:
                 raise StorageError(f"{self}: {error.__cause__}; nothing was written") from error
 
@@ -270,18 +299,20 @@ class Database:
         if not task.cancelled():
             task.exception()  # whoever waits still gets it; a caller that has left is no warning
 
-    async def _patiently(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _patiently(self, work: Callable[[Connection], Awaitable[T]], places: asyncio.Semaphore) -> T:
         for tried in range(1, _TRIES + 1):
             try:
-                return await self._on_a_connection(work)
+                return await self._on_a_connection(work, places)
             except Refused as error:
                 if error.state not in _AGAIN or tried == _TRIES:
                     raise
             await asyncio.sleep(random.uniform(0, 0.002 * 2**tried))  # noqa: S311  # so that two do not meet again
         raise AssertionError
 
-    async def _on_a_connection(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        async with self._places:
+    async def _on_a_connection(
+        self, work: Callable[[Connection], Awaitable[T]], places: asyncio.Semaphore | None = None
+    ) -> T:
+        async with places or self._places:
             connection = self._idle.pop() if self._idle else None
             if connection is None or connection.is_closed():
                 connection = await self.connect()
@@ -346,6 +377,7 @@ class Database:
         while self._is_open:
             with suppress(StorageError, _Lost):
                 connection = await self.connect()
+                self._busy[connection] = loop.time()
                 try:
                     async with answers(self._command_timeout_s):
                         # The server tells nobody when a session has ended.
@@ -353,6 +385,7 @@ class Database:
                             await asyncio.sleep(_LOOK_AGAIN_S)
                     return
                 finally:
+                    del self._busy[connection]
                     await dismiss(connection)
             await asyncio.sleep(_CONNECT_AGAIN_S)
 
@@ -385,6 +418,12 @@ class answers:  # noqa: N801  # reads as a word where it is used
             raise Refused(str(error), state, getattr(error, "detail", None) or "") from error
         if isinstance(error, LOST):
             raise _Lost from error
+
+
+def _terminate(attempt: asyncio.Future[Connection]) -> None:
+    """Nobody wants the connection any more."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().terminate()
 
 
 async def dismiss(connection: Connection) -> None:

@@ -237,6 +237,14 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)
         """,
     ),
+    (
+        # For servers that know some names only. Its condition, which holds for whatever waits, is one that nobody else
+        # says: so the planner gives it to those who ask by name, and nothing else to them, whatever it believes.
+        """
+        create index tasks_named on {s}.tasks (queue, kind, name, priority desc, vtime, number)
+            where state <= 0 and number > 0
+        """,
+    ),
 )
 """Statements in order, of each version; `{s}` stands for the schema, quoted."""
 

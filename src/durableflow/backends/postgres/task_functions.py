@@ -19,6 +19,8 @@ SERVER_DEAD: Final = "DF004"
 """SQLSTATE: the server of queues was declared dead."""
 _CLAIM_MAX: Final = 1_000
 _DUE_MAX: Final = 10_000
+_AHEAD: Final = 50
+"""So many more than are wanted are looked at, and twice as many: some may be in the hands of others."""
 _PLAIN, _SUSPECT, _START = 0, 1, 2
 """What the column `kind` says."""
 
@@ -98,15 +100,80 @@ end $$
 """
 """How many tasks may be claimed now, by whomever."""
 
+_ALL_WAITING: Final = f"t.state = {WAITING} and t.queue = of_queue and t.kind = of_kind"
+_WAITING_BY_NAME: Final = f"t.state <= {WAITING} and t.number > 0 and t.queue = of_queue and t.kind = of_kind"
+"""What makes the index by name the one that is used; see the schema."""
+_ORDER: Final = "t.priority desc, t.vtime, t.number"
+
+_NAME_WAITS: Final = f"""
+create or replace function {{s}}.name_waits(of_queue bigint, of_kind integer, known text[])
+returns boolean language plpgsql stable as $$
+begin
+    return exists (
+        select 1 from unnest(known) as n(name) cross join lateral (
+            select 1 from {{s}}.tasks t where {_WAITING_BY_NAME} and t.name = n.name order by {_ORDER} limit 1
+        ) as f
+    );
+end $$
+"""
+
+_PICK: Final = f"""
+create or replace function {{s}}.pick_tasks(of_queue bigint, of_kind integer, known text[], most bigint)
+returns bigint[] language plpgsql as $$
+declare
+    ahead bigint := 2 * most + {_AHEAD};
+    seen bigint[];
+    picked bigint[];
+begin
+    if most <= 0 then
+        return '{{{{}}}}';
+    end if;
+    picked := array(
+        select t.number from (
+            select t.number, t.name, t.priority, t.vtime from {{s}}.tasks t where {_ALL_WAITING}
+            order by {_ORDER} limit ahead
+        ) as f join {{s}}.tasks t on t.number = f.number and t.state = {WAITING}
+        where f.name = any(known)
+        order by f.priority desc, f.vtime, f.number limit most for update of t skip locked
+    );
+    if cardinality(picked) = most
+        or not exists (select 1 from {{s}}.tasks t where {_ALL_WAITING} order by {_ORDER} offset ahead limit 1)
+    then
+        return picked;
+    end if;
+    loop
+        seen := array(
+            select t.number from unnest(known) as n(name) cross join lateral (
+                select t.number, t.priority, t.vtime from {{s}}.tasks t where {_WAITING_BY_NAME} and t.name = n.name
+                order by {_ORDER} limit ahead
+            ) as t
+            order by {_ORDER} limit ahead
+        );
+        picked := array(
+            select t.number from unnest(seen) with ordinality as s(number, place) join {{s}}.tasks t
+                on t.number = s.number and t.state = {WAITING}
+            order by s.place limit most for update of t skip locked
+        );
+        if cardinality(picked) = most or cardinality(seen) < ahead then
+            return picked;
+        end if;
+        ahead := 4 * ahead;  -- so many are in the hands of others
+    end loop;
+end $$
+"""
+"""Locks the first tasks that wait and are known by name, and that nobody else has got hold of.
+
+Nearly always they are among the first of all. Where any number of others is before them, each name is looked at by
+itself.
+"""
+
 _TASK_WAITS: Final = f"""
 create or replace function {{s}}.task_waits(
     of_queue bigint, known text[], has_room boolean, takes_suspect boolean, admits boolean
 ) returns boolean language plpgsql stable as $$
 begin
-    return (has_room and exists (select 1 from {{s}}.tasks t where t.state = {WAITING} and t.queue = of_queue
-            and t.kind = {_PLAIN} and t.name = any(known)))
-        or (has_room and takes_suspect and exists (select 1 from {{s}}.tasks t where t.state = {WAITING}
-            and t.queue = of_queue and t.kind = {_SUSPECT} and t.name = any(known)))
+    return (has_room and {{s}}.name_waits(of_queue, {_PLAIN}, known))
+        or (has_room and takes_suspect and {{s}}.name_waits(of_queue, {_SUSPECT}, known))
         or (admits and exists (select 1 from {{s}}.tasks t where t.state = {WAITING} and t.queue = of_queue
             and t.kind = {_START}));
 end $$
@@ -224,25 +291,24 @@ begin
             end if;
             most := {{s}}.queue_room(k, now_us);
         end if;
-        with plain as materialized (
-            select t.number, t.kind, t.priority, t.vtime from {{s}}.tasks t
-            where t.state = {WAITING} and t.queue = k.id and t.kind = {_PLAIN} and t.name = any(known)
-            order by t.priority desc, t.vtime, t.number
-            limit greatest(0, least(room, most)) for update skip locked
-        ), suspect as materialized (
-            select t.number, t.kind, t.priority, t.vtime from {{s}}.tasks t
-            where t.state = {WAITING} and t.queue = k.id and t.kind = {_SUSPECT} and t.name = any(known)
-            order by t.priority desc, t.vtime, t.number
-            limit case when takes_suspect and room > 0 and most > 0 then 1 else 0 end for update skip locked
-        ), start as materialized (
+        numbers := {{s}}.pick_tasks(k.id, {_PLAIN}, known, least(room, most));
+        if takes_suspect and room > 0 and most > 0 and exists (
+            select 1 from {{s}}.tasks t where t.state = {WAITING} and t.queue = k.id and t.kind = {_SUSPECT}
+        ) then
+            numbers := numbers || {{s}}.pick_tasks(k.id, {_SUSPECT}, known, 1);
+        end if;
+        with start as materialized (
             select t.number, t.kind, t.priority, t.vtime from {{s}}.tasks t
             where t.state = {WAITING} and t.queue = k.id and t.kind = {_START}
-            order by t.priority desc, t.vtime, t.number
+            order by {_ORDER}
             limit case when admission is null then 0 else most end for update skip locked
         ), ranked as (
             select p.*, sum(case when p.kind = {_START} then 0 else 1 end)
                 over (order by p.priority desc, p.vtime, p.number) as rank
-            from (select * from plain union all select * from suspect union all select * from start) as p
+            from (
+                select t.number, t.kind, t.priority, t.vtime from {{s}}.tasks t where t.number = any(numbers)
+                union all select * from start
+            ) as p
         ), chosen as materialized (
             select r.* from ranked r where r.kind = {_START} or r.rank <= room
             order by r.priority desc, r.vtime, r.number limit most
@@ -363,6 +429,8 @@ TASK_FUNCTIONS: Final = (
     _RATE_ROOM,
     _RATE_NEXT,
     _QUEUE_ROOM,
+    _NAME_WAITS,
+    _PICK,
     _TASK_WAITS,
     _GHOSTS,
     _LOOK,

@@ -139,7 +139,7 @@ class Tasks(Store):
 
     async def renew_server(self, server_id: int, ttl_us: int, now_us: int) -> list[tuple[int, int]]:  # noqa: ARG002  # likewise
         """See `TaskStore.renew_server`."""
-        rows = await self._write(_RENEW, server_id, ttl_us)
+        rows = await self._database.write_at_once(self._sql(_RENEW), server_id, ttl_us)
         if not rows:
             raise _declared_dead(server_id)
         return [(number, attempt) for number, attempt in rows if number is not None]

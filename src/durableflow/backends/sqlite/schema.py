@@ -218,6 +218,11 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         primary key (source, number)
     ) without rowid;
     """,
+    """
+    create index tasks_named on tasks (queue, name, priority desc, vtime, number) where state = 0 and task > 0;
+    create index tasks_starts on tasks (queue, priority desc, vtime, number) where state = 0 and task = 0;
+    drop index tasks_waiting;
+    """,
 )
 """Schema changes in order; `pragma user_version` counts those that were made."""
 

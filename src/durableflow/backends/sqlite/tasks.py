@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import merge
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -65,14 +67,25 @@ TASK_VIEWS: Final = (
 """How a connection learns to write tasks."""
 
 _INSERT: Final = f"insert into new_tasks ({_NEW}) values ({', '.join('?' * len(_NEW.split(', ')))})"
-_MAY_TAKE: Final = (
-    "((task > 0 and :room > 0 and name in (select value from json_each(:names))) or (task = 0 and :admits)) "
-    "and (is_suspect = 0 or :suspects)"
-)
-_WAITS_SQL: Final = f"select 1 from tasks where state = 0 and queue = :queue and {_MAY_TAKE} limit 1"
+_NAMED: Final = "tasks indexed by tasks_named where state = 0 and task > 0"
+_STARTS: Final = "tasks indexed by tasks_starts where state = 0 and task = 0"
+_NOT_SUSPECT: Final = "(is_suspect = 0 or :suspects)"
+_NAMES_SQL: Final = f"""
+    select value from json_each(:names)
+    where exists (select 1 from {_NAMED} and queue = :queue and name = value and {_NOT_SUSPECT})
+"""
+_WAITS_SQL: Final = f"""
+    select 1 from ({_NAMES_SQL}) where :room > 0
+    union all select 1 from {_STARTS} and queue = :queue and :admits limit 1
+"""
+_ROWS: Final = f"select {STORED_COLUMNS}, vtime from"
+_ORDER: Final = "order by priority desc, vtime, number"
+_NAMED_SQL: Final = f"{_ROWS} {_NAMED} and queue = :queue and name = :name and {_NOT_SUSPECT} {_ORDER}"
+_STARTS_SQL: Final = f"{_ROWS} {_STARTS} and queue = ? {_ORDER} limit ?"
 _OPEN_QUEUES_SQL: Final = f"""
     select name, full_us, {LIMIT_COLUMNS} from queues as name_of
-    where is_paused = 0 and exists (select 1 from tasks where queue = name_of.name and state = 0) order by name
+    where is_paused = 0 and (exists (select 1 from {_NAMED} and queue = name_of.name)
+        or exists (select 1 from {_STARTS} and queue = name_of.name)) order by name
 """
 """Queues from which something might be claimed, had they room."""
 _SEEN: Final = "number = ? and attempt = ? and state = ? and claimed_by = ?"
@@ -169,7 +182,7 @@ def _opening(connection: sqlite3.Connection, request: ClaimRequest, now_us: int)
 
 
 def _given(request: ClaimRequest) -> dict[str, object]:
-    """What `_MAY_TAKE` asks of a server, of whatever queue."""
+    """What the statements ask of a server, of whatever queue."""
     names = msgspec.json.encode(sorted(request.names)).decode()
     return {"names": names, "admits": request.admission is not None, "suspects": request.takes_suspect}
 
@@ -193,26 +206,18 @@ def claim(connection: sqlite3.Connection, request: ClaimRequest, now_us: int) ->
             if is_rate_up and connection.execute(_WAITS_SQL, given).fetchone() is not None:
                 next_us = _earlier(next_us, rate_next_us(limits, full_us))
             continue
-        rows = connection.execute(
-            f"select {STORED_COLUMNS}, vtime from tasks where state = 0 and queue = :queue and {_MAY_TAKE} "
-            "order by priority desc, vtime, number",
-            given,
-        )
         taken: list[tuple[Any, ...]] = []
         has_more = False
-        for row in rows:  # one by one: the rest is not even read
-            is_start, is_suspect = row[2] == START, bool(row[20])
-            if (room <= 0 and not is_start) or (is_suspect and not takes_suspect):
+        for row in _waiting(connection, given, min(room, most), most):
+            is_start = row[2] == START
+            if room <= 0 and not is_start:
                 continue
             if len(taken) == most:
                 has_more = True
                 break
             taken.append(row)
             room -= not is_start
-            takes_suspect = takes_suspect and not is_suspect
-            if room <= 0 and request.admission is None:
-                break
-        rows.close()
+            takes_suspect = takes_suspect and not row[20]
         if not taken:
             continue
         _mark_claimed(connection, request, name, taken, now_us)
@@ -228,6 +233,33 @@ def claim(connection: sqlite3.Connection, request: ClaimRequest, now_us: int) ->
             if row[2] != START
         ]
     return Claims(claimed, len(admitted), next_us)
+
+
+def _waiting(
+    connection: sqlite3.Connection, given: dict[str, object], room: int, most: int
+) -> Iterator[tuple[Any, ...]]:
+    """What waits in a queue and may be taken, in order; one more of either kind than there is room for."""
+    named: list[tuple[Any, ...]] = []
+    if room > 0:
+        names = [name for (name,) in connection.execute(_NAMES_SQL, given)]
+        sources = [connection.execute(_NAMED_SQL, given | {"name": name}) for name in names]
+        named += islice(_with_one_suspect(merge(*sources, key=_place)), room + 1)
+        for source in sources:
+            source.close()
+    starts = connection.execute(_STARTS_SQL, (given["queue"], most + 1 if given["admits"] else 0))
+    return merge(named, starts.fetchall(), key=_place)
+
+
+def _with_one_suspect(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    has_suspect = False
+    for row in rows:
+        if not (row[20] and has_suspect):
+            yield row
+        has_suspect = has_suspect or bool(row[20])
+
+
+def _place(row: tuple[Any, ...]) -> tuple[int, int, int]:
+    return -row[8], row[21], row[0]
 
 
 def _most(connection: sqlite3.Connection, name: str, limits: QueueLimits, full_us: int, now_us: int) -> int:
