@@ -96,7 +96,7 @@ class Looking:
                     end = await self._wait_for_end(instance_id)
             except TimeoutError:
                 raise TimeoutError(f"instance {instance_id!r} is not over after {timeout}; it goes on") from None
-        return _outcome(instance_id, end, workflow)
+        return result_of(instance_id, end, workflow)
 
     async def _wait_for_end(self, instance_id: str) -> End:
         end = await self._look_for_end(instance_id)
@@ -276,7 +276,8 @@ def _load_cursor(cursor: str) -> tuple[int, str]:
         raise UsageError(f"{cursor!r:.80} is not the cursor of a page; pass page.cursor on as it is") from error
 
 
-def _outcome(instance_id: str, end: End, workflow: Workflow[..., Any] | None) -> Any:
+def result_of(instance_id: str, end: End, workflow: Workflow[..., Any] | None) -> Any:
+    """What an instance that is over returned; raises what its end was, see `Looking.result`."""
     match end.event:
         case ev.InstanceCompleted(output=output):
             return converter.loader(Any)(output) if workflow is None else workflow.load_result(output)

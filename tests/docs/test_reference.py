@@ -36,7 +36,7 @@ from durableflow.many import ManyInstances
 from durableflow.model import events as ev
 from durableflow.model.status import TERMINAL, TRANSITIONS
 from durableflow.observe import facts
-from durableflow.testing import histories, plugin, words
+from durableflow.testing import histories, plugin, strategies, words
 from durableflow.testing.clock import START
 from durableflow.testing.stand_ins import MISSING
 from durableflow.trouble import Trouble
@@ -403,6 +403,16 @@ def test_the_words_of_a_story_stand_on_the_page_with_their_signature_and_event()
     }
     assert all(getattr(histories, name) is word for name, word in told.items())
     assert {tag for _, _, tag in found} <= {tag_of(kind) for kind in get_args(ev.Event)}
+
+
+def test_the_strategies_stand_on_the_page_with_their_signature() -> None:
+    told = {
+        name: written(made, bound=False)
+        for name, made in vars(strategies).items()
+        if inspect.isfunction(made) and made.__module__ == strategies.__name__ and not name.startswith("_")
+    }
+    section = TESTING.split("## Strategies\n", 1)[1].split("\n## ", 1)[0]
+    assert dict(re.findall(r"^\| `(\w+)\((.*?)\)` \| ", section, re.MULTILINE)) == told
 
 
 def test_the_fixtures_and_markers_of_the_plugin_are_those_of_the_code() -> None:

@@ -196,6 +196,12 @@ class Measured:
     value: float
 
 
+@attrs.define
+class Private:
+    value: int
+    _secret: int
+
+
 class Struct(msgspec.Struct, array_like=True):
     value: Any
 
@@ -215,6 +221,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("nan in a dict", {"a": {"b": [math.nan]}}, r"the value\['a'\]\['b'\]\[0\] is nan"),
     ("nan in a dataclass", Point(1, math.nan), r"the value\[1\] is nan"),
     ("nan in attrs", [Measured(math.inf)], r"the value\[0\]\.value is inf"),
+    ("a private field of attrs", {"a": Private(1, 2)}, r"the value\['a'\] is of the attrs class Private, .* '_secret'"),
     ("nan in an array struct", Struct([math.nan]), r"the value\.value\[0\] is nan"),
     ("nan in pydantic", Measure(value=math.nan), r"the value\.value is nan"),
     ("nan in an enum", Bad.NAN, r"the value is nan"),

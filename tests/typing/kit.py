@@ -1,5 +1,7 @@
 """The test kit and the blocking twin keep the types of what they stand for."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import assert_type
 
 from durableflow import (
@@ -12,7 +14,7 @@ from durableflow import (
     activity,
     workflow,
 )
-from durableflow.testing import BlockingEnvironment, WorkflowEnvironment
+from durableflow.testing import BlockingEnvironment, Exploration, Outcome, WorkflowEnvironment, explore
 from durableflow.testing.blocking import BlockingEnvironmentHandle
 from durableflow.testing.environment import EnvironmentHandle
 
@@ -79,3 +81,31 @@ async def async_test(env: WorkflowEnvironment) -> None:
     assert_type(await env.start(shown, 4), EnvironmentHandle[str])
     assert_type(await env.run(shown, 4), str)
     env.mock(double, returns="four")  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+class Till:
+    def double(self, number: int) -> int:
+        return 2 * number
+
+
+def check(till: Till, outcome: Outcome[str]) -> None:
+    assert_type(outcome.result, str | None)
+
+
+def check_alone(outcome: Outcome[str]) -> bool:
+    return outcome.result == "4"
+
+
+@contextmanager
+def till() -> Generator[Till]:
+    yield Till()
+
+
+def exploring() -> None:
+    assert_type(explore(shown, 4, world=Till, check=check, activities={double: Till.double}), Exploration)
+    explore(shown, 4, world=till, check=check, always=lambda till: till.double(2) == 4)
+    explore(shown, 4, check=check_alone, events=["go", ("go", 1)])
+    explore(shown, 4, world=Till, check=lambda till, outcome: till.double(2) == 4 and outcome.result == "4")
+    explore(shown, 4, check=check)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    explore(shown, 4, world=Till, check=check_alone)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    explore(listed, 4)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]

@@ -2,7 +2,8 @@
 
 What msgspec would change in silence is refused at the door, alike on every
 backend: NaN and infinity (it writes null), keys that are not strings (it writes
-strings), NUL characters (Postgres refuses them), lone surrogates.
+strings), private fields of attrs classes (it leaves them out), NUL characters
+(Postgres refuses them), lone surrogates.
 
 The checks are made on the bytes first, at the speed of C: the value itself is
 walked only when the bytes could hide something.
@@ -123,8 +124,20 @@ def _check(value: object, path: str, depth: int) -> None:
     elif isinstance(value, Enum):
         _check(value.value, path, depth)
     else:
-        for name in _field_names(kind):
+        names = _field_names(kind)
+        _check_public(kind, names, path)
+        for name in names:
             _check(getattr(value, name, None), f"{path}.{name}", depth + 1)
+
+
+def _check_public(kind: type, names: Sequence[str], path: str) -> None:
+    """Raise when an attrs class has fields that are left out of what is stored."""
+    private = next((name for name in names if name.startswith("_")), None)
+    if private is not None and hasattr(kind, "__attrs_attrs__"):
+        raise PayloadError(
+            f"{path} is of the attrs class {kind.__qualname__}, whose private field {private!r} would be left out; "
+            "give it a public name, or store a dataclass or msgspec Struct"
+        )
 
 
 _PLAIN: Final = frozenset({int, bool, type(None), bytes})

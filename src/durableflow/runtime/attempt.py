@@ -20,7 +20,7 @@ from durableflow.model import events as ev
 from durableflow.model.failure import Failure
 from durableflow.model.retry import DEFAULT_RETRY
 from durableflow.runtime.alarms import Alarm
-from durableflow.runtime.clock import Clock
+from durableflow.runtime.clock import Moment
 
 if TYPE_CHECKING:
     from durableflow.runtime.attempts import Attempts
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 AnyActivity = Activity[..., Any]
 TIMEOUT: Final = "TimeoutError"
 """The type of a failure by the clock, as the code that is called would raise it."""
+TIMEOUT_NAMES: Final = (TIMEOUT, "OSError", "Exception")
+"""The same with its bases."""
 
 
 class Owner(Protocol):
@@ -130,8 +132,25 @@ def is_last(activity: PendingActivity, attempt: int) -> bool:
     return attempt - activity.uncounted >= retry.max_attempts
 
 
+def limits_of(activity: PendingActivity, options: ev.ActivityOptions, now_us: int) -> list[tuple[int, str]]:
+    """When an attempt that begins now has failed by the clock, whatever it says of itself, and why."""
+    limits: list[tuple[int, str]] = []
+    if options.start_to_close_us:
+        text = f"did not end within {options.start_to_close_us / 1e6:g} s"
+        limits.append((now_us + options.start_to_close_us, text))
+    if options.schedule_to_close_us:
+        text = f"was not done within {options.schedule_to_close_us / 1e6:g} s of being scheduled"
+        limits.append((activity.scheduled_at_us + options.schedule_to_close_us, text))
+    return limits
+
+
+def timed_out(name: str, attempt: int, why: str) -> Failure:
+    """What is recorded of an attempt of activity `name` that has failed by the clock."""
+    return Failure(TIMEOUT, f"attempt {attempt} of activity {name!r} {why}")
+
+
 def failed_attempt(
-    activity: PendingActivity, failure: Failure, type_names: tuple[str, ...], clock: Clock
+    activity: PendingActivity, failure: Failure, type_names: tuple[str, ...], clock: Moment
 ) -> ev.AttemptFailed | ev.ActivityFailed:
     """What follows the failure of the current attempt: another attempt, or the end.
 

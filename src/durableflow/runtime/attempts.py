@@ -16,7 +16,16 @@ from durableflow.model import converter
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure, record
 from durableflow.runtime.alarms import Alarms
-from durableflow.runtime.attempt import TIMEOUT, AnyActivity, Attempt, Owner, Request, failed_attempt
+from durableflow.runtime.attempt import (
+    TIMEOUT_NAMES,
+    AnyActivity,
+    Attempt,
+    Owner,
+    Request,
+    failed_attempt,
+    limits_of,
+    timed_out,
+)
 from durableflow.runtime.circuits import Circuits
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.places import Places
@@ -234,13 +243,8 @@ class Attempts(Places):
 
     def _watch(self, attempt: Attempt, options: ev.ActivityOptions) -> None:
         now_us = attempt.beat_us = self._clock.now_us()
-        if options.start_to_close_us:
-            self._time_out_at(
-                attempt, now_us + options.start_to_close_us, f"did not end within {options.start_to_close_us / 1e6:g} s"
-            )
-        if options.schedule_to_close_us:
-            text = f"was not done within {options.schedule_to_close_us / 1e6:g} s of being scheduled"
-            self._time_out_at(attempt, attempt.activity.scheduled_at_us + options.schedule_to_close_us, text)
+        for due_us, text in limits_of(attempt.activity, options, now_us):
+            self._time_out_at(attempt, due_us, text)
         if options.heartbeat_us:
             self._watch_beats(attempt, options.heartbeat_us)
 
@@ -261,9 +265,9 @@ class Attempts(Places):
         """The attempt has failed by the clock; its code is told to stop, and what it still says is ignored."""
         if attempt.over or not attempt.give_up():
             return
-        message = f"attempt {attempt.number} of activity {attempt.definition.name!r} {text}"
-        self._fail(attempt, Failure(TIMEOUT, message), (TIMEOUT, "OSError", "Exception"))
-        self._tell_to_stop(attempt, message)
+        failure = timed_out(attempt.definition.name, attempt.number, text)
+        self._fail(attempt, failure, TIMEOUT_NAMES)
+        self._tell_to_stop(attempt, failure.message)
 
     def cancel(self, attempt: Attempt, reason: str) -> None:
         """Nobody wants the result any more: tell the code to stop, and ignore what it says."""

@@ -36,12 +36,20 @@ def _draw_words() -> int:
     return words[0]
 
 
-class Clock(Protocol):
-    """Where an engine gets time and randomness from."""
+class Moment(Protocol):
+    """What a failure is judged by."""
 
     def now_us(self) -> int:
         """Microseconds since 1970; never less than it said before."""
         ...
+
+    def draw(self) -> float:
+        """Uniform in [0, 1), for jitter."""
+        ...
+
+
+class Clock(Moment, Protocol):
+    """Where an engine gets time and randomness from."""
 
     async def wait(self, changed: asyncio.Event, until_us: int | None) -> None:
         """Return when `changed` is set or the time is `until_us`; the caller looks which."""
@@ -49,10 +57,6 @@ class Clock(Protocol):
 
     def random_bits(self, count: int) -> int:
         """Bits for ids."""
-        ...
-
-    def draw(self) -> float:
-        """Uniform in [0, 1), for jitter."""
         ...
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from durableflow.testing.clock import NothingHappens, VirtualClock
     from durableflow.testing.contract import BackendContract
     from durableflow.testing.environment import EnvironmentHandle, VirtualEngine, WorkflowEnvironment
+    from durableflow.testing.exploring.explore import Exploration, StoryFailed, explore
+    from durableflow.testing.exploring.outcome import Outcome
     from durableflow.testing.histories import (
         History,
         ReplayReport,
@@ -33,6 +35,8 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         "clock": ("NothingHappens", "VirtualClock"),
         "contract": ("BackendContract",),
         "environment": ("EnvironmentHandle", "VirtualEngine", "WorkflowEnvironment"),
+        "exploring.explore": ("Exploration", "StoryFailed", "explore"),
+        "exploring.outcome": ("Outcome",),
         "histories": (
             "History",
             "ReplayReport",
@@ -65,17 +69,21 @@ __all__ = [
     "BlockingEnvironment",
     "BlockingEnvironmentHandle",
     "EnvironmentHandle",
+    "Exploration",
     "History",
     "InjectedFailure",
     "NothingHappens",
+    "Outcome",
     "PostgresServer",
     "PostgresUnavailable",
     "ReplayReport",
     "StandIn",
+    "StoryFailed",
     "UnmockedActivity",
     "VirtualClock",
     "VirtualEngine",
     "WorkflowEnvironment",
+    "explore",
     "load_histories",
     "load_history",
     "replay",
