@@ -67,7 +67,9 @@ def write_numbers(library: Path, folder: Path, harm: Harm = Harm.NONE, at: int =
     program = folder / "writer.py"
     program.write_text(WRITER)
     (folder / "there").mkdir()
-    job = Job(program=str(program), folder=str(folder / "there"), log=str(folder / "log"), harm=harm, at=at, times=times)
+    job = Job(
+        program=str(program), folder=str(folder / "there"), log=str(folder / "log"), harm=harm, at=at, times=times
+    )
     (outcome,) = run([job], folder, library)
     assert outcome.code == (DEAD if harm in (Harm.DIE_BEFORE, Harm.DIE_TORN, Harm.DIE_AFTER) else 0), outcome.err
     return outcome.lines
@@ -101,7 +103,7 @@ def test_in_a_commit_it_is_not_there_and_after_it_it_is(library: Path, folder: P
 @pytest.mark.slow
 def test_with_nothing_that_was_not_synced_what_was_said_is_there(library: Path, folder: Path) -> None:
     write_numbers(library, folder)
-    states = [crash for crash in power_losses(read_log(folder / "log"), seed=1, times=3)]
+    states = list(power_losses(read_log(folder / "log"), seed=1, times=3))
     assert {crash.moment for crash in states} > {"nothing unsynced is kept", "some of it is kept, 2"}
     for index, crash in enumerate(states):
         lay_out(crash.files, folder / str(index))

@@ -85,7 +85,7 @@ async def ask(count: int, *, safe: bool) -> None:
 
 async def insist(count: int, *, safe: bool) -> None:
     """As whoever runs a service: an engine that had to stop is started again."""
-    for _ in range(20):
+    for _ in range(60):  # each start may meet one failing call
         try:
             await ask(count, safe=safe)
         except* (StorageError, EngineClosed) as errors:

@@ -31,6 +31,8 @@ class What(IntEnum):
     SYNCED = 4
     REMOVED = 5
     RENAMED = 6
+    NOT_SYNCED = 7
+    """A sync that failed: what it was to write is given up by the system, and no later sync writes it."""
 
 
 class Harm(IntEnum):
@@ -94,8 +96,8 @@ class Disk:
     def __init__(self) -> None:
         self._seen: dict[str, bytearray] = {}
         """What programs see."""
-        self._synced: dict[str, bytes] = {}
-        """What was durable when the file was last synced."""
+        self._synced: dict[str, bytearray] = {}
+        """What was made durable by syncs."""
         self._unsynced: dict[str, list[Entry]] = {}
 
     def apply(self, entry: Entry) -> None:
@@ -103,15 +105,18 @@ class Disk:
         name = entry.name
         match entry.what:
             case What.REMOVED:
-                for each in (self._seen, self._synced, self._unsynced):
-                    each.pop(name, None)
+                for files in (self._seen, self._synced, self._unsynced):
+                    files.pop(name, None)
             case What.RENAMED:
-                for each in (self._seen, self._synced, self._unsynced):
-                    if name in each:
-                        each[entry.data.decode()] = each.pop(name)  # type: ignore[index]
+                for files in (self._seen, self._synced, self._unsynced):
+                    if name in files:
+                        files[entry.data.decode()] = files.pop(name)
             case What.SYNCED:
-                self._synced[name] = bytes(self._seen.get(name, b""))
-                self._unsynced[name] = []
+                synced = self._synced.setdefault(name, bytearray())
+                for each in self._unsynced.pop(name, ()):
+                    _change(synced, each)
+            case What.NOT_SYNCED:
+                self._unsynced.pop(name, None)
             case What.MADE:
                 self._seen.setdefault(name, bytearray())
             case What.CUT | What.WRITTEN:

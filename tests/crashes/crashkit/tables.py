@@ -19,8 +19,13 @@ def read_store(path: Path) -> Tables:
         for each in path.parent.glob(f"{path.name}*"):
             if each.name.removeprefix(path.name) in ("", "-wal", "-journal"):
                 copy.with_name(each.name).write_bytes(each.read_bytes())
-        with closing(sqlite3.connect(copy)) as connection:
-            return _read(connection)
+        return recover_and_read(copy)
+
+
+def recover_and_read(path: Path) -> Tables:
+    """The same where nothing else will be done with the store."""
+    with closing(sqlite3.connect(path)) as connection:
+        return _read(connection)
 
 
 def _read(connection: sqlite3.Connection) -> Tables:

@@ -17,7 +17,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { MADE = 1, WRITTEN = 2, CUT = 3, SYNCED = 4, REMOVED = 5, RENAMED = 6 };
+enum { MADE = 1, WRITTEN = 2, CUT = 3, SYNCED = 4, REMOVED = 5, RENAMED = 6, NOT_SYNCED = 7 };
 enum { NO_HARM = 0, DIE_BEFORE = 1, DIE_TORN = 2, DIE_AFTER = 3, IO_ERROR = 4, NO_ROOM = 5, IO_ERROR_AT_SYNC = 6 };
 enum { DEAD = 86 };
 
@@ -155,6 +155,8 @@ ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset)
     if (harmed && (harm == DIE_BEFORE || harm == DIE_TORN))                                                            \
         _exit(DEAD);                                                                                                   \
     if (harmed && (fails)) {                                                                                           \
+        if (what == SYNCED)                                                                                            \
+            note(NOT_SYNCED, name, 0, NULL, 0);                                                                        \
         pthread_mutex_unlock(&lock);                                                                                   \
         errno = EIO;                                                                                                   \
         return -1;                                                                                                     \
