@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from crashkit.disk import Harm, read_log
-from crashkit.jobs import DEAD, Job, Outcome, run
+from crashkit.jobs import DEAD, Job, Outcome, run, unexpected
 from crashkit.sweep import ALL, some
 from example_ends import ENDS, FOLDER
 
@@ -36,7 +36,7 @@ def test_an_example_that_ends_at_a_moment_of_a_commit_comes_to_the_same_end(fold
         place.mkdir()
         jobs.append(Job(program=str(FOLDER / f"{name}.py"), folder=str(place), moment=moment, at=at))
     killed = run(jobs, folder)
-    assert {each.code for each in killed} <= {DEAD, 0}, [each.err for each in killed if each.code not in (DEAD, 0)]
+    assert unexpected(killed) == []
     deaths = [each for each in killed if each.code == DEAD]
     assert len(deaths) > len(killed) // 4
     found = [
@@ -63,7 +63,7 @@ def test_an_application_that_ends_at_any_call_to_the_disk_loses_nothing_that_it_
         (folder / str(at)).mkdir()
         jobs.append(Job(program=APP, arguments=[str(INSTANCES)], folder=str(folder / str(at)), harm=harm, at=at))
     killed = run(jobs, folder, library)
-    assert {each.code for each in killed} <= {DEAD, 0}, [each.err for each in killed if each.code not in (DEAD, 0)]
+    assert unexpected(killed) == []
     assert sum(each.code == DEAD for each in killed) > len(killed) * 2 // 3
     found = [
         f"{each.job.folder}: {each.code}, {each.wrong} {each.err[-1000:]}"

@@ -74,6 +74,11 @@ class Outcome(NamedTuple):
         return [line for line in self.out.splitlines() if not line.startswith(" ")]
 
 
+def unexpected(outcomes: Sequence[Outcome]) -> list[str]:
+    """How those ended that neither died where they were told to nor came to their end."""
+    return [f"{each.job}: {each.code}, {each.err[-2500:]}" for each in outcomes if each.code not in (DEAD, 0)]
+
+
 def run(jobs: Sequence[Job], folder: Path, library: Path | None = None) -> list[Outcome]:
     """All of them, some at a time."""
     path = folder / f"jobs-{len(list(folder.glob('jobs-*.json')))}.json"
