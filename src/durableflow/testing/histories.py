@@ -15,7 +15,7 @@ import msgspec
 
 from durableflow.authoring.registry import DEFAULT, AnyWorkflow
 from durableflow.core.execution import Execution
-from durableflow.core.lines import entry_of, line_of, turns_of
+from durableflow.core.lines import UNREADABLE, entry_of, line_of, turns_of
 from durableflow.core.view import HistoryEvent, numbered
 from durableflow.errors import CorruptHistory, UsageError
 from durableflow.model import events as ev
@@ -442,7 +442,7 @@ def _load_saved(path: str | Path, lines: Sequence[bytes]) -> History:
             fields = _decode(path, number, line)
             try:
                 entries.append(entry_of(fields))
-            except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
+            except UNREADABLE as error:
                 raise CorruptHistory(f"{path}, line {number}: this is no event: {error!r}") from error
     return History.of(head["instance_id"], entries)
 
@@ -450,5 +450,5 @@ def _load_saved(path: str | Path, lines: Sequence[bytes]) -> History:
 def _decode(path: str | Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(line, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise CorruptHistory(f"{path}, line {number}: this is not a line of a saved history: {error}") from error
