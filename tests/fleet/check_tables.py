@@ -136,7 +136,7 @@ def _rows(tables: Tables) -> Iterator[str]:
             if isinstance(row.events[0] if row.events else None, ev.InstanceRewound):
                 at_us = 0  # the rows that count once more keep their time
     for instance, row in tables.instances.items():
-        if (row.is_over or row.status != "PENDING") and not tables.history.get(instance):
+        if (row.is_over or row.status not in ("PENDING", "STALLED")) and not tables.history.get(instance):
             yield f"{instance} is {row.status} and has no history"
 
 
