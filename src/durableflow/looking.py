@@ -260,8 +260,8 @@ def _moment(at_us: int | None) -> datetime | None:
 def _custom_status(data: bytes) -> Any:
     try:
         return converter.loader(Any)(data)
-    except PayloadError:
-        return f"(cannot be read: {data[:80]!r})"
+    except (PayloadError, TypeError):  # TypeError: no bytes, in a file that somebody has spoiled
+        return f"(cannot be read: {data!r:.80})"
 
 
 def _outcome(instance_id: str, end: End, workflow: Workflow[..., Any] | None) -> Any:
