@@ -86,7 +86,7 @@ def run(jobs: Sequence[Job], folder: Path, library: Path | None = None) -> list[
     environment = {**os.environ, **({"LD_PRELOAD": str(library)} if library else {})}
     command = [sys.executable, "-W", "error", str(FORGE), str(path)]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr
+    assert said.returncode == 0, f"the forge ended with {said.returncode}: {said.stderr}"
     codes = json.loads(path.with_suffix(".codes").read_bytes())
     return [_outcome(job, code) for job, code in zip(jobs, codes, strict=True)]
 
