@@ -58,7 +58,7 @@ def as_record(row: Sequence[Any]) -> InstanceRecord:
             raise ValueError(f"time of making {created_us!r} is no number")
         if type(base_seq) is not int:
             raise ValueError(f"first event that replay needs {base_seq!r} is no number")
-        if not isinstance(wake_us, float | int | None):
+        if isinstance(wake_us, str | bytes):
             raise TypeError(f"time of waking {wake_us!r} is no number")
         known_status = Status(status)
     except (ValueError, TypeError) as error:
