@@ -43,6 +43,13 @@ def fleet(session: nox.Session) -> None:
 
 
 @nox.session
+def crashes(session: nox.Session) -> None:
+    install(session)
+    session.run("pytest", "tests/crashes", "-s", *session.posargs, env={"DURABLEFLOW_CRASHES": "all"})
+    session.run("pytest", "tests/fuzz", "--hypothesis-profile=explore", env={"DURABLEFLOW_CRASHES": "all"})
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     install(session)
     session.run("pytest", "tests/docs", "tests/architecture/test_surface.py", *session.posargs)

@@ -29,7 +29,7 @@ async def main() -> None:
         is_new = not (await client.list(workflow=page)).instances
     async with Engine(STORE) as engine:
         if is_new:
-            edited = page.options(instance_id="page-1", debounce=0.3)
+            edited = page.options(instance_id="page-1", debounce=1.0)
             for text in ("h", "he", "hel", "hello"):
                 handle = await engine.start(edited, text)
                 print(f"  {text!r} goes to {handle.id}")

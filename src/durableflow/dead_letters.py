@@ -13,8 +13,10 @@ from durableflow.backends.base import DeadLetter as StoredLetter
 from durableflow.core.view import HistoryEvent
 from durableflow.errors import DurableflowError, UsageError
 from durableflow.model import events as ev
+from durableflow.model.cursors import dump_cursor, load_cursor
 from durableflow.model.duration import to_datetime
 from durableflow.model.failure import Failure
+from durableflow.model.ids import check_name, check_text
 from durableflow.model.status import Status
 from durableflow.runtime.messages import LOOK_AGAIN, outgoing
 
@@ -138,13 +140,11 @@ class DeadLetters:
         """
         if not 1 <= limit <= 1_000:
             raise UsageError(f"limit is {limit!r}, but must be from 1 to 1,000")
-        after = None if cursor is None else _load_cursor(cursor)
-        query = DeadLetterQuery(
-            kind=kind, name=name, type_name=type_name, instance_id=instance_id, after=after, limit=limit
-        )
-        found = await self._backend.dead_letters(query)
+        after = None if cursor is None else load_cursor(cursor, tuple[int, str, int])
+        query = _query(kind=kind, name=name, type_name=type_name, instance_id=instance_id)
+        found = await self._backend.dead_letters(msgspec.structs.replace(query, after=after, limit=limit))
         last = found[-1] if len(found) == limit else None
-        following = None if last is None else msgspec.json.encode((last.at_us, last.instance_id, last.task)).decode()
+        following = None if last is None else dump_cursor((last.at_us, last.instance_id, last.task))
         return DeadLetterPage([_letter(each) for each in found], following)
 
     async def get(self, instance_id: str, task: int = 0) -> DeadLetterDetails:
@@ -153,7 +153,7 @@ class DeadLetters:
         Raises:
             UsageError: there is no such letter.
         """
-        found = await self._backend.dead_letters(DeadLetterQuery(instance_id=instance_id, limit=1_000))
+        found = await self._backend.dead_letters(msgspec.structs.replace(_query(instance_id=instance_id), limit=1_000))
         letter = next((each for each in found if each.task == task), None)
         if letter is None:
             what = f"activity {task} of instance" if task else "instance"
@@ -176,7 +176,7 @@ class DeadLetters:
             UsageError: it has dealt with the failure itself, and waits for nobody; or as `Client.rewind` does.
             InstanceNotFound: there is none.
         """
-        record = await self._backend.record(instance_id)
+        record = await self._backend.record(check_name(instance_id, "the instance id"))
         status = None if record is None else record.status
         if status is Status.STALLED:
             await self._backend.send([outgoing(instance_id, LOOK_AGAIN)])
@@ -206,7 +206,7 @@ class DeadLetters:
         matched = redriven = refused_count = 0
         refused: dict[str, str] = {}
         seen: set[str] = set()
-        async for found in self._pages(DeadLetterQuery(kind=kind, name=name, type_name=type_name, limit=_PAGE)):
+        async for found in self._pages(_query(kind=kind, name=name, type_name=type_name)):
             for instance_id in dict.fromkeys(letter.instance_id for letter in found if letter.instance_id not in seen):
                 seen.add(instance_id)
                 matched += 1
@@ -230,9 +230,9 @@ class DeadLetters:
             How many there were.
         """
         if task is not None:
-            return await self._backend.discard([(instance_id, task)])
+            return await self._backend.discard([(check_text(instance_id, "instance_id"), task)])
         removed = 0
-        while found := await self._backend.dead_letters(DeadLetterQuery(instance_id=instance_id, limit=_PAGE)):
+        while found := await self._backend.dead_letters(_query(instance_id=instance_id)):
             removed += await self._backend.discard([(each.instance_id, each.task) for each in found])
         return removed
 
@@ -246,7 +246,7 @@ class DeadLetters:
     ) -> int:
         """Put all letters away that match; how many there were, or would be."""
         count = 0
-        async for found in self._pages(DeadLetterQuery(kind=kind, name=name, type_name=type_name, limit=_PAGE)):
+        async for found in self._pages(_query(kind=kind, name=name, type_name=type_name)):
             keys = [(each.instance_id, each.task) for each in found]
             count += len(keys) if dry_run else await self._backend.discard(keys)
         return count
@@ -257,6 +257,21 @@ class DeadLetters:
             yield found
             last = found[-1]
             query = msgspec.structs.replace(query, after=(last.at_us, last.instance_id, last.task))
+
+
+def _query(
+    *,
+    kind: Kind | None = None,
+    name: str | None = None,
+    type_name: str | None = None,
+    instance_id: str | None = None,
+) -> DeadLetterQuery:
+    """The question for a page; raises `UsageError` when no store can be asked it."""
+    given = {"kind": kind, "name": name, "type_name": type_name, "instance_id": instance_id}
+    for what, text in given.items():
+        if text is not None:
+            check_text(text, what)
+    return DeadLetterQuery(kind=kind, name=name, type_name=type_name, instance_id=instance_id, limit=_PAGE)
 
 
 def _letter(stored: StoredLetter) -> DeadLetter:
@@ -295,10 +310,3 @@ def _of_instance(history: Iterable[HistoryEvent]) -> tuple[bytes, list[FailedAtt
         elif isinstance(event, ev.InstanceFailed):
             attempts.append(FailedAttempt(1, to_datetime(entry.at_us), event.failure))
     return data, attempts
-
-
-def _load_cursor(cursor: str) -> tuple[int, str, int]:
-    try:
-        return msgspec.json.decode(cursor, type=tuple[int, str, int])
-    except msgspec.DecodeError as error:
-        raise UsageError(f"{cursor!r:.80} is not the cursor of a page; pass page.cursor on as it is") from error

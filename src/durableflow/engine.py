@@ -52,14 +52,13 @@ STORE_VARIABLE: Final = "DURABLEFLOW_STORE"
 class Engine(Client):
     """Runs workflows in this process, and talks to them.
 
-    Use it as `async with Engine("sqlite:///orders.db") as engine: ...`. On a store that another
-    process is working on, it is a client that takes over when that process is gone.
+    Use it as `async with Engine("sqlite:///orders.db") as engine: ...`. On a store that another process is working on,
+    it is a client that takes over when that process is gone.
 
     Args:
         store: `"sqlite:///file.db"`, `"memory://"` or a backend object; by default the
             environment's `DURABLEFLOW_STORE`, else `sqlite:///durableflow.db`.
-        workflows: what this engine runs; by default all that is defined at the top of modules
-            that were imported before the engine is opened.
+        workflows: what this engine runs; by default all that modules define which were imported before it is opened.
         activities: likewise.
         queues: which queues this engine takes tasks from, or how many of each at once: `{"mail": 10}`. By default
             all, as far as it knows their activities; `[]` for none.
@@ -99,9 +98,8 @@ class Engine(Client):
         self._queues = read_queues(queues, self.settings.queue_concurrency)
         self._server: QueueServer | None = None
         self._serving: asyncio.Task[None] | None = None
-        self._alerting = _alerting(
-            alerts=alerts, on_alert=list(on_alert), worker=self.name, has_clock=clock is not None
-        )
+        hooks = list(on_alert)
+        self._alerting = _alerting(alerts=alerts, on_alert=hooks, worker=self.name, has_clock=clock is not None)
         self._worker: Worker | None = None
         self._task: asyncio.Task[None] | None = None
         self._led = asyncio.Event()
@@ -426,7 +424,12 @@ class Engine(Client):
         while True:
             worker = self._worker
             if worker is None or not self._runs(worker, instance_id):
-                return await super()._wait_for_end(instance_id)
+                try:
+                    return await super()._wait_for_end(instance_id)
+                except InstanceStalled:  # the cause may be gone
+                    if worker is None or not await worker.tries_again(instance_id):
+                        raise
+                continue
             future = worker.ends.end(instance_id)
             try:
                 return await future

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from durableflow.authoring.workflow import Workflow
-from durableflow.backends.base import Backend, Ending, InstanceRecord, Query
+from durableflow.backends.base import Backend, Ending, InstanceRecord
 from durableflow.core.view import HistoryEvent, InstanceView, fold, numbered
 from durableflow.errors import (
     CorruptHistory,
@@ -27,13 +27,15 @@ from durableflow.errors import (
 )
 from durableflow.model import converter
 from durableflow.model import events as ev
-from durableflow.model.duration import Duration, from_datetime, to_datetime, to_us
+from durableflow.model.cursors import dump_cursor, load_cursor
+from durableflow.model.duration import Duration, to_datetime, to_us
 from durableflow.model.failure import Failure, workflow_failed
-from durableflow.model.ids import check_name
+from durableflow.model.ids import check_name, check_text
 from durableflow.model.status import Status
 from durableflow.repair import read_rows
 from durableflow.runtime.awaited import POLL_S, Awaited, SealWatch
 from durableflow.runtime.ends import End
+from durableflow.runtime.filters import InstanceFilter, query_of
 
 
 class InstanceStatus(msgspec.Struct, frozen=True):
@@ -214,25 +216,27 @@ class Looking:
             cursor: of the page before.
 
         Raises:
-            UsageError: a limit or cursor that is none.
+            UsageError: a limit or cursor that is none, or what no store can be asked for.
         """
         if not 1 <= limit <= 1_000:
             raise UsageError(f"limit is {limit!r}, but must be from 1 to 1,000")
-        statuses = frozenset([status]) if isinstance(status, Status) else frozenset(status or ())
-        query = Query(
-            statuses=statuses,
-            workflow=workflow.name if isinstance(workflow, Workflow) else workflow,
-            tags=tags or {},
+        where = InstanceFilter(
+            status=status,
+            workflow=workflow,
+            tags=tags,
             id_prefix=id_prefix,
-            created_from_us=None if created_from is None else from_datetime(created_from, "created_from"),
-            created_before_us=None if created_before is None else from_datetime(created_before, "created_before"),
-            parent=parent,
-            after=None if cursor is None else _load_cursor(cursor),
+            created_from=created_from,
+            created_before=created_before,
+        )
+        query = msgspec.structs.replace(
+            query_of(where),
+            parent=None if parent is None else check_text(parent, "parent"),
+            after=None if cursor is None else load_cursor(cursor, tuple[int, str]),
             limit=limit,
         )
         records = await self._backend.list_records(query)
         last = records[-1] if len(records) == limit else None
-        next_cursor = None if last is None else msgspec.json.encode((last.created_us, last.id)).decode()
+        next_cursor = None if last is None else dump_cursor((last.created_us, last.id))
         return Page([_status(record) for record in records], next_cursor)
 
 
@@ -265,15 +269,8 @@ def _moment(at_us: int | None) -> datetime | None:
 def _custom_status(data: bytes) -> Any:
     try:
         return converter.loader(Any)(data)
-    except PayloadError:
-        return f"(cannot be read: {data[:80]!r})"
-
-
-def _load_cursor(cursor: str) -> tuple[int, str]:
-    try:
-        return msgspec.json.decode(cursor, type=tuple[int, str])
-    except msgspec.DecodeError as error:
-        raise UsageError(f"{cursor!r:.80} is not the cursor of a page; pass page.cursor on as it is") from error
+    except (PayloadError, TypeError):  # TypeError: no bytes, in a file that somebody has spoiled
+        return f"(cannot be read: {data!r:.80})"
 
 
 def result_of(instance_id: str, end: End, workflow: Workflow[..., Any] | None) -> Any:

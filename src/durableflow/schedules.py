@@ -348,11 +348,11 @@ class Schedules:
             cursor: of the page before.
 
         Raises:
-            UsageError: a limit that is none.
+            UsageError: a limit or cursor that is none.
         """
         if not 1 <= limit <= 1_000:
             raise UsageError(f"limit is {limit!r}, but must be from 1 to 1,000")
-        rows = await self._backend.list_schedules(cursor or "", limit)
+        rows = await self._backend.list_schedules(check_name(cursor, "cursor") if cursor else "", limit)
         views: list[ScheduleView] = []
         unreadable: dict[str, str] = {}
         for row in rows:

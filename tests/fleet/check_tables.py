@@ -133,8 +133,10 @@ def _rows(tables: Tables) -> Iterator[str]:
             if row.at_us < at_us:
                 yield f"{instance} #{row.first_seq} is {at_us - row.at_us} us before the row that it follows"
             next_seq, at_us = row.first_seq + len(row.events), row.at_us
+            if isinstance(row.events[0] if row.events else None, ev.InstanceRewound):
+                at_us = 0  # the rows that count once more keep their time
     for instance, row in tables.instances.items():
-        if (row.is_over or row.status != "PENDING") and not tables.history.get(instance):
+        if (row.is_over or row.status not in ("PENDING", "STALLED")) and not tables.history.get(instance):
             yield f"{instance} is {row.status} and has no history"
 
 

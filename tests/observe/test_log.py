@@ -43,6 +43,11 @@ LINES = [
     ),
     (facts.CommitRetried("disk full"), "WARNING", "a commit is tried again: disk full"),
     (
+        facts.CommitUnanswered("disk I/O error"),
+        "WARNING",
+        "whether a commit was written is not known, its instances are read again: disk I/O error",
+    ),
+    (
         facts.AttemptLost("i", "charge", 2),
         "WARNING",
         "attempt 2 of activity charge of instance i was lost with its worker",

@@ -263,18 +263,22 @@ async def test_a_lease_that_changes_hands_too_often_is_told(world: World) -> Non
         assert told(world) == [("raised", "lease_churn"), ("resolved", "lease_churn")]
 
 
-async def test_commits_that_are_refused_again_and_again_are_told(world: World, faulty: Any) -> None:
+@pytest.mark.parametrize("fault", ["refuse", "hide"])
+async def test_commits_that_are_refused_or_not_answered_again_and_again_are_told(
+    world: World, faulty: Any, fault: str
+) -> None:
     @workflow
     def quick(ctx: Context) -> int:
         return 1
 
     async with Opened(world, backend=faulty) as engine:
-        faulty.faults = ["refuse", "refuse"]
-        await engine.start(quick)
+        for _ in range(2):
+            faulty.faults = [fault]
+            await engine.start(quick)
         await world.advance(10)
         (alert,) = await kept(world)
         assert (alert.kind, alert.subject) == (AlertKind.COMMIT_RETRIES, engine.name)
-        assert "refused 2 commits, the last because: planted" in alert.details
+        assert "refused or did not answer 2 commits, the last because: planted" in alert.details
         await world.advance(60)
         assert told(world)[-1] == ("resolved", "commit_retries")
 

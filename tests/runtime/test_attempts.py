@@ -169,6 +169,16 @@ async def test_whatever_a_thread_raises_fails_the_attempt_and_not_the_engine(
         assert (await handle.result())[0].endswith(raised.__name__)
 
 
+async def test_an_attempt_that_raises_what_ends_generators_has_failed(world: World) -> None:
+    @activity(retry=1)
+    async def raises() -> None:
+        raise GeneratorExit
+
+    async with world.engine() as engine:
+        handle = await engine.start(caller(raises, catch=True))
+        assert (await handle.result(timeout=5))[0] == "GeneratorExit"
+
+
 async def test_an_unencodable_result_fails_the_attempt(world: World) -> None:
     @activity(retry=1)
     async def odd() -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from durableflow import Client, Context, Engine, workflow
+from durableflow import Client, Context, Engine, InstanceStalled, Status, workflow
 from durableflow.backends.base import Lease, LoadedInstance
 from durableflow.backends.postgres import PostgresBackend
 
@@ -87,3 +87,28 @@ async def test_a_worker_that_joins_gets_its_share(store_url: Callable[[object], 
             await asyncio.gather(*(first.raise_event(handle.id, "one", 1) for handle in handles))
             assert await asyncio.gather(*(handle.result(timeout=10) for handle in handles)) == [1] * 100
             assert second.statistics().turns >= 40
+
+
+async def test_a_stalled_instance_is_tried_again_when_a_worker_is_asked_for_its_result(
+    store_url: Callable[[object], str], tmp_path: Path
+) -> None:
+    url = store_url(tmp_path)
+    async with Client(url) as client, Engine(url, workflows=[]) as engine:
+        handle = await client.start(counts, 0)
+        await engine.wait_for_status(handle.id, Status.STALLED, timeout=10)
+        with pytest.raises(InstanceStalled, match="not registered"):
+            await engine.result(handle.id)
+        engine.register(counts)
+        assert await engine.result(handle.id, timeout=10) == 0
+
+
+async def test_what_stalled_at_another_worker_stays_so_whoever_is_asked(
+    store_url: Callable[[object], str], tmp_path: Path
+) -> None:
+    url = store_url(tmp_path)
+    async with Client(url) as client, Engine(url, workflows=[]) as owner:
+        handle = await client.start(counts, 0)
+        await owner.wait_for_status(handle.id, Status.STALLED, timeout=10)
+        async with Engine(url, workflows=[counts]) as other:
+            with pytest.raises(InstanceStalled, match="not registered"):
+                await other.result(handle.id, timeout=10)

@@ -309,8 +309,9 @@ async def test_a_commit_that_was_lost_is_told_as_unknown_and_can_be_sent_again(
 ) -> None:
     async with world.engine(faulty) as engine:
         faulty.faults = ["lose"]
-        with pytest.raises(CommitOutcomeUnknown, match="not in the log"):
+        with pytest.raises(CommitOutcomeUnknown, match="not in the log; try again: planted"):
             await engine.start(waits.options(instance_id="i"))
+        assert len(world.told(facts.CommitUnanswered)) == 1
         with pytest.raises(InstanceNotFound):
             await engine.status("i")
         handle = await engine.start(waits.options(instance_id="i"))

@@ -15,6 +15,7 @@ from durableflow import (
     ActivityFailed,
     ChildFailed,
     Context,
+    Engine,
     EventTimeout,
     Flow,
     NondeterminismError,
@@ -25,8 +26,9 @@ from durableflow import (
     workflow,
 )
 from durableflow.core.view import HistoryEvent
-from durableflow.errors import CorruptHistory
+from durableflow.errors import CorruptHistory, PayloadTooLarge
 from durableflow.model import events as ev
+from durableflow.model.converter import PAYLOAD_LIMIT_BYTES, digest
 from durableflow.model.failure import Failure
 from durableflow.model.retry import StoredRetry
 from durableflow.testing import (
@@ -39,6 +41,7 @@ from durableflow.testing import (
     save_history,
 )
 from durableflow.testing.histories import (
+    Row,
     activity_retried,
     attempt_failed,
     attempt_started,
@@ -190,6 +193,34 @@ def test_another_decision_than_the_recorded_one_is_named() -> None:
         replay(story, history)
     assert (caught.value.seq, caught.value.instance_id) == (2, "s-5")
     assert caught.value.location.startswith(__file__)
+
+
+async def test_what_was_too_large_when_it_was_recorded_is_so_in_replay() -> None:
+    """Whether it was caught or not; and what was let through under a higher limit is let through."""
+
+    @workflow
+    async def too_large(ctx: Context, catch: bool) -> str:
+        try:
+            await ctx.call_activity_by_name("fetch", "x" * (PAYLOAD_LIMIT_BYTES + 1))
+        except PayloadTooLarge:
+            if not catch:
+                raise
+        return "caught"
+
+    async with Engine("memory://", workflows=[too_large]) as engine:
+        for catch in (True, False):
+            handle = await engine.start(too_large.options(instance_id=f"{catch}"), catch)
+            await handle.wait_for_status(Status.COMPLETED if catch else Status.FAILED)
+            replay(too_large, History.of(handle.id, await handle.history()))
+    higher = History(
+        "i", [Row(1, 0, [ev.InstanceStarted("too_large", 1, b"[true]"), _scheduled("x" * (PAYLOAD_LIMIT_BYTES + 1))])]
+    )
+    replay(too_large, higher)
+
+
+def _scheduled(argument: str) -> ev.ActivityScheduled:
+    data = msgspec.json.encode([argument])
+    return ev.ActivityScheduled(1, "fetch", data, digest(data))
 
 
 def test_a_history_that_cannot_be_is_refused() -> None:

@@ -12,6 +12,10 @@ def open_backend(url: str) -> Backend:
     Raises:
         UsageError: no such kind of store, or the URL names none.
     """
+    try:
+        url.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{url!r} names no store: {error}") from error
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "sqlite":
         from durableflow.backends.sqlite import SqliteBackend

@@ -17,6 +17,17 @@ from durableflow.model.duration import from_datetime, to_datetime
 KINDS: Final[dict[str, type[msgspec.Struct]]] = {str(kind.__struct_config__.tag): kind for kind in get_args(ev.Event)}
 """Events by their tags."""
 
+UNREADABLE: Final = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    msgspec.DecodeError,
+)
+"""What reading a line may raise: anything may be written in a file."""
+
 _HEADS: Final = ("seq", "turn", "at", "kind")
 """What each line begins with; a field of an event that has such a name too is written with `_` behind it."""
 
@@ -53,7 +64,7 @@ def entry_of(fields: dict[str, Any]) -> HistoryEvent:
     """The event of a line.
 
     Raises:
-        KeyError, TypeError, ValueError, msgspec.ValidationError: it is none.
+        one of UNREADABLE: it is none.
     """
     seq, first_seq, at, kind = (fields.pop(name) for name in _HEADS)
     fields = {name[:-1] if name.endswith("_") and name[:-1] in _HEADS else name: item for name, item in fields.items()}

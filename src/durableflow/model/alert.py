@@ -30,7 +30,7 @@ class AlertKind(StrEnum):
     LEASE_CHURN = "lease_churn"
     """The lease of the store changes hands too often: workers die, or starve."""
     COMMIT_RETRIES = "commit_retries"
-    """The store refuses commits again and again."""
+    """The store refuses commits, or does not answer them, again and again."""
     LONG_TURN = "long_turn"
     """A turn blocked the event loop."""
     QUEUE_UNSERVED = "queue_unserved"

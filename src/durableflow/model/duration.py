@@ -10,6 +10,8 @@ Duration: TypeAlias = timedelta | float
 """Seconds, or a timedelta."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST: Final = datetime.min.replace(tzinfo=UTC)
+_LATEST: Final = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _LONGEST_US: Final = 200 * 366 * 86_400 * 1_000_000
 
@@ -32,8 +34,17 @@ def to_us(duration: Duration, what: str) -> int:
 
 
 def to_datetime(at_us: int) -> datetime:
-    """The moment `at_us` microseconds after 1970 in UTC, with its time zone."""
-    return _EPOCH + timedelta(microseconds=at_us)
+    """The moment `at_us` microseconds after 1970 in UTC, with its time zone.
+
+    Of what a spoiled row may hold: a moment that no datetime can name is the latest or the first, and what is no number
+    is 1970, so that whoever looks sees the rest.
+    """
+    try:
+        return _EPOCH + timedelta(microseconds=at_us)
+    except OverflowError:
+        return _LATEST if at_us > 0 else _FIRST
+    except TypeError:
+        return _EPOCH
 
 
 def from_datetime(moment: datetime, what: str) -> int:

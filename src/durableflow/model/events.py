@@ -419,7 +419,10 @@ def load_events(data: bytes) -> list[Event]:
     Raises:
         msgspec.DecodeError: the bytes are not a row that this version knows; nothing is ever skipped.
     """
-    return _DECODER.decode(data)
+    try:
+        return _DECODER.decode(data)
+    except TypeError as error:  # no bytes: a SQLite file holds whatever somebody has put there
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def end_in(events: Sequence[Event]) -> Event | None:
@@ -437,7 +440,10 @@ def dump_event(event: Event) -> bytes:
 
 def load_event(data: bytes) -> Event:
     """One event from its bytes; raises `msgspec.DecodeError` as `load_events` does."""
-    return _ONE_DECODER.decode(data)
+    try:
+        return _ONE_DECODER.decode(data)
+    except TypeError as error:  # as above
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def tag_of(event: Event) -> str:

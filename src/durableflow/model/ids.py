@@ -47,16 +47,28 @@ def check_name(name: object, what: str) -> str:
     Raises:
         UsageError: not a string, empty, over 500 characters, or with NUL or a lone surrogate.
     """
-    if not isinstance(name, str):
-        raise UsageError(f"{what} must be a string, not {name!r}")
-    if not name or not name.strip():
-        raise UsageError(f"{what} is empty; give it at least one visible character")
-    if len(name) > _ID_CHARS_MAX:
-        raise UsageError(f"{what} has {len(name):,} characters, over the limit of {_ID_CHARS_MAX}: {name[:40]!r}...")
-    if "\0" in name:
-        raise UsageError(f"{what} {name!r} contains NUL, which not every store can hold")
+    if isinstance(name, str):
+        if not name or not name.strip():
+            raise UsageError(f"{what} is empty; give it at least one visible character")
+        if len(name) > _ID_CHARS_MAX:
+            raise UsageError(
+                f"{what} has {len(name):,} characters, over the limit of {_ID_CHARS_MAX}: {name[:40]!r}..."
+            )
+    return check_text(name, what)
+
+
+def check_text(text: object, what: str) -> str:
+    """`text` itself, when every store can be asked for it: a part of a filter, which may be empty, or too long.
+
+    Raises:
+        UsageError: not a string, or with NUL or a lone surrogate.
+    """
+    if not isinstance(text, str):
+        raise UsageError(f"{what} must be a string, not {text!r}")
+    if "\0" in text:
+        raise UsageError(f"{what} {text!r} contains NUL, which not every store can hold")
     try:
-        name.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{what} {name!r} contains a lone surrogate, which cannot be stored") from error
-    return name
+        raise UsageError(f"{what} {text!r} contains a lone surrogate, which cannot be stored") from error
+    return text

@@ -98,6 +98,12 @@ class CommitRetried(msgspec.Struct, frozen=True):
     reason: str
 
 
+class CommitUnanswered(msgspec.Struct, frozen=True):
+    """Whether a commit was written is not known; its instances are forgotten and read from the store."""
+
+    reason: str
+
+
 class TurnsCommitted(msgspec.Struct, frozen=True):
     """A group of turns became durable in one commit."""
 
@@ -201,6 +207,7 @@ Fact: TypeAlias = (
     | BranchFailed
     | TurnBlocked
     | CommitRetried
+    | CommitUnanswered
     | TurnsCommitted
     | ScheduleFired
     | SlotsMissed

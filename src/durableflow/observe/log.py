@@ -69,6 +69,10 @@ def _log_retry(fact: facts.CommitRetried) -> None:
     _LOGGER.warning("a commit is tried again: %s", fact.reason)
 
 
+def _log_unanswered(fact: facts.CommitUnanswered) -> None:
+    _LOGGER.warning("whether a commit was written is not known, its instances are read again: %s", fact.reason)
+
+
 def _log_missed(fact: facts.SlotsMissed) -> None:
     _LOGGER.warning(
         "schedule %s missed %d slots: no engine was there, and they are older than its catch-up window; "
@@ -136,6 +140,7 @@ _WRITERS: Final[dict[type, Callable[[Any], None]]] = {
     facts.HistoryLong: _log_long,
     facts.WorkerLost: _log_lost,
     facts.CommitRetried: _log_retry,
+    facts.CommitUnanswered: _log_unanswered,
     facts.SlotsMissed: _log_missed,
     facts.SlotsSkipped: _log_skipped,
     facts.ScheduleUnreadable: _log_unreadable,

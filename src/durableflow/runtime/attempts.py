@@ -122,9 +122,14 @@ class Attempts(Places):
         try:
             args, kwargs = definition.arguments.load(attempt.activity.input)
             output = self.dump(definition, await definition.function(*args, **kwargs))
-        except (KeyboardInterrupt, GeneratorExit):
+        except KeyboardInterrupt:
             self._free(attempt)
             raise
+        except GeneratorExit as error:
+            if asyncio.current_task(self._loop) is not attempt.task:  # it is being put away, with the loop
+                self._free(attempt)
+                raise
+            self._ended(attempt, None, error)
         except BaseException as error:
             self._ended(attempt, None, error)
         else:

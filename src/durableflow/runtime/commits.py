@@ -180,8 +180,10 @@ class Commits:
             except LeaseLost as error:
                 self._fail(batch, error)
                 raise
-            except (AppendConflict, CommitOutcomeUnknown):
-                await self._read_the_log(batch)
+            except (AppendConflict, CommitOutcomeUnknown) as error:
+                if isinstance(error, CommitOutcomeUnknown):
+                    self._means.tell(facts.CommitUnanswered(str(error)))
+                await self._read_the_log(batch, error)
                 return False
             except StorageError as error:
                 if retries == self._means.settings.commit_retries:
@@ -240,7 +242,7 @@ class Commits:
         self._effects.give_back(taken)
         self._instances.forget(taken.live, None)
 
-    async def _read_the_log(self, batch: Batch) -> None:
+    async def _read_the_log(self, batch: Batch, why: StorageError) -> None:
         """Whether the batch was written is not known: forget its instances and look."""
         if batch.commit.sends:
             self._inbox.look()
@@ -258,7 +260,8 @@ class Commits:
                 self._instances.want(taken.live.id)
             return
         there = {(row.instance_id, row.first_seq) for item in loaded for row in item.rows if _holds(written, row)}
-        absent = CommitOutcomeUnknown("the commit failed and this is not in the log; try again")
+        absent = CommitOutcomeUnknown(f"the commit failed, and this is not in the log; try again: {why}")
+        absent.__cause__ = why
         for taken in batch.taken:
             is_durable = not taken.turn.events or (taken.live.id, taken.turn.first_seq) in there
             answer(taken.told, None if is_durable else absent)

@@ -22,7 +22,7 @@ _QUIET_MOST: Final = 1_000
 _DETAILS_CHARS: Final = 1_000
 OF_A_WORKER: Final = frozenset({AlertKind.NO_PROGRESS, AlertKind.COMMIT_RETRIES, AlertKind.LONG_TURN})
 """What only the worker sees that it is about; all else is seen in the store."""
-NOTED: Final = frozenset({facts.CommitRetried, facts.TurnBlocked})
+NOTED: Final = frozenset({facts.CommitRetried, facts.CommitUnanswered, facts.TurnBlocked})
 """The facts that conditions are found in; the many others need not be shown."""
 
 
@@ -76,7 +76,7 @@ class Conditions:
 
     def note(self, fact: facts.Fact) -> None:
         """Told of each fact that is one of `NOTED`, some on the guard's thread."""
-        if isinstance(fact, facts.CommitRetried):
+        if isinstance(fact, facts.CommitRetried | facts.CommitUnanswered):
             self._refused_commits.append(_Happening(self._means.clock.now_us(), self._worker, fact.reason))
         elif isinstance(fact, facts.TurnBlocked):
             text = f"a turn blocked the event loop for {fact.seconds:.1f} s at {fact.location}"
@@ -160,7 +160,7 @@ class Conditions:
         refused = _recent(self._refused_commits, now_us - in_us(self._policy, "window"))
         if len(refused) < self._policy.commit_retries:
             return []
-        text = f"the store refused {len(refused)} commits, the last because: {refused[-1].details}"
+        text = f"the store refused or did not answer {len(refused)} commits, the last because: {refused[-1].details}"
         return [Condition(AlertKind.COMMIT_RETRIES, self._worker, Severity.ERROR, refused[0].at_us, text)]
 
     def _long_turns(self, now_us: int) -> list[Condition]:

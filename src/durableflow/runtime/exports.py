@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import msgspec
 
 from durableflow.backends.base import Arrival, Backend, Heartbeat, HistoryRow, InstanceRecord, LoadedInstance
-from durableflow.core.lines import KINDS, entry_of, fields_in, fields_out, line_of, turns_of
+from durableflow.core.lines import KINDS, UNREADABLE, entry_of, fields_in, fields_out, line_of, turns_of
 from durableflow.core.view import HistoryEvent, numbered
 from durableflow.errors import CorruptHistory, InstanceExists, InstanceNotFound, UsageError
 from durableflow.model import events as ev
@@ -324,7 +324,7 @@ def arrivals_in(lines: Iterable[bytes], file: str) -> Generator[Arrival]:
                 _add(parts, fields)
         except CorruptHistory as error:
             raise CorruptHistory(f"{file}, line {number}: {error}") from error
-        except (KeyError, TypeError, ValueError, AttributeError, msgspec.DecodeError) as error:
+        except UNREADABLE as error:
             raise CorruptHistory(f"{file}, line {number}: this is no line of an export: {error!r}") from error
     if number == 0:
         raise CorruptHistory(f"{file} is empty")

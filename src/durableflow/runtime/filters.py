@@ -12,6 +12,7 @@ from durableflow.authoring.workflow import Workflow
 from durableflow.backends.base import Backend, InstanceRecord, Query
 from durableflow.errors import UsageError
 from durableflow.model.duration import from_datetime
+from durableflow.model.ids import check_text
 from durableflow.model.status import Status
 
 
@@ -39,7 +40,7 @@ def query_of(where: InstanceFilter) -> Query:
     """The question that a filter is.
 
     Raises:
-        UsageError: it says something that is no part of a filter.
+        UsageError: it says something that is no part of a filter, or what no store can be asked for.
         ValueError: a time without a time zone.
     """
     for name in where.keys() - InstanceFilter.__annotations__.keys():
@@ -51,13 +52,20 @@ def query_of(where: InstanceFilter) -> Query:
             f"instances cannot be chosen by {name!r}"
             + (f"; did you mean {close[0]!r}?" if close else f", only by {known}")
         )
-    status, workflow = where.get("status"), where.get("workflow")
+    status, workflow, id_prefix = where.get("status"), where.get("workflow"), where.get("id_prefix")
+    if isinstance(workflow, Workflow):
+        workflow = workflow.name
+    texts: list[tuple[str, object]] = [("workflow", workflow), ("id_prefix", id_prefix)]
+    texts += [("a tag", part) for tag in (where.get("tags") or {}).items() for part in tag]
+    for what, text in texts:
+        if text is not None or what == "a tag":
+            check_text(text, what)
     created_from, created_before = where.get("created_from"), where.get("created_before")
     return Query(
         statuses=frozenset([status]) if isinstance(status, Status) else frozenset(status or ()),
-        workflow=workflow.name if isinstance(workflow, Workflow) else workflow,
+        workflow=workflow,
         tags=where.get("tags") or {},
-        id_prefix=where.get("id_prefix"),
+        id_prefix=id_prefix,
         created_from_us=None if created_from is None else from_datetime(created_from, "created_from"),
         created_before_us=None if created_before is None else from_datetime(created_before, "created_before"),
     )

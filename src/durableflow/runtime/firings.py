@@ -27,7 +27,7 @@ def load_state(row: ScheduleRow) -> ScheduleState:
     """
     try:
         return msgspec.json.decode(row.data, type=ScheduleState)
-    except (msgspec.DecodeError, UsageError, ValueError) as error:
+    except (msgspec.DecodeError, UsageError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise CorruptSchedule(row.id, str(error)) from error
 
 

@@ -143,6 +143,14 @@ def events_of(row: HistoryRow) -> list[ev.Event]:
         ) from error
 
 
+def time_after(rows: Sequence[HistoryRow], now_us: int) -> int:
+    """Not before the last of them; one whose time cannot be read does not count."""
+    try:
+        return max([now_us, *(row.at_us for row in rows[-1:])])
+    except TypeError:
+        return now_us
+
+
 def seq_after(rows: Sequence[HistoryRow]) -> int:
     """The number of the next event; behind a row that cannot be read, just one that is free."""
     if not rows:

@@ -38,6 +38,7 @@ from durableflow.runtime.messages import (
     outgoing,
     sent_by,
     seq_after,
+    time_after,
 )
 
 
@@ -140,7 +141,7 @@ class Stalls:
             return
         event = cast("ev.InstanceTerminated", ev.load_event(orders[0].data))
         begun = [] if rows else [each for m in messages if type(each := event_in(m)) is ev.InstanceStarted]
-        at_us = max([self._means.clock.now_us(), *(row.at_us for row in rows[-1:])])
+        at_us = time_after(rows, self._means.clock.now_us())
         row = HistoryRow(record.id, seq_after(rows), at_us, ev.dump_events([*begun, event]))
         change = InstanceChange(record.id, Status.TERMINATED, None, at_us, record.custom_status)
         consumed = [message.number for message in messages]

@@ -23,7 +23,7 @@ import msgspec
 from durableflow.authoring.registry import AnyWorkflow, Registry
 from durableflow.backends.base import Backend, Commit, Heartbeat, Lease, NewInstance
 from durableflow.backends.tasks import Offer
-from durableflow.errors import ActivityCancelled, EngineClosed, InstancesExist, LeaseLost
+from durableflow.errors import ActivityCancelled, EngineClosed, InstanceNotActive, InstancesExist, LeaseLost
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure
 from durableflow.model.tokens import SECRET_BITS, new_token
@@ -45,7 +45,7 @@ from durableflow.runtime.fleet import Fleet
 from durableflow.runtime.guard import TurnGuard
 from durableflow.runtime.health import AlertHook, Watch
 from durableflow.runtime.inbox import Inbox
-from durableflow.runtime.instances import Instances
+from durableflow.runtime.instances import InstanceElsewhere, Instances
 from durableflow.runtime.live import Ack, Live
 from durableflow.runtime.loader import Loader
 from durableflow.runtime.means import Means
@@ -311,6 +311,20 @@ class Worker:
     def on_tasks(self, told: Callable[[Commit], object]) -> None:
         """Have `told` called with each commit that wrote tasks, or dropped some, once it is durable."""
         self._commits.on_tasks = told
+
+    async def tries_again(self, instance_id: str) -> bool:
+        """Have an instance that stalled go on, if it is of this worker and can; False if it is another's.
+
+        Raises:
+            InstanceStalled: the cause is still there.
+        """
+        try:
+            await self.instances.load(instance_id)
+        except InstanceNotActive:  # it ended meanwhile
+            return True
+        except (InstanceElsewhere, EngineClosed):
+            return False
+        return True
 
     def retry_stalled(self) -> None:
         """Try those again that stalled: more is known now."""

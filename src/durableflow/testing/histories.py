@@ -7,6 +7,7 @@ with what it carries as plain JSON. Reading it gives back every byte.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -15,10 +16,11 @@ import msgspec
 
 from durableflow.authoring.registry import DEFAULT, AnyWorkflow
 from durableflow.core.execution import Execution
-from durableflow.core.lines import entry_of, line_of, turns_of
+from durableflow.core.lines import UNREADABLE, entry_of, line_of, turns_of
 from durableflow.core.view import HistoryEvent, numbered
-from durableflow.errors import CorruptHistory, UsageError
+from durableflow.errors import CorruptHistory, NondeterminismError, ReplayError, UsageError
 from durableflow.model import events as ev
+from durableflow.model.converter import PAYLOAD_LIMIT_BYTES
 from durableflow.model.duration import Duration, from_datetime, to_us
 from durableflow.model.status import Status
 from durableflow.runtime.exports import arrivals_in
@@ -325,7 +327,17 @@ def _chosen(workflows: Sequence[AnyWorkflow], started: ev.InstanceStarted) -> An
 
 
 def _follow(program: AnyWorkflow, instance_id: str, rows: Sequence[Row]) -> Status:
-    execution = Execution(instance_id, program, payload_limit_bytes=_NO_LIMIT_BYTES)
+    """Follow them under no limit of payloads, or else under the usual one: a history does not say which there was."""
+    try:
+        return _follow_within(program, instance_id, rows, _NO_LIMIT_BYTES)
+    except NondeterminismError:
+        with suppress(ReplayError):
+            return _follow_within(program, instance_id, rows, PAYLOAD_LIMIT_BYTES)
+        raise
+
+
+def _follow_within(program: AnyWorkflow, instance_id: str, rows: Sequence[Row], payload_limit_bytes: int) -> Status:
+    execution = Execution(instance_id, program, payload_limit_bytes=payload_limit_bytes)
     execution.next_seq = rows[0].first_seq
     try:
         for row in rows:
@@ -442,7 +454,7 @@ def _load_saved(path: str | Path, lines: Sequence[bytes]) -> History:
             fields = _decode(path, number, line)
             try:
                 entries.append(entry_of(fields))
-            except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
+            except UNREADABLE as error:
                 raise CorruptHistory(f"{path}, line {number}: this is no event: {error!r}") from error
     return History.of(head["instance_id"], entries)
 
@@ -450,5 +462,5 @@ def _load_saved(path: str | Path, lines: Sequence[bytes]) -> History:
 def _decode(path: str | Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(line, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise CorruptHistory(f"{path}, line {number}: this is not a line of a saved history: {error}") from error

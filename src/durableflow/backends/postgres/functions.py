@@ -203,6 +203,10 @@ begin
             from unnest(ch_ids, ch_statuses, ch_wakes, ch_finisheds, ch_customs, ch_stalls, ch_bases, ch_versions)
                 as c(id, status, wake, finished, custom, stall, base, version)
             where i.id = c.id;
+        if exists (select 1 from {{s}}.heartbeats) then
+            delete from {{s}}.heartbeats as h using unnest(ch_ids, ch_finisheds) as c(id, finished)
+                where h.instance = c.id and c.finished is not null;
+        end if;
     end if;
     if cardinality(consumed) > 0 then
         delete from {{s}}.inbox where number = any(consumed);

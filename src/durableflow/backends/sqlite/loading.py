@@ -83,6 +83,9 @@ _TABLES: Final = (
 )
 _ALL_GATHERED: Final = f"select {', '.join(f'({table.gathered()})' for table in _TABLES)}"
 
+_LATEST_US: Final = 2**63 - 1
+"""Behind it are texts and bytes, which a file may hold and no clock comes to."""
+
 _Rows = Sequence[Sequence[Any]]
 
 
@@ -118,7 +121,9 @@ def due(connection: sqlite3.Connection, after: tuple[int, str], until_us: int, l
 
 def next_wake(connection: sqlite3.Connection, from_us: int) -> int | None:
     """See `Backend.next_wake`."""
-    row = connection.execute("select min(wake_us) from instances where wake_us >= ?", (from_us,)).fetchone()
+    row = connection.execute(
+        f"select min(wake_us) from instances where wake_us between ? and {_LATEST_US}", (from_us,)
+    ).fetchone()
     return None if row is None else row[0]
 
 

@@ -58,6 +58,8 @@ def as_record(row: Sequence[Any]) -> InstanceRecord:
             raise ValueError(f"time of making {created_us!r} is no number")
         if type(base_seq) is not int:
             raise ValueError(f"first event that replay needs {base_seq!r} is no number")
+        if not _is_time(wake_us):
+            raise TypeError(f"time of waking {wake_us!r} is no number")
         known_status = Status(status)
     except (ValueError, TypeError) as error:
         version = version if type(version) is int else 0
@@ -97,6 +99,10 @@ def as_ending(row: Sequence[Any]) -> Ending:
     width = len(RECORD_COLUMNS.split(", ")) + 1
     record = None if row[1] is None else as_record(row[1:width])
     return Ending(row[0], record, None if row[width] is None else HistoryRow(*row[width:]))
+
+
+def _is_time(value: object) -> bool:
+    return value is None or isinstance(value, (int, float))
 
 
 def _tags(text: str | bytes) -> dict[str, str]:

@@ -36,5 +36,8 @@ def write_schedule(connection: sqlite3.Connection, write: ScheduleWrite, lease: 
 
 
 def as_rows(found: Sequence[Any]) -> list[ScheduleRow]:
-    """The rows of a question for schedules."""
-    return [ScheduleRow(*row) for row in found]
+    """The rows of a question for schedules; one whose time cannot be read is due, so that it gets another."""
+    return [
+        ScheduleRow(row_id, revision, due_us if isinstance(due_us, int | None) else 0, data)
+        for row_id, revision, due_us, data in found
+    ]

@@ -147,7 +147,7 @@ class CommitContract(StoreContract):
 
     @contract
     async def test_the_heartbeats_of_an_instance_go_when_it_is_over(self, backend: Backend) -> None:
-        """In the commit that ends it, with those that it brings itself; others keep theirs."""
+        """In the commit that ends it, whatever else that brings, with its own; others keep theirs."""
         lease = await a_lease(backend)
         ids = ("a", "b", "c")
         beats = [Heartbeat(each, task, 1, b"1") for each in ids for task in (1, 2)]
@@ -162,6 +162,9 @@ class CommitContract(StoreContract):
         )
         loaded = {item.record.id: sorted(item.heartbeats) for item in await backend.load([*ids, "d"])}
         assert loaded == {"a": [], "b": beats[2:4], "c": beats[4:], "d": []}
+        await backend.commit(lease, Commit(changes=[a_change("b", Status.COMPLETED)]))
+        loaded = {item.record.id: sorted(item.heartbeats) for item in await backend.load(ids)}
+        assert loaded == {"a": [], "b": [], "c": beats[4:]}
 
     @contract
     async def test_values_that_look_like_something_else_are_kept_as_they_are(self, backend: Backend) -> None:
