@@ -121,8 +121,8 @@ class Looking:
         if row is None:
             await self._record(instance_id)  # raises when it was purged meanwhile
             raise CorruptHistory(f"instance {instance_id!r} is {record.status} but has no history")
-        last = ev.load_events(row.events)[-1]
-        return End(record.status, last) if type(last) in ev.ENDS else None  # None: it was replaced meanwhile
+        end = ev.end_of(ev.load_events(row.events))
+        return None if end is None else End(record.status, end)  # None: it was replaced meanwhile
 
     async def _record(self, instance_id: str) -> InstanceRecord:
         record = await self._backend.record(check_name(instance_id, "the instance id"))

@@ -269,8 +269,9 @@ class Commits:
                 self._instances.want(instance_id)
         for item in loaded:
             if item.record.status.is_terminal and item.rows:
-                last = ev.load_events(item.rows[-1].events)[-1]
-                self._ends.tell_end(item.record.id, End(item.record.status, last))
+                end = ev.end_of(ev.load_events(item.rows[-1].events))
+                assert end is not None, f"{item.record.id} is over and has no end"
+                self._ends.tell_end(item.record.id, End(item.record.status, end))
 
     # -- once durable ---------------------------------------------------------------------------------------
 

@@ -178,7 +178,9 @@ class Loader:
         if record.status.is_terminal:
             self._agenda.drop_messages(message.number for message in loaded.messages)
             if loaded.rows and self._ends.is_awaited(instance_id):
-                self._ends.tell_end(instance_id, End(record.status, ev.load_events(loaded.rows[-1].events)[-1]))
+                end = ev.end_of(ev.load_events(loaded.rows[-1].events))
+                assert end is not None, f"{instance_id} is over and has no end"
+                self._ends.tell_end(instance_id, End(record.status, end))
             raise InstanceNotActive(instance_id, record.status, "anything more")
         try:
             if instance_id in self._stalls.stuck and record.status is Status.STALLED:
