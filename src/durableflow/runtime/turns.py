@@ -126,7 +126,7 @@ class Turns:
             return
         batch.taken.append(taken)
         if execution.continued is not None:
-            if not self._begin_rounds(taken, batch, now_us):
+            if not self._begin_rounds(taken, batch):
                 return
         elif turn.events:
             self._write_turn(taken, batch.commit)
@@ -141,7 +141,7 @@ class Turns:
         if events > limit and execution.ended is None:
             batch.stalls.append((live, reason_of(history_too_long(events, limit))))
 
-    def _begin_rounds(self, taken: TakenTurn, batch: Batch, now_us: int) -> bool:
+    def _begin_rounds(self, taken: TakenTurn, batch: Batch) -> bool:
         """The code has ended to begin anew: what it decided, and the first turn of the round that follows, as one.
 
         What the round that is over refused is for the next one, in another turn. False: the next round cannot begin,
@@ -163,7 +163,7 @@ class Turns:
             following.next_seq = over.first_seq + len(over.events)
             live.begin_round(following.next_seq)
             try:
-                turn = self._guard.run(live.id, following.advance, [started, *carried], now_us=now_us)
+                turn = self._guard.run(live.id, following.advance, [started, *carried], now_us=over.at_us)
             except Exception as error:
                 live.pending = before
                 batch.taken.remove(taken)
