@@ -47,14 +47,20 @@ class TakenTurn:
 
 
 class Batch:
-    """What is gathered for one commit; `stalls` says which instances could not take their turn, and why."""
+    """What is gathered for one commit.
 
-    __slots__ = ("commit", "stalls", "taken")
+    Attributes:
+        stalls: which instances could not take their turn, and why.
+        leftovers: messages that the commit removes though no turn has taken them.
+    """
+
+    __slots__ = ("commit", "leftovers", "stalls", "taken")
 
     def __init__(self) -> None:
         self.commit = Commit(new=[], rows=[], changes=[], consumed=[], heartbeats=[], tasks=[], tasks_dropped=[])
         self.taken: list[TakenTurn] = []
         self.stalls: list[tuple[Live, str]] = []
+        self.leftovers: list[int] = []
 
     def __bool__(self) -> bool:
         return bool(self.taken or self.stalls or not self.is_empty)
@@ -99,6 +105,7 @@ class Turns:
             batch.commit.heartbeats += [beat for beat in beats if self._is_current(beat)]
         if leftovers:
             batch.commit.consumed += leftovers
+            batch.leftovers += leftovers
 
     def _is_current(self, beat: Heartbeat) -> bool:
         live = self._instances.live.get(beat.instance_id)
