@@ -50,6 +50,14 @@ def crashes(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate(session: nox.Session) -> None:
+    """`nox -s simulate -- --minutes 10`: universes by seed on all cores, and the numbers in docs/reliability.md."""
+    install(session)
+    numbers = ("--numbers", "docs/reliability.md")
+    session.run("python", "-m", "durableflow.testing.simulation", *numbers, *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     install(session)
     session.run("pytest", "tests/docs", "tests/architecture/test_surface.py", *session.posargs)

@@ -130,7 +130,7 @@ class Looking:
         if row is None:
             await self._record(instance_id)  # raises when it was purged meanwhile
             raise CorruptHistory(f"instance {instance_id!r} is {record.status} but has no history")
-        end = ev.end_in(ev.load_events(row.events))
+        end = ev.end_of(ev.load_events(row.events))
         return None if end is None else End(record.status, end)  # None: it was replaced meanwhile
 
     async def _record(self, instance_id: str) -> InstanceRecord:

@@ -88,6 +88,19 @@ async def test_what_is_imported_is_what_was_exported(world: World, other: Any, t
         assert await engine.result("c") == ["vase", 42, 7.5, None]
 
 
+async def test_one_that_was_terminated_in_the_turn_in_which_it_decided_something_is_over(
+    world: World, other: Any, tmp_path: Path
+) -> None:
+    async with Client(world.backend(), clock=world.clock) as client, Client(other) as target:
+        await client.start(sell.options(instance_id="t"), "lamp")
+        await client.terminate("t")
+        async with world.engine(workflows=[sell], activities=[double]):
+            await client.wait_for_status("t", Status.TERMINATED)
+        await client.export_instances(tmp_path / "out.jsonl")
+        assert (await target.import_instances(tmp_path / "out.jsonl")).imported == 1
+        assert (await target.status("t")).status is Status.TERMINATED
+
+
 async def test_a_file_is_lines_of_json_that_people_can_read(world: World, tmp_path: Path) -> None:
     await fill(world)
     async with Client(world.backend()) as client:

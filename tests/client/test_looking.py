@@ -18,6 +18,7 @@ from durableflow import (
     Status,
     UsageError,
     WorkflowFailed,
+    WorkflowTerminated,
     activity,
     repair,
     workflow,
@@ -116,6 +117,22 @@ async def test_a_result_that_does_not_come_in_time_is_a_timeout_and_nothing_happ
                 await asker.wait_for_status(handle.id, Status.COMPLETED, timeout=timedelta(milliseconds=10))
         await handle.raise_event("word", "end")
         assert await handle.result() == []
+
+
+async def test_a_termination_is_the_end_also_when_the_same_turn_had_decided_something(world: World) -> None:
+    """In a row, what was decided before it stands behind it."""
+    async with Client(world.backend(), clock=world.clock) as client:
+        handle = await client.start(waits.options(instance_id="i"))
+        await client.terminate("i", "enough")
+        async with world.engine(workflows=[waits]) as engine:
+            with pytest.raises(WorkflowTerminated):
+                await engine.result("i")
+        kinds = [event.kind for event in await client.history("i")]
+        assert kinds == ["instance_started", "instance_terminated", "event_awaited"]
+        with pytest.raises(WorkflowTerminated):
+            await handle.result(timeout=5)
+        with pytest.raises(UsageError, match="nothing to go on from"):
+            await client.fork("i")
 
 
 async def test_many_wait_for_one_result(world: World) -> None:

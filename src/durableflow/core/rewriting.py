@@ -60,7 +60,7 @@ def rewind(instance_id: str, rows: Sequence[Row], seq: int | None, deadline_us: 
     Raises:
         UsageError: there is nothing before `seq` in this round, or the deadline has ended it.
     """
-    if isinstance(rows[-1][2][-1], ev.InstanceTimedOut) and deadline_us is None:
+    if isinstance(ev.end_of(rows[-1][2]), ev.InstanceTimedOut) and deadline_us is None:
         raise UsageError(
             f"instance {instance_id!r} failed because its timeout had passed, and would at once again; "
             "say how long it has now: rewind(..., timeout=timedelta(hours=1))"
@@ -97,7 +97,7 @@ def fork(rows: Sequence[Row], seq: int | None, origin: ev.Origin, version: int |
     """
     last = rows[-1]
     if seq is None:
-        until = len(rows) - (type(last[2][-1]) in ev.ENDS)
+        until = len(rows) - (ev.end_of(last[2]) is not None)
     else:
         until = sum(first + len(events) - 1 <= seq for first, _, events in rows)
     if until == 0:

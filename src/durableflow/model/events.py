@@ -35,7 +35,7 @@ __all__ = [
     "InstanceSuspended", "InstanceTerminated", "InstanceTimedOut", "KeptEvent", "KeptRequest", "MessageAnswered",
     "MessageSent", "Note", "Observation", "Origin", "PatchRecorded", "RequestAnswered", "RequestReceived", "Round",
     "SideEffectRecorded", "StartChanged", "TaskCancelled", "TimerCreated", "TimerFired", "dump_event", "dump_events",
-    "load_event", "load_events", "tag_of",
+    "end_of", "load_event", "load_events", "tag_of",
 ]  # fmt: skip
 
 FORMAT: Final = 2
@@ -401,7 +401,7 @@ NOTES: Final[frozenset[type]] = frozenset({ActivityQueued, InstanceRewound})
 ENDS: Final[frozenset[type]] = frozenset(
     {InstanceCompleted, InstanceFailed, InstanceCancelled, InstanceTerminated, InstanceTimedOut}
 )
-"""The events that end an instance; one of them is in the last row of a finished history."""
+"""The events that end an instance; one of them is in the last row of a finished history, as `end_of` says."""
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(list[Event])
@@ -425,17 +425,18 @@ def load_events(data: bytes) -> list[Event]:
         raise msgspec.DecodeError(str(error)) from error
 
 
-def end_in(events: Sequence[Event]) -> Event | None:
-    """How an instance ended in a row, if it did.
-
-    An end that was observed stands before what the code had still decided in the turn.
-    """
-    return next((event for event in reversed(events) if type(event) in ENDS), None)
-
-
 def dump_event(event: Event) -> bytes:
     """The bytes of one event alone, as messages hold it."""
     return _ENCODER.encode(event)
+
+
+def end_of(row: Sequence[Event]) -> Event | None:
+    """The event of a row that ends the instance, if one does.
+
+    It need not be the last: what came in before a termination, in the same turn, may have caused decisions, and in a
+    row they stand behind all that came in.
+    """
+    return next((event for event in reversed(row) if type(event) in ENDS), None)
 
 
 def load_event(data: bytes) -> Event:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from durableflow.backends.base import Commit, HistoryRow, LoadedInstance
@@ -45,6 +46,7 @@ from durableflow.runtime.wakes import Wakes
 _LOAD_BATCH: Final = 200
 _EVICT_LOOKS: Final = 16
 _FIRST_PAUSE_S: Final = 0.02
+_DROP_AGAIN_US: Final = 1_000_000
 _AHEAD_MIN: Final = 16
 """So many instances must have news to be gathered while a commit is under way; fewer wait, and may get more news."""
 
@@ -228,6 +230,7 @@ class Commits:
 
     def _fail(self, batch: Batch, error: StorageError) -> None:
         """Nothing of the batch was written: forget its instances, and tell whoever waits."""
+        self._drop_again(batch)
         for taken in batch.taken:
             is_new = taken.live.new is not None
             self._drop_memory(taken)
@@ -237,6 +240,12 @@ class Commits:
             else:
                 self._instances.want(taken.live.id)
 
+    def _drop_again(self, batch: Batch) -> None:
+        """Remove messages after a while that may still be there: nobody comes across them again."""
+        if batch.leftovers:
+            again_us = self._means.clock.now_us() + _DROP_AGAIN_US
+            self._means.alarms.at(again_us, partial(self._agenda.drop_messages, batch.leftovers))
+
     def _drop_memory(self, taken: TakenTurn) -> None:
         self._instances.keep_answers(taken.live, taken.told, [activity for activity, _ in taken.starts])
         self._effects.give_back(taken)
@@ -244,6 +253,7 @@ class Commits:
 
     async def _read_the_log(self, batch: Batch, why: StorageError) -> None:
         """Whether the batch was written is not known: forget its instances and look."""
+        self._drop_again(batch)
         if batch.commit.sends:
             self._inbox.look()
         for taken in batch.taken:
@@ -271,10 +281,12 @@ class Commits:
             if instance_id not in over and (instance_id in known or self._ends.is_awaited(instance_id)):
                 self._instances.want(instance_id)
         for item in loaded:
-            if item.record.status.is_terminal and item.rows:
-                end = ev.end_in(ev.load_events(item.rows[-1].events))
-                if end is not None:
-                    self._ends.tell_end(item.record.id, End(item.record.status, end))
+            if not item.record.status.is_terminal:
+                continue
+            self._agenda.drop_messages(message.number for message in item.messages)  # read here before, and known
+            end = ev.end_of(ev.load_events(item.rows[-1].events)) if item.rows else None
+            if end is not None:
+                self._ends.tell_end(item.record.id, End(item.record.status, end))
 
     # -- once durable ---------------------------------------------------------------------------------------
 

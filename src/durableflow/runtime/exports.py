@@ -290,7 +290,7 @@ class _Parts:
                 f"instance {instance_id!r} is said to be of workflow {record.workflow!r} version {record.version}, but "
                 f"was started as {start.workflow!r} version {start.version}"
             )
-        is_over = bool(turns) and ev.end_in(turns[-1][2]) is not None
+        is_over = bool(turns) and ev.end_of(turns[-1][2]) is not None
         if is_over is not record.status.is_terminal:
             raise CorruptHistory(
                 f"instance {instance_id!r} is said to be {record.status}, but its history "

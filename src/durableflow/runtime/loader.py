@@ -182,7 +182,7 @@ class Loader:
             raise InstanceElsewhere(instance_id)
         if record.status.is_terminal:
             self._agenda.drop_messages(message.number for message in loaded.messages)
-            end = ev.end_in(ev.load_events(loaded.rows[-1].events)) if loaded.rows else None
+            end = ev.end_of(ev.load_events(loaded.rows[-1].events)) if loaded.rows else None
             if end is not None and self._ends.is_awaited(instance_id):
                 self._ends.tell_end(instance_id, End(record.status, end))
             raise InstanceNotActive(instance_id, record.status, "anything more")

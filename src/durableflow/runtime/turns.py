@@ -47,14 +47,20 @@ class TakenTurn:
 
 
 class Batch:
-    """What is gathered for one commit; `stalls` says which instances could not take their turn, and why."""
+    """What is gathered for one commit.
 
-    __slots__ = ("commit", "stalls", "taken")
+    Attributes:
+        stalls: which instances could not take their turn, and why.
+        leftovers: messages that the commit removes though no turn has taken them.
+    """
+
+    __slots__ = ("commit", "leftovers", "stalls", "taken")
 
     def __init__(self) -> None:
         self.commit = Commit(new=[], rows=[], changes=[], consumed=[], heartbeats=[], tasks=[], tasks_dropped=[])
         self.taken: list[TakenTurn] = []
         self.stalls: list[tuple[Live, str]] = []
+        self.leftovers: list[int] = []
 
     def __bool__(self) -> bool:
         return bool(self.taken or self.stalls or not self.is_empty)
@@ -99,6 +105,7 @@ class Turns:
             batch.commit.heartbeats += [beat for beat in beats if self._is_current(beat)]
         if leftovers:
             batch.commit.consumed += leftovers
+            batch.leftovers += leftovers
 
     def _is_current(self, beat: Heartbeat) -> bool:
         live = self._instances.live.get(beat.instance_id)
@@ -126,7 +133,7 @@ class Turns:
             return
         batch.taken.append(taken)
         if execution.continued is not None:
-            if not self._begin_rounds(taken, batch, now_us):
+            if not self._begin_rounds(taken, batch):
                 return
         elif turn.events:
             self._write_turn(taken, batch.commit)
@@ -141,7 +148,7 @@ class Turns:
         if events > limit and execution.ended is None:
             batch.stalls.append((live, reason_of(history_too_long(events, limit))))
 
-    def _begin_rounds(self, taken: TakenTurn, batch: Batch, now_us: int) -> bool:
+    def _begin_rounds(self, taken: TakenTurn, batch: Batch) -> bool:
         """The code has ended to begin anew: what it decided, and the first turn of the round that follows, as one.
 
         What the round that is over refused is for the next one, in another turn. False: the next round cannot begin,
@@ -163,7 +170,7 @@ class Turns:
             following.next_seq = over.first_seq + len(over.events)
             live.begin_round(following.next_seq)
             try:
-                turn = self._guard.run(live.id, following.advance, [started, *carried], now_us=now_us)
+                turn = self._guard.run(live.id, following.advance, [started, *carried], now_us=over.at_us)
             except Exception as error:
                 live.pending = before
                 batch.taken.remove(taken)
