@@ -21,6 +21,7 @@ from spoiled import BINARY, TEXT, only, spoiled
 
 from durableflow.authoring.workflow import Workflow
 from durableflow.backends.base import ScheduleRow
+from durableflow.backends.stores import open_backend
 from durableflow.cli import main
 from durableflow.errors import (
     CorruptHistory,
@@ -37,7 +38,6 @@ from durableflow.model.schedule_state import ScheduleState
 from durableflow.model.tokens import new_token, read_token
 from durableflow.runtime.exports import arrivals_in
 from durableflow.runtime.firings import load_state
-from durableflow.runtime.stores import open_backend
 from durableflow.runtime.tasks import dump_options, load_options
 from durableflow.testing.histories import History, Row, load_histories, replay
 
