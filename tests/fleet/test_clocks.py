@@ -32,9 +32,9 @@ async def naps(fleet: Fleet, prefix: str, count: int) -> list[str]:
 async def check_timers(fleet: Fleet, count: int) -> None:
     """Each fired when it was due by the server's clock, which the audit has written down; and so says its history."""
     rows = await fleet.sql(
-        "select h.instance, h.at_us, h.events, (extract(epoch from a.at) * 1000000)::bigint "
-        "from history h join public.audit a "
-        "on a.of = 'history' and (a.instance, a.first_seq) = (h.instance, h.first_seq)"
+        "select i.id, h.at_us, h.events, (extract(epoch from a.at) * 1000000)::bigint "
+        "from history h join instances i on i.number = h.instance_number join public.audit a "
+        "on a.of = 'history' and (a.instance, a.first_seq) = (h.instance_number::text, h.first_seq)"
     )
     due_us: dict[str, int] = {}
     fired_us: dict[str, int] = {}

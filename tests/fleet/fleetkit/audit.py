@@ -5,7 +5,8 @@ Each worker has a user of the database of its own, so what it writes can be told
 
 from fleetkit.processes import Fleet
 
-_TABLES = ("instances", "history", "inbox", "heartbeats")
+_TABLES = {"instances": "id", "history": "instance_number", "inbox": "instance", "heartbeats": "instance"}
+"""And the column that says whose a row is."""
 
 _MAKE = """
 create table public.audit (what text, of text, who text, at timestamptz, instance text, first_seq bigint);
@@ -15,7 +16,7 @@ declare
     r record := case when tg_op = 'DELETE' then old else new end;
 begin
     insert into public.audit values (tg_op, tg_table_name, session_user, clock_timestamp(),
-        to_jsonb(r) ->> coalesce(tg_argv[0], 'instance'), (to_jsonb(r) ->> 'first_seq')::bigint);
+        to_jsonb(r) ->> tg_argv[0], (to_jsonb(r) ->> 'first_seq')::bigint);
     return null;
 end $$;
 create function public.note_life() returns trigger language plpgsql as $$
@@ -43,8 +44,7 @@ where a.who like '%\\_w%' and not (a.what = 'INSERT' and a.of in ('instances', '
 async def audit(fleet: Fleet) -> None:
     """From here on every write is written down."""
     await fleet.run(_MAKE)
-    for table in _TABLES:
-        column = "id" if table == "instances" else "instance"
+    for table, column in _TABLES.items():
         await fleet.run(
             f"create trigger noted after insert or update or delete on durableflow.{table} "
             f"for each row execute function public.note('{column}')"

@@ -248,8 +248,8 @@ class Fleet:
         """For whoever looks into a failure."""
         asked = {
             "not over": "select id, status, wake_us, owner from instances where finished_us is null limit 10",
-            "last of their history": "select instance, max(first_seq) from history where instance in "
-            "(select id from instances where finished_us is null) group by 1 limit 10",
+            "last of their history": "select i.id, max(h.first_seq) from history h join instances i "
+            "on i.number = h.instance_number where i.finished_us is null group by 1 limit 10",
             "inbox": "select number, instance, status, owner from inbox left join instances on id = instance limit 10",
             "workers": "select id, name, expires - clock_timestamp() as lease, accepts from workers",
             "sessions": "select pid, usename, state, wait_event, pg_blocking_pids(pid) as blocked_by, "
