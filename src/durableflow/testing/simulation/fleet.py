@@ -1,4 +1,4 @@
-"""A store in memory that many workers share, as those on Postgres do: leases, owners, and numbers that appear late.
+"""A store in memory that many workers share, as those on Postgres do: with leases, and owners.
 
 What it promises is what `durableflow.testing.FleetBackendContract` asks for. It is for simulations: a process of its
 own has no use for a fleet.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from durableflow.backends.base import ClaimedInstance, Commit, Lease, LoadedInstance, MessagePage, Share
+from durableflow.backends.base import ClaimedInstance, Commit, Lease, LoadedInstance, MessagePage, QuietInstance, Share
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.memory.rows import Instance
 from durableflow.backends.moving import Living
@@ -147,6 +147,18 @@ class MemoryFleet(MemoryBackend):
         mine = [instance.record for instance in self._owned(lease)]
         mine.sort(key=lambda record: -_LAST if record.wake_us is None else -record.wake_us)
         return [record.id for record in mine[:limit]]
+
+    async def owners(self, instance_ids: Sequence[str]) -> dict[str, int]:
+        """See `OwnerStore.owners`."""
+        now_us = self._clock_us()
+        living = {worker_id for worker_id, worker in self._fleet.items() if worker.expires_us > now_us}
+        owners = {each: self._owners.get(each) for each in instance_ids if each in self._instances}
+        return {each: owner for each, owner in owners.items() if owner is not None and owner in living}
+
+    async def quiet(self, before_us: int, limit: int, lease: Lease | None = None) -> list[QuietInstance]:
+        """See `Backend.quiet`."""
+        found = await super().quiet(before_us, len(self._wakes), lease)
+        return [each for each in found if self._is_of(each.id, lease)][:limit]
 
     # -- what only the owner does ---------------------------------------------------------------------------
 
