@@ -126,13 +126,19 @@ async def test_families_survive_the_death_of_processes(
         assert not any("stalled" in line for line in process.said), process.said
 
 
-async def test_one_process_carries_and_when_it_dies_another_does_within_a_lease(
-    begin: Callable[[], Any], databases: Mapping[str, str]
-) -> None:
+async def two_at_work(begin: Callable[[], Any]) -> tuple[Any, Any]:
+    """The first of them is the one that carries."""
     first = begin()
     await works(first)
     second = begin()
     await works(second)
+    return first, second
+
+
+async def test_one_process_carries_and_when_it_dies_another_does_within_a_lease(
+    begin: Callable[[], Any], databases: Mapping[str, str]
+) -> None:
+    first, second = await two_at_work(begin)
     backend = ShardedBackend(databases)
     async with Client(backend) as client:
         parents = [(await client.start(family, CHILDREN)).id for _ in range(10)]
@@ -158,10 +164,7 @@ async def test_one_process_carries_and_when_it_dies_another_does_within_a_lease(
 async def test_a_process_that_ends_hands_on_what_it_carries(
     begin: Callable[[], Any], databases: Mapping[str, str]
 ) -> None:
-    first = begin()
-    await works(first)
-    second = begin()
-    await works(second)
+    first, second = await two_at_work(begin)
     backend = ShardedBackend(databases)
     async with Client(backend) as client:
         parents = [(await client.start(family, CHILDREN)).id for _ in range(20)]
