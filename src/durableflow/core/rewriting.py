@@ -154,7 +154,7 @@ def _told_again(kept: Sequence[Row], dropped: Sequence[Row]) -> tuple[list[ev.Ob
     again: list[ev.ChildScheduled] = []
     for event in _all(dropped):
         match event:
-            case ev.EventReceived():
+            case ev.EventReceived() | ev.StartChanged() | ev.InstanceBegan():
                 messages.append(event)
             case ev.RequestReceived(request_id=request_id) if request_id not in answered:
                 messages.append(event)
