@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import msgspec
+import mutants  # noqa: F401  # it enters the bugs that it plants
+import mutants_beside  # noqa: F401  # likewise
 import pytest
-from mutants import MUTANTS, Mutant
+from planting import MUTANTS, Mutant
 
 from durableflow.testing.simulation import Outcome, Plan, draw_plan, run_plan, shrink
 
