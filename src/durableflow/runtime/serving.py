@@ -103,6 +103,8 @@ class QueueServer:
         self._server_id = _NOBODY
         self._claims: dict[int, _Claim] = {}
         self._running: Counter[str] = Counter()
+        self._leaving: list[set[tuple[int, int]]] = []
+        """What has left since the store was asked what is claimed, for each time that it has not answered yet."""
         self._ends: list[tuple[_Claim, TaskEnd]] = []
         self._beats: dict[int, TaskBeat] = {}
         self._changed = asyncio.Event()
@@ -269,10 +271,18 @@ class QueueServer:
             self._attempts.begin(claim, claim.activity, self._registry.activities[claim.task.name])
 
     async def _adopt(self) -> None:
-        """Take what is claimed by this server and not known here."""
-        with suppress(StorageError):
-            for task in await self._backend.claimed_tasks(self._server_id):
-                self._take(task)
+        """Take what is claimed by this server and not known here, but for what was over before the store answered."""
+        server_id = self._server_id
+        left: set[tuple[int, int]] = set()
+        self._leaving.append(left)
+        try:
+            with suppress(StorageError):
+                tasks = await self._backend.claimed_tasks(server_id)
+                for task in tasks if server_id == self._server_id else ():
+                    if (task.number, task.attempt) not in left:
+                        self._take(task)
+        finally:
+            self._leaving = [each for each in self._leaving if each is not left]
 
     async def _take_back(self) -> None:
         """Write what becomes of tasks whose time is over, and of the claims of the dead."""
@@ -341,6 +351,8 @@ class QueueServer:
     def _forget(self, claim: _Claim) -> None:
         if self._claims.get(claim.task.number) is claim:
             del self._claims[claim.task.number]
+            for left in self._leaving:
+                left.add((claim.task.number, claim.task.attempt))
             queue = claim.task.queue
             self._running[queue] -= 1
             if not self._running[queue]:
