@@ -2,7 +2,8 @@
 
 Each child has a folder of its own. It may be told to die at some moment of some commit, or at some call to the disk
 (then `watched_disk.c` must be preloaded). Beside the folder it leaves what it said (`.out`, `.err`), and, if its
-program came to its end, what the judge says of each store in the folder (`.judged`).
+program came to its end, what the judge says of each store in the folder (`.judged`) and to which moments of commits it
+came how often (`.moments`).
 """
 
 import ctypes
@@ -12,6 +13,7 @@ import runpy
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,10 +49,11 @@ def run(job: Job) -> int:
     sys.stderr = os.fdopen(2, "w", closefd=False)
     signal.alarm(TIMEOUT_S)
     before = {path.name: read_store(path) for path in folder.glob("*.db")}
+    moments = Counter[str]()
+    hook = dying(job, moments) if job.moment else None
     if job.url:
-        use_postgres(job)
-    elif job.moment:
-        hook = dying(job)
+        use_postgres(job, hook)
+    elif hook is not None:
         SqliteBackend.hook = property(lambda _: hook, lambda *_: None)  # type: ignore[assignment]
     if job.log or job.harm:
         ctypes.CDLL(None).watch_disk(str(folder).encode(), job.log.encode(), *map(ctypes.c_long, job.harm_numbers))
@@ -59,13 +62,13 @@ def run(job: Job) -> int:
     runpy.run_path(job.program, run_name="__main__")
     judged = {path.name: judge(path, before.get(path.name), job) for path in sorted(folder.glob("*.db"))}
     Path(f"{folder}.judged").write_text(json.dumps(judged))
+    Path(f"{folder}.moments").write_text(json.dumps(moments))
     return 0
 
 
-def use_postgres(job: Job) -> None:
+def use_postgres(job: Job, hook: Callable[[str], None] | None) -> None:
     """What the program calls a file becomes a schema of a database."""
     open_backend = durableflow.client.open_backend
-    hook = dying(job) if job.moment else None
 
     def open_there(url: str) -> Any:
         if url.startswith("sqlite:///"):
@@ -78,13 +81,12 @@ def use_postgres(job: Job) -> None:
     durableflow.client.open_backend = open_there
 
 
-def dying(job: Job) -> Callable[[str], None]:
-    """A hook for a store that ends the process the `at`th time that it comes to this moment."""
-    left = [job.at]
+def dying(job: Job, moments: Counter[str]) -> Callable[[str], None]:
+    """A hook for a store that counts the moments, and ends the process the `at`th time that it comes to this one."""
 
     def hook(moment: str) -> None:
-        left[0] -= moment == job.moment
-        if not left[0] and moment == job.moment:
+        moments[moment] += 1
+        if moment == job.moment and moments[moment] == job.at:
             os._exit(DEAD)
 
     return hook

@@ -26,7 +26,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         folder: where it runs, absolute and without links.
         log: where the log of the disk goes.
         harm: what befalls the calls to the disk from `at` on, `times` times; a `Harm`.
-        moment: of the commit at which the child dies, when it comes to it for the `at`th time.
+        moment: of the commit at which the child dies, when it comes to it for the `at`th time; never, if that is 0.
         url: of a Postgres database, up to the name of the schema.
         replayed: whether today's code must follow all histories.
     """
@@ -53,6 +53,7 @@ class Outcome(NamedTuple):
     Attributes:
         code: how its process ended; a signal is negative.
         judged: by file, what the judge found; empty if the program did not come to its end.
+        moments: how often it came to each moment of a commit, if that was asked for, and it came to its end.
     """
 
     job: Job
@@ -60,6 +61,7 @@ class Outcome(NamedTuple):
     out: str
     err: str
     judged: dict[str, Any]
+    moments: dict[str, int]
 
     @property
     def wrong(self) -> list[str]:
@@ -93,6 +95,9 @@ def run(jobs: Sequence[Job], folder: Path, library: Path | None = None) -> list[
 
 
 def _outcome(job: Job, code: int) -> Outcome:
-    judged = Path(f"{job.folder}.judged")
-    found = json.loads(judged.read_bytes()) if judged.exists() else {}
-    return Outcome(job, code, *(Path(f"{job.folder}{end}").read_text() for end in (".out", ".err")), found)
+    out, err = (Path(f"{job.folder}{end}").read_text() for end in (".out", ".err"))
+    return Outcome(job, code, out, err, *(_found(Path(f"{job.folder}{end}")) for end in (".judged", ".moments")))
+
+
+def _found(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes()) if path.exists() else {}
