@@ -27,7 +27,7 @@ NAMES = sorted(set(ENDS) - OF_FILES)
 EXAMPLES = 9
 """Of which some are killed in a usual run."""
 KILLS = 18
-BATCH = 200
+BATCH = 100
 """So many schemas are filled and judged at a time."""
 SERVER_CRASHES = 3
 
@@ -113,8 +113,8 @@ def test_ended_at_a_moment_of_a_commit_each_comes_to_the_same_end(
         again = [Job(program=each.program, folder=each.folder, url=each.url) for each in dead]
         assert list(wrong(postgres, run(again, folder))) == []
         deaths += len(dead)
+        print(f"{deaths} kills at moments of transactions, of {len(moments)} that {len(calm)} examples come to")
     assert deaths > len(chosen) // 2
-    print(f"{deaths} kills at moments of transactions, of {len(moments)} that {len(calm)} examples come to")
 
 
 def test_while_the_server_crashes_each_comes_to_the_same_end_when_it_is_run_again(folder: Path) -> None:
