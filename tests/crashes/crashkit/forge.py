@@ -1,4 +1,4 @@
-"""Runs programs in children that have all imports made already: `forge.py JOBS.json`, a list of `Job`.
+"""Runs programs in children that have all imports made already: `forge.py JOBS.json AT_ONCE`, a list of `Job`.
 
 Each child has a folder of its own. It may be told to die at some moment of some commit, or at some call to the disk
 (then `watched_disk.c` must be preloaded). Beside the folder it leaves what it said (`.out`, `.err`), and, if its
@@ -29,7 +29,7 @@ import msgspec
 import durableflow
 import durableflow.client
 import durableflow.engine
-from crashkit.jobs import AT_ONCE, DEAD, TIMEOUT_S, Job
+from crashkit.jobs import DEAD, TIMEOUT_S, Job
 from crashkit.tables import read_store
 from durableflow.backends.postgres import PostgresBackend
 from durableflow.backends.sqlite import SqliteBackend
@@ -139,13 +139,13 @@ def begin(job: Job) -> int:
         os._exit(code)
 
 
-def main(path: Path) -> None:
+def main(path: Path, at_once: int) -> None:
     jobs = msgspec.json.decode(path.read_bytes(), type=list[Job])
     codes = [0] * len(jobs)
     waiting = list(reversed(list(enumerate(jobs))))
     running: dict[int, int] = {}
     while waiting or running:
-        while waiting and len(running) < AT_ONCE:
+        while waiting and len(running) < at_once:
             number, job = waiting.pop()
             running[begin(job)] = number
         child, status = os.wait()
@@ -154,4 +154,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

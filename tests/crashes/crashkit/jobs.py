@@ -82,12 +82,12 @@ def unexpected(outcomes: Sequence[Outcome]) -> list[str]:
     return [f"{each.job}: {each.code}, {each.err[-2500:]}" for each in outcomes if each.code not in (DEAD, 0)]
 
 
-def run(jobs: Sequence[Job], folder: Path, library: Path | None = None) -> list[Outcome]:
+def run(jobs: Sequence[Job], folder: Path, library: Path | None = None, *, at_once: int = AT_ONCE) -> list[Outcome]:
     """All of them, some at a time."""
     path = folder / f"jobs-{len(list(folder.glob('jobs-*.json')))}.json"
     path.write_bytes(msgspec.json.encode(jobs))
     environment = {**os.environ, **({"LD_PRELOAD": str(library)} if library else {})}
-    command = [sys.executable, "-W", "error", str(FORGE), str(path)]
+    command = [sys.executable, "-W", "error", str(FORGE), str(path), str(at_once)]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert said.returncode == 0, f"the forge ended with {said.returncode}: {said.stderr}"
     codes = json.loads(path.with_suffix(".codes").read_bytes())
