@@ -6,6 +6,9 @@ from typing import Any
 
 from durableflow import Context, Cron, DurableflowError, Engine, RetryPolicy, Settings, Status, activity, workflow
 
+PATIENCE_S = 60.0
+"""Nothing is expected to take so long, on however busy a machine; nor does a lease end for that."""
+
 
 @activity(retry=RetryPolicy(max_attempts=2, initial=0.01))
 async def fails(number: int) -> int:
@@ -71,14 +74,14 @@ async def breaks(url: str) -> list[str]:
 
     async def ask(what: str, call: Callable[[], Awaitable[object]]) -> None:
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 await call()
         except (DurableflowError, ValueError):
             pass  # a documented answer
         except BaseException as error:
             broken.append(f"{what}: {type(error).__name__}: {error}")
 
-    settings = Settings(grace_s=0.1)
+    settings = Settings(lease_s=PATIENCE_S, grace_s=0.1)
     async with Engine(url, settings=settings, **KNOWN) as engine:
         await ask("list", engine.list)
         await ask("status", lambda: engine.status("i"))
@@ -93,8 +96,8 @@ async def breaks(url: str) -> list[str]:
         await ask("event", lambda: engine.raise_event("i", "more", 1))
         fresh = await engine.start(waits.options(instance_id="fresh"), 1)
         await fresh.raise_event("more", 2)
-        assert await fresh.result(timeout=10) == 3
+        assert await fresh.result(timeout=PATIENCE_S) == 3
         await ask("terminate", lambda: engine.terminate("i"))
         elsewhere = await engine.start(queues_elsewhere.options(instance_id="elsewhere"))
-        assert await elsewhere.result(timeout=10) == 1
+        assert await elsewhere.result(timeout=PATIENCE_S) == 1
     return broken
