@@ -104,8 +104,8 @@ class TurnGuard:
     def _catch_what_is_under_way(self) -> None:
         """Whether the last one has arrived cannot be asked, so one more is sent, which takes its place, and awaited.
 
-        Taking it back (by sending None) would do, but for CPython before 3.13: it would look for it at every call from then
-        on, and under a tracer (a debugger, a measurer of coverage) never come to the end of looking.
+        Taking it back (by sending None) would do, but for CPython before 3.13: that would look for it at every
+        call from then on, and under a tracer (a debugger, say) never come to the end of looking.
         """
         try:
             self._send()
