@@ -277,7 +277,7 @@ class _Build:
             "GO111MODULE": "off",
             "GOPROXY": "off",
             "CGO_ENABLED": "0",
-            "GOGC": "off",
+            "GOGC": "400",  # as much faster as none at all, and in half the memory
         }
 
     def _run(

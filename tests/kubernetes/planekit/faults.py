@@ -207,7 +207,7 @@ class ApiProxy:
     async def _forward(self, request: web.Request, fault: Fault | None) -> web.StreamResponse:
         headers = _end_to_end(request.headers)
         limit = aiohttp.ClientTimeout(total=None)
-        body = await request.read()
+        body = await request.read() or None  # one that is empty would be given a type, and refused for it
         try:
             asked = self._session.request(
                 request.method, request.rel_url, headers=headers, data=body, timeout=limit, allow_redirects=False

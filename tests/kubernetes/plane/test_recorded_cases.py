@@ -17,7 +17,7 @@ from planekit.recording import Line, Recording, Story, story_of
 
 pytestmark = pytest.mark.slow  # real processes, real time
 
-STREAMS = Path(__file__).parent / "streams" / "v1.20.2"
+STREAMS = Path(__file__).parent.parent / "streams" / "v1.20.2"
 GENERATED = ("selector", "completions", "parallelism")
 
 
