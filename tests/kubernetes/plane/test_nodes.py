@@ -140,35 +140,36 @@ async def test_a_pod_finds_its_files_where_its_command_and_environment_say(
 async def test_a_pod_proves_to_us_who_it_is_by_a_token_that_dies_with_it(
     plane: ControlPlane, namespace: str, node: Kubelet, pods: Pods
 ) -> None:
-    token = {"serviceAccountToken": {"audience": "durableflow", "expirationSeconds": 600, "path": "token"}}
+    # Two, because the API server remembers for ten seconds which token it has found good.
+    tokens = [
+        {"serviceAccountToken": {"audience": "durableflow", "expirationSeconds": lifetime_s, "path": f"{lifetime_s}"}}
+        for lifetime_s in (600, 700)
+    ]
     await pods.create(
         "p",
         "sh",
         "-c",
-        "cat /var/run/durableflow/token; echo; exec sleep 600",
+        "cd /var/run/durableflow; echo $(cat 600) $(cat 700); exec sleep 600",
         container={"volumeMounts": [{"name": "t", "mountPath": "/var/run/durableflow"}]},
-        volumes=[{"name": "t", "projected": {"sources": [token]}}],
+        volumes=[{"name": "t", "projected": {"sources": tokens}}],
         terminationGracePeriodSeconds=0,
     )
     uid = (await pods.running("p"))["metadata"]["uid"]
-    told = await eventually(lambda: pods.log("p"))
-
-    async def review() -> Pod:
-        spec = {"token": told.strip(), "audiences": ["durableflow"]}
-        path = "/apis/authentication.k8s.io/v1/tokenreviews"
-        status: Pod = (await pods.ask("POST", path, {"spec": spec}))["status"]
-        return status
-
-    status = await review()
+    first, second = (await eventually(lambda: pods.log("p"))).split()
+    status = await review(pods, first)
     assert status["authenticated"]
     assert status["user"]["extra"]["authentication.kubernetes.io/pod-name"] == ["p"]
     assert status["user"]["extra"]["authentication.kubernetes.io/pod-uid"] == [uid]
     await pods.ask("DELETE", f"/api/v1/namespaces/{namespace}/pods/p")
+    await eventually(lambda: "p" not in node.pods)
+    assert not (await review(pods, second)).get("authenticated")
 
-    async def is_worthless() -> bool:
-        return not (await review()).get("authenticated")
 
-    await eventually(is_worthless, every_s=0.5)  # the server remembers for ten seconds what it has found
+async def review(pods: Pods, token: str) -> Pod:
+    """What the API server thinks of a token for us."""
+    spec = {"token": token, "audiences": ["durableflow"]}
+    status: Pod = (await pods.ask("POST", "/apis/authentication.k8s.io/v1/tokenreviews", {"spec": spec}))["status"]
+    return status
 
 
 async def test_a_volume_that_is_missing_is_waited_for_and_told(

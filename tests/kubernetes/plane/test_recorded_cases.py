@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from planekit.node import Kubelet
+from planekit.patience import eventually
 from planekit.plane import ControlPlane
 from planekit.recording import Line, Recording, Story, story_of
 
@@ -107,6 +108,30 @@ async def test_a_job_whose_secret_is_missing_waits_as_recorded_until_it_is_there
         secret = {"metadata": {"name": "nope"}, "stringData": {"token": "here"}}
         await asyncio.to_thread(plane.request, "POST", f"/api/v1/namespaces/{namespace}/secrets", secret)
         assert (await recording.until(has_ended)).job == ["Complete"]
+
+
+async def test_a_job_without_its_account_or_over_its_quota_makes_no_pod_and_does_not_fail(
+    plane: ControlPlane, namespace: str
+) -> None:
+    """Of this nothing was recorded: only events tell."""
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    await asyncio.to_thread(plane.request, "POST", f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
+    await eventually(lambda: '"0"' in plane.kubectl("get", "quota", "none", "-n", namespace, "-o", "json"))
+    orphan = job_of(recorded("success"), "j")
+    orphan["metadata"]["name"] = "orphan"
+    orphan["spec"]["template"]["spec"]["serviceAccountName"] = "nobody"
+    async with Recording(plane, namespace) as recording:
+        await submit(plane, namespace, job_of(recorded("success")))
+        await submit(plane, namespace, orphan)
+
+        def reasons() -> set[str]:
+            events = [line["object"] for line in recording.lines if line["kind"] == "Event"]
+            told = [event["message"] for event in events if event["reason"] == "FailedCreate"]
+            causes = ("exceeded quota", 'serviceaccount "nobody" not found')
+            return {cause for cause in causes if any(cause in message for message in told)}
+
+        await eventually(lambda: len(reasons()) == 2)
+        assert recording.story() == Story([], [], {("Job", "FailedCreate")})
 
 
 Deed = Callable[[ControlPlane, str, Kubelet, str], None]
