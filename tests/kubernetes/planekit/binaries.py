@@ -40,8 +40,15 @@ CACHE_VARIABLE: Final = "DURABLEFLOW_PLANE_CACHE"
 SOURCES: Final = Path("/etc/apt")
 TOLD_CHARACTERS: Final = 3_000
 # None of these is compiled, and unpacking costs time.
-UNWANTED: Final = ("*_test.go", "*/testdata/*", "*/CHANGELOG/*", "*/cluster/*", "*/api/openapi-spec/*", "*/BUILD")
-OPTIONS: Final = ("-tags=providerless", "-gcflags=all=-dwarf=false")
+TOP: Final = f"kubernetes-{VERSION}"
+UNWANTED: Final = (
+    "*_test.go",
+    "*/testdata/*",
+    "*/BUILD",
+    *(f"{TOP}/{name}" for name in ("CHANGELOG", "cluster", "api")),
+)
+# What Debian has compiled of the standard library is used as it is, so these are for the rest.
+OPTIONS: Final = ("-tags=providerless", "-gcflags=k8s.io/kubernetes/...=-dwarf=false")
 VENDORED: Final = "k8s.io/kubernetes/vendor/k8s.io"
 VERSIONED: Final = (f"{VENDORED}/component-base/version", f"{VENDORED}/client-go/pkg/version")
 API_GROUPS: Final = ("api", "apimachinery", "apiextensions-apiserver", "kube-aggregator", "apiserver/pkg/apis/audit")
@@ -230,7 +237,7 @@ class _Build:
         if VERSION not in source.name:
             raise PlaneUnavailable(f"Debian 12 has kubernetes {VERSION}, but apt gave {source.name}")
         self._tree.mkdir(parents=True)
-        unwanted = [f"--exclude={pattern}" for pattern in UNWANTED]
+        unwanted = ["--anchored", *(f"--exclude={pattern}" for pattern in UNWANTED)]
         self._run(["tar", "-xf", str(source), "-C", str(self._tree), "--strip-components=1", *unwanted])
         main = self._tree / "cmd" / "plane" / "main.go"
         main.parent.mkdir()
@@ -239,7 +246,9 @@ class _Build:
     def _describe_api(self) -> None:
         """The one generated file that the source does not contain: what `kubectl` and server-side apply go by."""
         generator = self._folder / "openapi-gen"
-        self._go("build", "-o", str(generator), "k8s.io/kubernetes/vendor/k8s.io/kube-openapi/cmd/openapi-gen")
+        self._go(
+            "build", *OPTIONS, "-o", str(generator), "k8s.io/kubernetes/vendor/k8s.io/kube-openapi/cmd/openapi-gen"
+        )
         marked = set[str]()
         for group in API_GROUPS:
             folder = self._tree / "staging" / "src" / "k8s.io" / group
