@@ -47,10 +47,6 @@ async def submit(plane: ControlPlane, namespace: str, job: dict[str, Any]) -> No
     await asyncio.to_thread(plane.request, "POST", f"/apis/batch/v1/namespaces/{namespace}/jobs", job)
 
 
-def has_ended(story: Story) -> bool:
-    return bool(story.job) and all("ending" not in pod[-1] for pod in story.pods)
-
-
 def is_running(story: Story) -> bool:
     return bool(story.pods) and any("Running" in seen for seen in story.pods[-1])
 
@@ -66,7 +62,7 @@ async def test_a_job_ends_as_recorded(plane: ControlPlane, namespace: str, cpu: 
     expected = story_of(lines)
     async with Recording(plane, namespace) as recording:
         await submit(plane, namespace, job_of(lines))
-        assert await recording.until(lambda story: story == expected) == expected
+        await recording.becomes(expected)
 
 
 async def test_a_container_that_is_out_of_memory_ends_as_recorded(
@@ -77,7 +73,7 @@ async def test_a_container_that_is_out_of_memory_ends_as_recorded(
         await submit(plane, namespace, job_of(lines))
         await recording.until(is_running)
         cpu.kill_out_of_memory()
-        assert await recording.until(has_ended) == story_of(lines)
+        await recording.becomes(story_of(lines))
 
 
 @pytest.mark.parametrize("case", ["image_pull", "unschedulable"])
@@ -88,7 +84,7 @@ async def test_a_job_that_waits_is_seen_as_recorded(
     expected = story_of(lines)
     async with Recording(plane, namespace) as recording:
         await submit(plane, namespace, job_of(lines))
-        assert await recording.until(lambda story: story == expected) == expected
+        await recording.becomes(expected)
 
 
 async def test_a_job_whose_secret_is_missing_waits_as_recorded_until_it_is_there(
@@ -104,10 +100,10 @@ async def test_a_job_whose_secret_is_missing_waits_as_recorded_until_it_is_there
     async with Recording(plane, namespace) as recording:
         await submit(plane, namespace, job)
         expected = story_of(lines)
-        assert await recording.until(lambda story: story == expected) == expected
+        await recording.becomes(expected)
         secret = {"metadata": {"name": "nope"}, "stringData": {"token": "here"}}
         await asyncio.to_thread(plane.request, "POST", f"/api/v1/namespaces/{namespace}/secrets", secret)
-        assert (await recording.until(has_ended)).job == ["Complete"]
+        await recording.until(lambda story: story.job == ["Complete"])
 
 
 async def test_a_job_without_its_account_or_over_its_quota_makes_no_pod_and_does_not_fail(
@@ -131,7 +127,7 @@ async def test_a_job_without_its_account_or_over_its_quota_makes_no_pod_and_does
             return {cause for cause in causes if any(cause in message for message in told)}
 
         await eventually(lambda: len(reasons()) == 2)
-        assert recording.story() == Story([], [], {("Job", "FailedCreate")})
+        await recording.becomes(Story([], [], {("Job", "FailedCreate")}))
 
 
 Deed = Callable[[ControlPlane, str, Kubelet, str], None]
@@ -169,7 +165,7 @@ async def test_what_is_done_to_a_running_job_is_seen_as_recorded(
         await submit(plane, namespace, job_of(lines))
         await recording.until(is_running)
         await asyncio.to_thread(deed, plane, namespace, cpu, await pod_name(recording))
-        assert await recording.until(lambda story: story == expected) == expected
+        await recording.becomes(expected)
 
 
 async def test_a_node_under_pressure_evicts_as_recorded(plane: ControlPlane, namespace: str, cpu: Kubelet) -> None:
@@ -178,7 +174,7 @@ async def test_a_node_under_pressure_evicts_as_recorded(plane: ControlPlane, nam
         await submit(plane, namespace, job_of(lines))
         await recording.until(is_running)
         await cpu.evict()
-        assert await recording.until(has_ended) == story_of(lines)
+        await recording.becomes(story_of(lines))
 
 
 async def test_a_more_important_pod_takes_the_gpus_as_recorded(plane: ControlPlane, namespace: str) -> None:
@@ -195,8 +191,8 @@ async def test_a_more_important_pod_takes_the_gpus_as_recorded(plane: ControlPla
         await recording.until(is_running)
         await submit(plane, namespace, important)
         expected = story_of(lines)
-        assert await recording.until(lambda story: story == expected) == expected
-        assert await recording.until(is_running, job="hi") == story_of(lines, job="hi")
+        await recording.becomes(expected)
+        await recording.becomes(story_of(lines, job="hi"), job="hi")
 
 
 async def test_the_pods_of_a_lost_node_are_seen_as_recorded(plane: ControlPlane, namespace: str, cpu: Kubelet) -> None:
@@ -211,5 +207,5 @@ async def test_the_pods_of_a_lost_node_are_seen_as_recorded(plane: ControlPlane,
         await submit(plane, namespace, job_of(lines))
         await recording.until(is_running)
         await gpu.die()
-        assert await recording.until(lambda story: story == expected) == expected
+        await recording.becomes(expected)
         assert story_of(recording.lines).job == [], "nothing tells the Job that its pod is lost"

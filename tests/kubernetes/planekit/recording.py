@@ -103,6 +103,17 @@ class Recording:
     def story(self, *, job: str = "j") -> Story:
         return story_of(self.lines, job=job)
 
+    async def becomes(self, expected: Story, *, job: str = "j") -> None:
+        """Wait for this story.
+
+        Raises:
+            AssertionError: it becomes another one.
+        """
+        try:
+            await self.until(lambda story: story == expected, job=job)
+        except AssertionError as error:
+            raise AssertionError(f"{error}, and not {expected}") from None
+
     async def until(self, is_so: Callable[[Story], bool], *, job: str = "j") -> Story:
         """Wait for a story that is so.
 
