@@ -1,6 +1,7 @@
 """Fixtures: a control plane for a session, and namespaces in it. A conftest imports them by name."""
 
 import faulthandler
+from collections.abc import Iterator
 
 import pytest
 
@@ -24,6 +25,8 @@ def plane(request: pytest.FixtureRequest) -> ControlPlane:
 
 
 @pytest.fixture
-def namespace(plane: ControlPlane) -> str:
-    """One of the test's own."""
-    return plane.create_namespace()
+def namespace(plane: ControlPlane) -> Iterator[str]:
+    """One of the test's own, whose Jobs and pods go with the test."""
+    name = plane.create_namespace()
+    yield name
+    plane.clear_namespace(name)
