@@ -90,8 +90,8 @@ class Api:
         body: object = None,
         *,
         content_type: str = "application/json",
+        parameters: Mapping[str, str] | None = None,
         timeout_s: float = 10.0,
-        **parameters: str,
     ) -> Any:
         """Ask once.
 
@@ -117,7 +117,7 @@ class Api:
         """
         while True:
             try:
-                listed: Document = await self.request("GET", path, **parameters)
+                listed: Document = await self.request("GET", path, parameters=parameters)
                 yield "LISTED", listed["items"]
                 version = listed["metadata"]["resourceVersion"]
                 async for change in self._watch(path, resourceVersion=version, **parameters):

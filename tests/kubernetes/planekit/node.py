@@ -66,8 +66,8 @@ class Kubelet:
         self.name = name
         self.keeper = plane.keeper
         self.missing_images = list(missing_images)
-        self.entrypoints = entrypoints or {}
-        self.environment = _python_of_the_tests() | dict(environment or {})
+        self.entrypoints: Mapping[str, Sequence[str]] = entrypoints or {}
+        self.environment: Mapping[str, str] = _python_of_the_tests() | dict(environment or {})
         self.pull_s = pull_s
         self._plane = plane
         self._heartbeat_s = heartbeat_s
@@ -311,7 +311,9 @@ class Kubelet:
         """Its pods are gone, and the node."""
         await self.die()
         with suppress(aiohttp.ClientError, ApiError, TimeoutError):
-            listed = await self._admin.request("GET", "/api/v1/pods", fieldSelector=f"spec.nodeName={self.name}")
+            listed = await self._admin.request(
+                "GET", "/api/v1/pods", parameters={"fieldSelector": f"spec.nodeName={self.name}"}
+            )
             for pod in listed["items"]:
                 path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
                 with suppress(ApiError):

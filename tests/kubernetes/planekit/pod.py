@@ -109,7 +109,7 @@ class PodWorker:
     def log(self, container: str) -> Log | None:
         """What a container of it has written."""
         found = self._containers.get(container)
-        return found and Log(found.log_file, lambda: found.is_running)
+        return None if found is None else Log(found.log_file, lambda: found.is_running)
 
     # -- its life ------------------------------------------------------------------------------------------------------
 
@@ -138,7 +138,7 @@ class PodWorker:
 
     def _ran_before(self) -> bool:
         """Whether it has run here before the node was switched off."""
-        return self.pod["status"].get("phase") == "Running"
+        return bool(self.pod["status"].get("phase") == "Running")
 
     async def _was_here(self) -> None:
         for container in self._containers.values():
