@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -66,7 +66,11 @@ def request(
 
 
 class Api:
-    """A client of one identity; use it as `async with Api(...) as api:`."""
+    """A client of one identity; use it as `async with Api(...) as api:`.
+
+    Close it before the tasks that ask are cancelled: its connections then end at once. One whose request is cancelled
+    is ended by aiohttp with all due ceremony, for which a loop that is closed has no time left.
+    """
 
     def __init__(self, url: str, context: ssl.SSLContext, *, token: str | None = None) -> None:
         self._url = url
@@ -99,10 +103,10 @@ class Api:
             ApiError: the answer is no.
             aiohttp.ClientError, TimeoutError: there was none.
         """
-        assert self._session is not None
+        session = self._open_session()
         data, headers = _body_of(body, content_type)
         limit = aiohttp.ClientTimeout(total=timeout_s)
-        asked = self._session.request(method, path, data=data, headers=headers, params=parameters, timeout=limit)
+        asked = session.request(method, path, data=data, headers=headers, params=parameters, timeout=limit)
         async with asked as answer:
             if answer.status >= 400:
                 raise ApiError(answer.status, await answer.text())
@@ -128,19 +132,25 @@ class Api:
                 await asyncio.sleep(0.2)
 
     async def _watch(self, path: str, **parameters: str) -> AsyncIterator[Document]:
-        assert self._session is not None
+        session = self._open_session()
         limit = aiohttp.ClientTimeout(total=None, sock_connect=5)
         query = parameters | {"watch": "1", "timeoutSeconds": "600"}
-        async with self._session.get(path, params=query, timeout=limit) as answer:
+        async with session.get(path, params=query, timeout=limit) as answer:
             if answer.status >= 400:
                 raise ApiError(answer.status, await answer.text())
             rest = b""
-            async for data in answer.content.iter_any():
-                *lines, rest = (rest + data).split(b"\n")
-                for line in lines:
-                    yield json.loads(line)
+            try:
+                async for data in answer.content.iter_any():
+                    *lines, rest = (rest + data).split(b"\n")
+                    for line in lines:
+                        yield json.loads(line)
+            except RuntimeError:  # what aiohttp says of a stream whose client was closed meanwhile
+                if not session.closed:
+                    raise
+                raise aiohttp.ClientConnectionError("this client was closed") from None
 
-
-def query(path: str, parameters: Mapping[str, str]) -> str:
-    """The path with parameters, for `request`."""
-    return f"{path}?{urlencode(parameters)}"
+    def _open_session(self) -> aiohttp.ClientSession:
+        assert self._session is not None
+        if self._session.closed:
+            raise aiohttp.ClientConnectionError("this client is closed")
+        return self._session

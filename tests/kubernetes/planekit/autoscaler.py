@@ -14,6 +14,8 @@ from planekit.plane import ControlPlane
 from planekit.status import GPU
 
 LOOK_S: Final = 0.1
+SETTLE_S: Final = 3.0
+"""A pod that is not on the node which came up for it after so long has lost it to another, and needs one more."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,11 @@ class Autoscaler:
         self._pods: dict[str, Document] = {}
         self._meant: dict[str, str] = {}
         """Pod → the node that is brought up for it."""
+        self._up_since: dict[str | None, float] = {}
         self._idle_since: dict[str, float] = {}
         self._booting: dict[str, Pool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
         self.nodes: dict[str, Kubelet] = {}
         self.history: list[tuple[str, str]] = []
@@ -80,16 +84,17 @@ class Autoscaler:
     async def __aenter__(self) -> Self:
         await self._api.__aenter__()
         for duty in (self._follow(), self._look(), self._recorder.run()):
-            self._begin(duty)
+            self._begin(duty, self._tasks)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._api.__aexit__()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for node in self.nodes.values():
-            await node.__aexit__()
-        await self._api.__aexit__()
+            self._begin(node.__aexit__(), self._leaving)
+        await asyncio.gather(*self._leaving, return_exceptions=True)
         if self._failures:
             raise BaseExceptionGroup("the autoscaler had trouble of its own", self._failures)
 
@@ -105,7 +110,7 @@ class Autoscaler:
     async def _look(self) -> None:
         while True:
             for uid, pod in self._pods.items():
-                if _is_unschedulable(pod) and uid not in self._meant:
+                if _is_unschedulable(pod) and not self._is_provided_for(uid):
                     self._bring_up_for(pod)
             self._take_down()
             await asyncio.sleep(LOOK_S)
@@ -126,7 +131,7 @@ class Autoscaler:
             self._booting[name] = pool
             told = f"pod triggered scale-up: [{{{pool.name} {len(there)}->{len(there) + 1} (max: {pool.nodes_max})}}]"
             self._recorder.tell(pod, "Normal", "TriggeredScaleUp", told)
-            self._begin(self._bring_up(name, pool))
+            self._begin(self._bring_up(name, pool), self._tasks)
             return
 
     def _pool_of(self, name: str) -> Pool:
@@ -141,9 +146,13 @@ class Autoscaler:
         node = Kubelet(self._plane, name, gpus=pool.gpus, labels=pool.labels, **self._node_options)
         await node.__aenter__()
         self.nodes[name] = node
-        self._idle_since[name] = time.monotonic()
+        self._up_since[name] = self._idle_since[name] = time.monotonic()
         self.history.append(("up", name))
         del self._booting[name]
+
+    def _is_provided_for(self, uid: str) -> bool:
+        name = self._meant.get(uid)
+        return name in self._booting or time.monotonic() - self._up_since.get(name, -SETTLE_S) < SETTLE_S
 
     def _take_down(self) -> None:
         now = time.monotonic()
@@ -155,15 +164,15 @@ class Autoscaler:
                 del self.nodes[name]
                 self.history.append(("down", name))
                 self._meant = {uid: meant for uid, meant in self._meant.items() if meant != name}
-                self._begin(node.__aexit__())
+                self._begin(node.__aexit__(), self._leaving)
 
-    def _begin(self, duty: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, duty: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
         task = asyncio.ensure_future(duty)
-        self._tasks.add(task)
+        among.add(task)
+        task.add_done_callback(among.discard)
         task.add_done_callback(self._note)
 
     def _note(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failures.append(error)
 

@@ -10,10 +10,10 @@ Rules that this file keeps:
 1. A folder in the cache is whole: it is built under another name and renamed. Its own tells version and recipe.
 2. One builds, others wait: the builder holds a lock of the operating system, which a killed one cannot keep.
 
-Where the time goes, in seconds of CPU on the machine where this was measured: compiling {compile}, linking {link},
-unpacking {unpack}, the API's description {openapi}. What makes it so few: no cloud providers (a quarter of all
-packages), no debugging information, no garbage collection in the compiler, and one program under three names instead
-of three.
+Where the time goes, in seconds of CPU on a machine that was busy with other things: compiling 208, linking 5,
+unpacking 16, the description of the API 17. What makes it so few, a third of what `make` takes: no cloud providers
+(250 of 1,900 packages, the largest among them), no debugging information, little garbage collection in the compiler,
+one generator of code instead of six, and one program under three names.
 """
 
 import fcntl

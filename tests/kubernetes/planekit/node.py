@@ -309,6 +309,8 @@ class Kubelet:
 
     async def _leave(self) -> None:
         """Its pods are gone, and the node."""
+        self._connected.clear()
+        await self.api.__aexit__()
         await self.die()
         with suppress(aiohttp.ClientError, ApiError, TimeoutError):
             listed = await self._admin.request(
@@ -324,7 +326,6 @@ class Kubelet:
             ):
                 with suppress(ApiError):
                     await self._admin.request("DELETE", path)
-        await self.api.__aexit__()
         await self._admin.__aexit__()
         shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -95,10 +95,10 @@ class Recording:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._api.__aexit__()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._api.__aexit__()
 
     def story(self, *, job: str = "j") -> Story:
         return story_of(self.lines, job=job)
