@@ -45,8 +45,17 @@ def fleet(session: nox.Session) -> None:
 @nox.session
 def crashes(session: nox.Session) -> None:
     install(session)
-    session.run("pytest", "tests/crashes", "-s", *session.posargs, env={"DURABLEFLOW_CRASHES": "all"})
-    session.run("pytest", "tests/fuzz", "--hypothesis-profile=explore", env={"DURABLEFLOW_CRASHES": "all"})
+    # A whole sweep takes longer than any test that hangs elsewhere.
+    whole = ("-s", "-o", "faulthandler_timeout=7200")
+    session.run("pytest", "tests/crashes", *whole, *session.posargs, env={"DURABLEFLOW_CRASHES": "all"})
+    session.run(
+        "pytest",
+        "tests/fuzz",
+        "-o",
+        "faulthandler_timeout=7200",
+        "--hypothesis-profile=explore",
+        env={"DURABLEFLOW_CRASHES": "all"},
+    )
 
 
 @nox.session

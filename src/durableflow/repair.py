@@ -9,7 +9,7 @@ import msgspec
 
 from durableflow.backends.base import Backend, HistoryRow, InstanceRecord, NewInstance, Outgoing, Rewrite
 from durableflow.core import rewriting
-from durableflow.core.others import birth
+from durableflow.core.others import birth, result_message
 from durableflow.core.rewriting import Row
 from durableflow.errors import AppendConflict, InstanceNotActive, InstanceNotFound, UsageError
 from durableflow.model import events as ev
@@ -49,6 +49,8 @@ class Repair:
     def __init__(self, backend: Backend, now_us: int) -> None:
         self._backend = backend
         self._now_us = now_us
+        self._alive: list[tuple[str, ev.ChildScheduled]] = []
+        """Children that were alive when they were looked at, with who waits for them."""
 
     async def rewind(
         self, record: InstanceRecord, before: int | None, *, force: bool, timeout_us: int | None, reason: str
@@ -59,6 +61,10 @@ class Repair:
             await self._backend.rewrite(rewrites)
         except AppendConflict as error:
             raise _changed(min(error.instance_ids)) from None
+        for parent_id, call in self._alive:  # one that has ended since it was looked at has told nobody
+            child = await self._child(parent_id, call)
+            if child is not None and child.status.is_terminal:
+                await self._backend.send([outgoing(parent_id, await self._word_of(child, call))])
 
     async def _rewinds(
         self, record: InstanceRecord, before: int | None, *, force: bool, timeout_us: int | None, reason: str
@@ -103,7 +109,45 @@ class Repair:
         made = [Rewrite(row, written, messages, last_seq)]
         for call in plan.children:
             made += await self._child_again(record.id, call, messages, force=force, reason=reason)
+        for call in plan.waiting:
+            made += await self._child_waited_for(record.id, call, messages, force=force, reason=reason)
         return made
+
+    async def _child(self, parent_id: str, call: ev.ChildScheduled) -> InstanceRecord | None:
+        record = await self._backend.record(rewriting.child_id_of(parent_id, call))
+        return record if record is not None and record.parent == parent_id else None
+
+    async def _child_waited_for(
+        self, parent_id: str, call: ev.ChildScheduled, messages: list[Outgoing], *, force: bool, reason: str
+    ) -> list[Rewrite]:
+        """A child of which its parent had not heard when it failed. What it said since then, it has said to nobody."""
+        child = await self._child(parent_id, call)
+        if child is None or not child.status.is_terminal:
+            self._alive.append((parent_id, call))
+            return []
+        if child.status is Status.FAILED:
+            return await self._rewinds(child, None, force=force, timeout_us=None, reason=reason)
+        if child.status is Status.COMPLETED:
+            messages.insert(-1, outgoing(parent_id, await self._word_of(child, call)))
+            return []
+        if not force:
+            raise UsageError(
+                f"its child {child.id!r} is {child.status} since {parent_id!r} failed, so that rewinding would start "
+                "it anew, and forget what it did; if that is right, rewind(..., force=True)"
+            )
+        send = sent_by(parent_id, birth(parent_id, child.id, call, self._now_us), self._now_us)
+        assert send.new is not None
+        messages.insert(-1, send._replace(new=send.new._replace(replace=True)))
+        return []
+
+    async def _word_of(self, child: InstanceRecord, call: ev.ChildScheduled) -> ev.Observation:
+        """What a child that is over has to say to its parent."""
+        rows = await read_rows(self._backend, child.id, child.base_seq)
+        end = ev.end_of(rows[-1][2])
+        assert end is not None, f"{child.id} is {child.status}, but its history has no end"
+        said = result_message(ev.Origin(child.parent or "", call.task), end)
+        assert said is not None
+        return said.message
 
     async def _child_again(
         self, parent_id: str, call: ev.ChildScheduled, messages: list[Outgoing], *, force: bool, reason: str

@@ -97,6 +97,14 @@ async def test_a_lost_session_is_ended_when_the_server_speaks_again(
         await asked.close()
 
 
+async def test_a_silence_is_told_in_words() -> None:
+    """The library's own error for it has none."""
+    with pytest.raises(room._Lost) as lost:
+        async with room.answers(0.001):
+            await asyncio.Event().wait()
+    assert "the server has not answered for 0.001 s" in str(lost.value.__cause__)
+
+
 @pytest.mark.slow  # a server
 async def test_a_lease_is_renewed_however_many_others_wait_for_the_server(
     store_url: Callable[[object], str],

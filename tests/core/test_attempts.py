@@ -53,6 +53,15 @@ def test_the_results_of_other_attempts_are_refused(live: Live) -> None:
     assert story.result == "right"
 
 
+def test_a_failure_of_whatever_attempt_ends_an_activity_at_any(live: Live) -> None:
+    """Of a task whose row cannot be read nobody knows at which attempt it was."""
+    story = live(one)
+    story.tell(ev.AttemptFailed(1, 1, NO, NOON))
+    assert story.tell(done(1, "no result is of no attempt", attempt=ev.WHATEVER_ATTEMPT)).refused
+    assert story.tell(ev.ActivityFailed(1, NO, 1, ev.WHATEVER_ATTEMPT)).refused == []
+    assert story.result == ["ValueError", 1]
+
+
 def test_a_second_result_is_refused(live: Live) -> None:
     def flow(ctx: Context) -> Any:
         first = yield from ctx.call_activity(work)

@@ -169,6 +169,27 @@ def test_failing_at_the_first_turn_cannot_be_rewound() -> None:
         rewound(story)
 
 
+@pytest.mark.parametrize("how", [{"queue": "imports"}, {"debounced": True}, {"start_at_us": NOON + SECOND}])
+def test_what_was_let_in_and_failed_at_once_is_let_in_again(how: dict[str, Any]) -> None:
+    """With the input of the latest start; no queue, and no window, has anything of it any more."""
+
+    def flow(ctx: Context, n: int) -> int:
+        raise LookupError(n)
+
+    started = ev.InstanceStarted("flow", 1, b"[1]", **how)
+    let_in = [*([ev.StartChanged(b"[2]")] if "debounced" in how else []), ev.InstanceBegan()]
+    story = Story(flow, 1, begin=False)
+    story.tell(started)
+    story.now_us += SECOND
+    story.tell(*let_in)
+    assert story.status is Status.FAILED
+    plan = rewriting.rewind("i", story.rows, None, None)
+    assert plan.rows == story.rows[:1]
+    assert plan.messages == let_in
+    again = gone_on(story, plan)
+    assert again.failure.message == story.failure.message == str(1 + len(let_in[1:]))
+
+
 def test_an_event_before_which_there_is_nothing_is_refused() -> None:
     story = Story(two_steps)
     story.fail(1)

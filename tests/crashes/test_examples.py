@@ -17,8 +17,8 @@ from example_ends import ENDS, FOLDER
 
 pytestmark = pytest.mark.slow  # runs each example many times
 
-IMAGES = 9
-"""Of each example, in a usual run: about a fourth."""
+IMAGES = 4
+"""Of each example, in a usual run: some of about fifty."""
 NAMED_BY_TIME = {"debounce", "schedule"}
 """The names of their instances are different each time."""
 

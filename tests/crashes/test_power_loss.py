@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow  # real processes
 
 APP = str(Path(__file__).parent / "apps" / "asking.py")
 INSTANCES = 18
-STATES = 160
-RECOVERED = 30
+STATES = 100
+RECOVERED = 14
 
 
 def states(library: Path, folder: Path, *options: str, seed: int) -> tuple[list[str], list[Crash]]:

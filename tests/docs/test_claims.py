@@ -39,6 +39,11 @@ def double(x: int) -> int:
     return 2 * x
 
 
+@activity
+def echo(text: str) -> str:
+    return text
+
+
 @workflow
 async def waits(ctx: Context) -> Any:
     return await ctx.wait_for_event("go")
@@ -396,3 +401,20 @@ async def test_a_wait_that_is_cancelled_at_the_moment_of_its_news_ends() -> None
             if waiting.cancel():
                 await asyncio.wait([waiting])
                 assert waiting.cancelled(), ticks
+
+
+async def test_a_copy_of_an_instance_that_passes_its_id_on_stalls() -> None:
+    @workflow
+    async def passes_on(ctx: Context) -> Any:
+        await ctx.call_activity(echo, ctx.instance_id)
+        return await ctx.wait_for_event("go")
+
+    async with Engine(MemoryBackend(), workflows=[passes_on], activities=[echo]) as engine:
+        first = await engine.start(passes_on.options(instance_id="first"))
+        await engine.wait_for_status("first", Status.RUNNING)
+        async with asyncio.timeout(10):
+            while len(await first.history()) < 4:  # noqa: ASYNC110  # nothing tells of a turn that ends nothing
+                await asyncio.sleep(0.001)
+        await first.fork(new_id="second")
+        status = await engine.wait_for_status("second", Status.STALLED, timeout=10)
+        assert "activity 'echo'" in str(status.stall_reason)

@@ -76,6 +76,8 @@ LINES = [
     (facts.SlotsMissed("s", 3), "WARNING", "schedule s missed 3 slots: no engine was there, and they are older than"),
     (facts.SlotsSkipped("s", 2), "INFO", "schedule s skipped 2 slots: an instance of one before is not over"),
     (facts.ScheduleUnreadable("s", "no"), "ERROR", "schedule s cannot be read and does not fire: no"),
+    (facts.TaskUnreadable("i", "no"), "ERROR", "a task of instance i cannot be read and comes to nothing: no"),
+    (facts.QueueUnreadable("q"), "ERROR", "the limits of queue q cannot be read; nothing is taken from it until they"),
 ]
 
 

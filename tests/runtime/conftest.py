@@ -243,7 +243,7 @@ class FaultyBackend:
 
     `plan` has faults for the methods of `OF_TASKS`, by name, for each call to come; besides those above "hang"
     neither writes nor returns, and "hang after" writes and does not return: as far as a process gets that dies there.
-    `hanging` names those that do.
+    `hanging` names those that do. "late" answers when `answering` is set.
     """
 
     def __init__(self, real: Any) -> None:
@@ -258,6 +258,7 @@ class FaultyBackend:
         self.gate.set()
         self.plan: dict[str, list[str | None]] = {}
         self.hanging: list[str] = []
+        self.answering = asyncio.Event()
         self.asked: Counter[str] = Counter()
 
     def __getattr__(self, name: str) -> Any:
@@ -278,6 +279,8 @@ class FaultyBackend:
         if fault in ("hang", "hang after"):
             self.hanging.append(name)
             await asyncio.Event().wait()
+        if fault == "late":
+            await self.answering.wait()
         return answer
 
     async def commit(self, lease: Lease, commit: Commit) -> None:

@@ -88,6 +88,39 @@ async def test_a_claim_that_was_not_even_found_afterwards_is_found_by_the_next_s
     assert len(work.made) == COUNT
 
 
+async def test_what_is_over_when_the_store_says_at_last_that_it_was_claimed_is_not_made_again(
+    world: World, faulty: FaultyBackend
+) -> None:
+    go = asyncio.Event()
+    made: list[int] = []
+
+    @activity(queue="mail")
+    async def waits(n: int) -> int:
+        made.append(n)
+        await go.wait()
+        return n
+
+    @workflow
+    async def calls(ctx: Context) -> list[int]:
+        first = ctx.call_activity(waits, 1)
+        await ctx.wait_for_event("more")
+        return list(await ctx.when_all([first, ctx.call_activity(waits, 2)]))
+
+    async with world.engine(faulty, workflows=[calls], activities=[waits]) as engine:
+        handle = await engine.start(calls)
+        await world.until(lambda: made == [1])
+        faulty.plan |= {"claim": ["hide"], "claimed_tasks": ["late"]}
+        await handle.raise_event("more")
+        await world.until(lambda: faulty.asked["claimed_tasks"] == 1)
+        go.set()
+        async with asyncio.timeout(5):
+            while "activity_completed" not in await world.kinds(engine, handle.id):  # noqa: ASYNC110  # no event tells
+                await asyncio.sleep(0.001)
+        faulty.answering.set()
+        assert await handle.result(timeout=5) == [1, 2]
+    assert made == [1, 2]
+
+
 @pytest.mark.parametrize("fault", ["refuse", "lose", "hide"])
 async def test_the_attempt_behind_an_end_that_did_not_answer_is_made_once(
     world: World, faulty: FaultyBackend, fault: str

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import pytest
+from planting import crowded, frozen, mutant
 
 from durableflow.backends.memory import MemoryBackend
 from durableflow.core import execution as execution_module
@@ -17,40 +17,12 @@ from durableflow.core.mailbox import Mailbox
 from durableflow.core.timers import Timers
 from durableflow.errors import CommitOutcomeUnknown, StorageError
 from durableflow.model import events as ev
+from durableflow.runtime import loader
 from durableflow.runtime.commits import Commits
 from durableflow.runtime.effects import Effects
 from durableflow.runtime.means import Means
 from durableflow.runtime.turns import Turns
 from durableflow.testing.simulation.fleet import MemoryFleet
-
-Plant = Callable[[pytest.MonkeyPatch], None]
-
-
-UNIVERSES: Final = 100
-"""In so many universes each of them is found, unless it says otherwise."""
-
-
-class Mutant(NamedTuple):
-    """A planted bug, and the kind of store on which it shows."""
-
-    name: str
-    plant: Plant
-    store: Any
-    universes: int
-
-
-MUTANTS: Final[list[Mutant]] = []
-
-
-def mutant(store: str = "memory", universes: int = UNIVERSES) -> Callable[[Plant], Plant]:
-    """Enter a bug."""
-
-    def enter(plant: Plant) -> Plant:
-        MUTANTS.append(Mutant(plant.__name__, plant, store, universes))
-        return plant
-
-    return enter
-
 
 # -- commits ------------------------------------------------------------------------------------------------------
 
@@ -144,7 +116,7 @@ def has_no_fence(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryBackend, "_check", lambda self, lease: self._check_seal())
 
 
-@mutant("fleet")
+@mutant("fleet", where=frozen)
 def has_no_fence_in_a_fleet(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryFleet, "_check", lambda self, lease: self._check_seal())
 
@@ -268,7 +240,7 @@ def delivers_while_suspended(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Execution, "_take", take)
 
 
-@mutant()
+@mutant(where=crowded)
 def loses_what_came_while_suspended(patch: pytest.MonkeyPatch) -> None:
     real = Execution.resume
 
@@ -346,3 +318,11 @@ def claims_without_counting(patch: pytest.MonkeyPatch) -> None:
         return real(self, end)
 
     patch.setattr(MemoryBackend, "_finish_one", finish_one)
+
+
+@mutant(by="a_result_is_one_of_calm_weather", twin="calm")
+def gives_up_what_a_crash_took_away(patch: pytest.MonkeyPatch) -> None:
+    def failed(activity: Any, failure: Any, *_: Any) -> Any:
+        return ev.ActivityFailed(activity.task, failure, activity.attempt, activity.attempt)
+
+    patch.setattr(loader, "failed_attempt", failed)

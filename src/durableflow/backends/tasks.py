@@ -128,11 +128,13 @@ class Outlook(NamedTuple):
         is_claimable: `claim` would take something, or find that the time of a delayed task has come.
         is_overdue: `overdue_tasks` has something to find, or a dead server to bury.
         next_us: when either may next be so by itself.
+        unreadable: queues whose limits cannot be read, from which nothing is claimed.
     """
 
     is_claimable: bool
     is_overdue: bool
     next_us: int | None
+    unreadable: Sequence[str] = ()
 
 
 class NextAttempt(NamedTuple):
@@ -202,6 +204,10 @@ class QueueLimits(msgspec.Struct, frozen=True):
     rate_count: int = 0
     rate_period_us: int = 0
     rate_burst: int = 0
+
+
+UNREADABLE: Final = QueueLimits(concurrency=0)
+"""Of a queue whose limits cannot be read: nobody can set them so."""
 
 
 class QueueRecord(NamedTuple):

@@ -104,7 +104,11 @@ def _note_activity_handed_over(execution: Execution, event: ev.ActivityHandedOve
 
 def _note_activity_result(execution: Execution, event: ev.ActivityCompleted | ev.ActivityFailed) -> bool:
     activity = execution.activities.get(event.task)
-    if activity is None or event.attempt != activity.attempt:
+    if activity is None:
+        return False
+    if event.attempt != activity.attempt and not (
+        type(event) is ev.ActivityFailed and event.attempt == ev.WHATEVER_ATTEMPT
+    ):
         return False
     if not activity.started and type(event) is ev.ActivityCompleted:
         return False  # no attempt was allowed to run; giving it up needs none

@@ -31,6 +31,7 @@ class Plan(NamedTuple):
         children: calls whose child is to be made to go on, too; or to be started, in a copy.
         sent: messages to others that a copy sends again.
         lost: what was done and will be forgotten, in words.
+        waiting: calls whose child had not answered; if it has ended since, it has told nobody.
     """
 
     rows: list[Row]
@@ -38,6 +39,7 @@ class Plan(NamedTuple):
     children: list[ev.ChildScheduled]
     sent: list[ev.MessageSent]
     lost: list[str]
+    waiting: list[ev.ChildScheduled]
 
 
 class _Attempt:
@@ -78,11 +80,11 @@ def rewind(instance_id: str, rows: Sequence[Row], seq: int | None, deadline_us: 
             "that is how it begins; restart it"
         )
     kept, dropped = list(rows[:cut]), rows[cut:]
-    messages, children = _told_again(kept, dropped)
+    messages, children, waiting = _told_again(kept, dropped)
     lost = _lost(dropped)
     if deadline_us is not None:
         kept[0] = _with_deadline(kept[0], deadline_us)
-    return Plan(kept, messages, children, [], lost)
+    return Plan(kept, messages, children, [], lost, waiting)
 
 
 def fork(rows: Sequence[Row], seq: int | None, origin: ev.Origin, version: int | None) -> Plan:
@@ -121,7 +123,7 @@ def fork(rows: Sequence[Row], seq: int | None, origin: ev.Origin, version: int |
     messages: list[ev.Observation] = [
         ev.ActivityRetried(task, attempt.number) for task, attempt in attempts.items() if attempt.started
     ]
-    return Plan(kept, messages, list(_open_children(kept).values()), list(_open_messages(kept).values()), [])
+    return Plan(kept, messages, list(_open_children(kept).values()), list(_open_messages(kept).values()), [], [])
 
 
 def _failing_row(rows: Sequence[Row]) -> int | None:
@@ -146,15 +148,21 @@ def _row_of(rows: Sequence[Row], seq: int) -> int | None:
     return None
 
 
-def _told_again(kept: Sequence[Row], dropped: Sequence[Row]) -> tuple[list[ev.Observation], list[ev.ChildScheduled]]:
-    """What came from outside in `dropped`, and the answers to what `kept` asks for; failures are asked for again."""
+def _told_again(
+    kept: Sequence[Row], dropped: Sequence[Row]
+) -> tuple[list[ev.Observation], list[ev.ChildScheduled], list[ev.ChildScheduled]]:
+    """What came from outside in `dropped`, and the answers to what `kept` asks for; failures are asked for again.
+
+    Returns:
+        That; calls of children that failed; calls of children that have not answered.
+    """
     attempts, children, sent = _attempts(kept), _open_children(kept), _open_messages(kept)
     answered = {event.request_id for event in _all(dropped) if isinstance(event, ev.RequestAnswered)}
     messages: list[ev.Observation] = []
     again: list[ev.ChildScheduled] = []
     for event in _all(dropped):
         match event:
-            case ev.EventReceived():
+            case ev.EventReceived() | ev.StartChanged() | ev.InstanceBegan():
                 messages.append(event)
             case ev.RequestReceived(request_id=request_id) if request_id not in answered:
                 messages.append(event)
@@ -162,8 +170,9 @@ def _told_again(kept: Sequence[Row], dropped: Sequence[Row]) -> tuple[list[ev.Ob
                 messages.append(ev.ActivityCompleted(task, output, attempts.pop(task).number))
             case ev.ChildCompleted(task=task) if task in children:
                 messages.append(event)
+                del children[task]
             case ev.ChildFailed(task=task) if task in children:
-                again.append(children[task])
+                again.append(children.pop(task))
             case ev.MessageAnswered(task=task) if task in sent:
                 messages.append(event)
                 del sent[task]
@@ -172,7 +181,7 @@ def _told_again(kept: Sequence[Row], dropped: Sequence[Row]) -> tuple[list[ev.Ob
     # What failed, or was under way at the end, is made again; what was sent has been sent.
     messages += [ev.ActivityRetried(task, attempt.number) for task, attempt in attempts.items() if attempt.started]
     messages += [ev.MessageAnswered(task, "delivered") for task in sent]
-    return messages, again
+    return messages, again, list(children.values())
 
 
 def _all(rows: Iterable[Row]) -> Iterator[ev.Event]:

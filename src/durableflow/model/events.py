@@ -111,6 +111,10 @@ class ActivityCompleted(msgspec.Struct, frozen=True, array_like=True, tag="activ
     attempt: int = 1
 
 
+WHATEVER_ATTEMPT: Final = 0
+"""Stands in `ActivityFailed` where nobody can say any more at which attempt an activity was."""
+
+
 class ActivityFailed(msgspec.Struct, frozen=True, array_like=True, tag="activity_failed"):
     """The last attempt of an activity failed; final."""
 

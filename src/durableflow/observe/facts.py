@@ -141,6 +141,19 @@ class ScheduleUnreadable(msgspec.Struct, frozen=True):
     reason: str
 
 
+class TaskUnreadable(msgspec.Struct, frozen=True):
+    """What the store keeps of an activity in a queue cannot be read; the activity fails, or its instance stalls."""
+
+    instance_id: str
+    reason: str
+
+
+class QueueUnreadable(msgspec.Struct, frozen=True):
+    """The limits that the store keeps of a queue cannot be read; nothing is taken from it until they are set anew."""
+
+    queue: str
+
+
 class AttemptLost(msgspec.Struct, frozen=True):
     """An attempt was running when its worker's process ended; it was made again, or given up, by the retry policy."""
 
@@ -213,6 +226,8 @@ Fact: TypeAlias = (
     | SlotsMissed
     | SlotsSkipped
     | ScheduleUnreadable
+    | TaskUnreadable
+    | QueueUnreadable
     | AttemptLost
     | StallHealed
     | AlertRaised

@@ -90,6 +90,14 @@ def _log_unreadable(fact: facts.ScheduleUnreadable) -> None:
     _LOGGER.error("schedule %s cannot be read and does not fire: %s", fact.schedule_id, fact.reason)
 
 
+def _log_unreadable_task(fact: facts.TaskUnreadable) -> None:
+    _LOGGER.error("a task of instance %s cannot be read and comes to nothing: %s", fact.instance_id, fact.reason)
+
+
+def _log_unreadable_queue(fact: facts.QueueUnreadable) -> None:
+    _LOGGER.error("the limits of queue %s cannot be read; nothing is taken from it until they are set anew", fact.queue)
+
+
 def _log_lost_attempt(fact: facts.AttemptLost) -> None:
     text = "attempt %d of activity %s of instance %s was lost with its worker"
     _LOGGER.warning(text, fact.attempt, fact.activity, fact.instance_id)
@@ -144,6 +152,8 @@ _WRITERS: Final[dict[type, Callable[[Any], None]]] = {
     facts.SlotsMissed: _log_missed,
     facts.SlotsSkipped: _log_skipped,
     facts.ScheduleUnreadable: _log_unreadable,
+    facts.TaskUnreadable: _log_unreadable_task,
+    facts.QueueUnreadable: _log_unreadable_queue,
     facts.AttemptLost: _log_lost_attempt,
     facts.StallHealed: _log_healed,
     facts.AlertRaised: _log_alert,

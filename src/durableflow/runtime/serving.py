@@ -9,7 +9,8 @@ Rules that this file keeps:
 2. What became of attempts is written in groups, each together with the message to its instance, and only if
    the claim still holds. Until that is durable the attempt is made again after a crash, by whoever claims it.
 3. A server that hears that it was declared dead gives up all that it has claimed, and begins anew.
-4. A server that stops writes what became of every attempt that has begun, at the latest in the transaction in which
+4. A task that cannot be read is finished as such, and told of; it holds up no other.
+5. A server that stops writes what became of every attempt that has begun, at the latest in the transaction in which
    it retires. Only what was not begun is given back under the same attempt number: code may still run for the others.
 """
 
@@ -25,6 +26,7 @@ from typing import Final, cast
 from durableflow.authoring.registry import Registry
 from durableflow.backends.base import Backend, Commit
 from durableflow.backends.tasks import ALL_TASKS, ClaimRequest, StoredTask, TaskBeat, TaskEnd
+from durableflow.core.turn import PendingActivity
 from durableflow.errors import ActivityCancelled, EngineClosed, LeaseLost, StorageError, StoreSealed
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure
@@ -35,7 +37,7 @@ from durableflow.runtime.attempt import Attempt, Owner, Request
 from durableflow.runtime.attempts import Attempts
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.settings import Settings
-from durableflow.runtime.tasks import activity_of, end_of, overdue_answer
+from durableflow.runtime.tasks import activity_of, damage_of, end_of, end_of_damaged, overdue_answer
 
 _LONGEST_WAIT_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 0.1
@@ -50,13 +52,14 @@ _NOBODY: Final = 0
 class _Claim:
     """A claimed task, and the owner of its attempt."""
 
-    def __init__(self, server: QueueServer, task: StoredTask) -> None:
+    def __init__(self, server: QueueServer, task: StoredTask, activity: PendingActivity | None) -> None:
         self._server = server
         self.task = task
         self.id = task.instance_id
         self.attempts: dict[int, Attempt] = {}
         self.requests: dict[int, Request] = {}
-        self.activity = activity_of(task)
+        self.activity = activity
+        """None when it cannot be read."""
 
     def tell(self, event: ev.Observation) -> None:
         """What comes of the attempt, or that there is a place for it."""
@@ -103,8 +106,11 @@ class QueueServer:
         self._server_id = _NOBODY
         self._claims: dict[int, _Claim] = {}
         self._running: Counter[str] = Counter()
+        self._leaving: list[set[tuple[int, int]]] = []
+        """What has left since the store was asked what is claimed, for each time that it has not answered yet."""
         self._ends: list[tuple[_Claim, TaskEnd]] = []
         self._beats: dict[int, TaskBeat] = {}
+        self._unreadable: set[str] = set()
         self._changed = asyncio.Event()
         self._to_write = asyncio.Event()
         self._is_busy = False
@@ -209,6 +215,9 @@ class QueueServer:
         request = self._request()
         outlook = await self._backend.look_at_tasks(request, self._clock.now_us())
         next_us = outlook.next_us
+        for queue in set(outlook.unreadable) - self._unreadable:
+            self._unreadable.add(queue)
+            self._tell(facts.QueueUnreadable(queue))
         if outlook.is_overdue:
             await self._take_back()
         if outlook.is_claimable:
@@ -258,21 +267,39 @@ class QueueServer:
             if known.task.attempt == task.attempt:
                 return
             self._give_up(known, "its token was used")  # or its end was written, and nobody here knew
-        claim = self._claims[task.number] = _Claim(self, task)
+        damage = damage_of(task)
+        activity = None if damage else activity_of(task)
+        claim = self._claims[task.number] = _Claim(self, task, activity)
         self._running[task.queue] += 1
-        definition = self._registry.activities[task.name]
-        self._attempts.request(claim, claim.activity, definition)
+        if activity is None:
+            assert damage is not None
+            self._tell_damaged(task, damage)
+            self._ends.append((claim, end_of_damaged(task, damage)))
+            self._to_write.set()
+        else:
+            self._attempts.request(claim, activity, self._registry.activities[task.name])
+
+    def _tell_damaged(self, task: StoredTask, damage: str) -> None:
+        self._tell(facts.TaskUnreadable(str(task.instance_id), damage))
 
     def begin(self, claim: _Claim) -> None:
         """There is a place for its attempt."""
-        if self._claims.get(claim.task.number) is claim:
+        if self._claims.get(claim.task.number) is claim and claim.activity is not None:
             self._attempts.begin(claim, claim.activity, self._registry.activities[claim.task.name])
 
     async def _adopt(self) -> None:
-        """Take what is claimed by this server and not known here."""
-        with suppress(StorageError):
-            for task in await self._backend.claimed_tasks(self._server_id):
-                self._take(task)
+        """Take what is claimed by this server and not known here, but for what was over before the store answered."""
+        server_id = self._server_id
+        left: set[tuple[int, int]] = set()
+        self._leaving.append(left)
+        try:
+            with suppress(StorageError):
+                tasks = await self._backend.claimed_tasks(server_id)
+                for task in tasks if server_id == self._server_id else ():
+                    if (task.number, task.attempt) not in left:
+                        self._take(task)
+        finally:
+            self._leaving = [each for each in self._leaving if each is not left]
 
     async def _take_back(self) -> None:
         """Write what becomes of tasks whose time is over, and of the claims of the dead."""
@@ -285,11 +312,19 @@ class QueueServer:
             if self._is_stopping or settled == known:
                 return  # what was refused is looked at anew in the next round
             ends: list[TaskEnd] = []
-            for task in tasks:
+            damages: dict[int, str] = {}
+            for place, task in enumerate(tasks):
+                if damage := damage_of(task):
+                    damages[place] = damage
+                    ends.append(end_of_damaged(task, damage))
+                    continue
                 event = overdue_answer(task, self._clock)
                 ends.append(end_of(task, event, now_us))
                 self._tell_failed(task, event.failure, final=isinstance(event, ev.ActivityFailed))
-            await self._backend.finish_tasks(ends, None)
+            counted = await self._backend.finish_tasks(ends, None)
+            for place, damage in damages.items():
+                if counted[place]:  # else another server was faster, and has told
+                    self._tell_damaged(tasks[place], damage)
             self.on_written()
             self._changed.set()
 
@@ -341,6 +376,8 @@ class QueueServer:
     def _forget(self, claim: _Claim) -> None:
         if self._claims.get(claim.task.number) is claim:
             del self._claims[claim.task.number]
+            for left in self._leaving:
+                left.add((claim.task.number, claim.task.attempt))
             queue = claim.task.queue
             self._running[queue] -= 1
             if not self._running[queue]:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import msgspec
 
 from durableflow.authoring.workflow import StartOptions
-from durableflow.backends.tasks import DELAYED, HANDED_OVER, START, NewTask, NextAttempt, StoredTask, TaskEnd
+from durableflow.backends.tasks import (
+    ADMITTED,
+    DELAYED,
+    HANDED_OVER,
+    START,
+    NewTask,
+    NextAttempt,
+    StoredTask,
+    TaskEnd,
+)
 from durableflow.core.execution import WORKER_LOST
 from durableflow.core.turn import PendingActivity
 from durableflow.model import events as ev
@@ -17,6 +27,14 @@ from durableflow.runtime.clock import Clock
 
 _OPTIONS_DECODER: Final = msgspec.msgpack.Decoder(ev.ActivityOptions)
 _LOST: Final = Failure(WORKER_LOST, "the process that had claimed this attempt ended, or gave no sign of life")
+
+
+CORRUPT_TASK: Final = "CorruptTask"
+"""The type of the failure of an activity whose task cannot be read."""
+_LATEST_US: Final = 2**60
+"""Some 36,000 years after 1970: no clock has said so, and sums with time limits are still numbers."""
+_COUNT_MAX: Final = 2**31 - 2
+"""One more still fits into every store."""
 
 
 def dump_options(options: ev.ActivityOptions | None) -> bytes:
@@ -62,6 +80,69 @@ def new_start(instance_id: str, workflow: str, options: StartOptions, start_at_u
         None,
         now_us,
     )
+
+
+def damage_of(task: StoredTask) -> str | None:
+    """What of it cannot be read or cannot be, if anything. A file holds whatever somebody has written into it."""
+    for name, value in zip(task._fields, task, strict=True):
+        if not _CHECKS[name](value):
+            return f"its {name} is {value!r:.100}"
+    if task.uncounted >= task.attempt:
+        return f"its uncounted is {task.uncounted}, of {task.attempt - 1} attempts that it has made"
+    try:
+        load_options(task)
+    except msgspec.DecodeError as error:
+        return f"its options cannot be read: {error}"
+    return None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_data(value: object) -> bool:
+    return isinstance(value, bytes)
+
+
+def _is_data_or_none(value: object) -> bool:
+    return value is None or isinstance(value, bytes)
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _COUNT_MAX
+
+
+def _is_time(value: object) -> bool:
+    return type(value) is int and -_LATEST_US <= value <= _LATEST_US
+
+
+_CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "number": _is_whole,
+    "instance_id": _is_text,
+    "task": lambda value: type(value) is int and START < value <= _LATEST_US,
+    "attempt": lambda value: _is_count(value) and value > 0,
+    "queue": _is_text,
+    "name": _is_text,
+    "input": _is_data,
+    "options": _is_data,
+    "priority": _is_whole,
+    "fairness_key": _is_text,
+    "state": _is_count,
+    "not_before_us": _is_time,
+    "expires_us": lambda value: value is None or _is_time(value),
+    "claimed_by": lambda value: type(value) is int and value >= ADMITTED,
+    "started_us": _is_time,
+    "token_digest": _is_data_or_none,
+    "details": _is_data_or_none,
+    "scheduled_at_us": _is_time,
+    "uncounted": _is_count,
+    "losses": _is_count,
+    "is_suspect": lambda value: isinstance(value, bool),
+}
 
 
 def activity_of(task: StoredTask) -> PendingActivity:
@@ -137,6 +218,18 @@ def end_of(task: StoredTask, event: ev.Observation, now_us: int, details: bytes 
             HANDED_OVER, task.attempt, 0, until_us, details, task.uncounted, task.losses, task.is_suspect
         )
     return TaskEnd(seen, ev.dump_event(event), following)
+
+
+def end_of_damaged(task: StoredTask, damage: str) -> TaskEnd:
+    """What is written of a task that cannot be read: its activity has failed, whichever attempt it was at.
+
+    Where not even the number of the activity can be read, the message cannot be either, and stalls its instance.
+    """
+    failure = Failure(CORRUPT_TASK, f"what the store keeps of activity {task.name!r:.100} cannot be read: {damage}")
+    number: Any = task.task if _CHECKS["task"](task.task) else f"no number of a task: {task.task!r:.100}"
+    made = task.attempt - 1 if _CHECKS["attempt"](task.attempt) else 0
+    event = ev.ActivityFailed(number, failure, made, ev.WHATEVER_ATTEMPT)
+    return TaskEnd((task.number, task.attempt, task.state, task.claimed_by), ev.dump_event(event), None)
 
 
 def overdue_answer(task: StoredTask, clock: Clock) -> ev.AttemptFailed | ev.ActivityFailed:

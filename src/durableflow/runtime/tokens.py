@@ -10,7 +10,7 @@ from durableflow.model.failure import Failure, record
 from durableflow.model.tokens import TokenParts, read_token
 from durableflow.runtime.attempt import failed_attempt
 from durableflow.runtime.clock import Clock
-from durableflow.runtime.tasks import activity_of, answered_until_us, end_of, load_options
+from durableflow.runtime.tasks import activity_of, answered_until_us, damage_of, end_of, end_of_damaged, load_options
 
 _NON_RETRYABLE = qualified_name(NonRetryableError)
 
@@ -85,6 +85,9 @@ class Tokens:
             raise TokenRefused(
                 "over", f"{what} is worth nothing any more: it was used, or the activity or its instance is over"
             )
+        if damage := damage_of(task):
+            await self._backend.finish_tasks([end_of_damaged(task, damage)], None)
+            raise TokenRefused("over", f"{what} is worth nothing any more, for its task cannot be read: {damage}")
         if task.attempt != parts.attempt or task.token_digest is None:
             raise TokenRefused(
                 "stale", f"{what} is of attempt {parts.attempt}, which is over; attempt {task.attempt} has its own"

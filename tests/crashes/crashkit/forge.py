@@ -1,8 +1,9 @@
-"""Runs programs in children that have all imports made already: `forge.py JOBS.json`, a list of `Job`.
+"""Runs programs in children that have all imports made already: `forge.py JOBS.json AT_ONCE`, a list of `Job`.
 
 Each child has a folder of its own. It may be told to die at some moment of some commit, or at some call to the disk
 (then `watched_disk.c` must be preloaded). Beside the folder it leaves what it said (`.out`, `.err`), and, if its
-program came to its end, what the judge says of each store in the folder (`.judged`).
+program came to its end, what the judge says of each store in the folder (`.judged`) and to which moments of commits it
+came how often (`.moments`).
 """
 
 import ctypes
@@ -12,6 +13,7 @@ import runpy
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ import msgspec
 import durableflow
 import durableflow.client
 import durableflow.engine
-from crashkit.jobs import AT_ONCE, DEAD, TIMEOUT_S, Job
+from crashkit.jobs import DEAD, TIMEOUT_S, Job
 from crashkit.tables import read_store
 from durableflow.backends.postgres import PostgresBackend
 from durableflow.backends.sqlite import SqliteBackend
@@ -47,10 +49,11 @@ def run(job: Job) -> int:
     sys.stderr = os.fdopen(2, "w", closefd=False)
     signal.alarm(TIMEOUT_S)
     before = {path.name: read_store(path) for path in folder.glob("*.db")}
+    moments = Counter[str]()
+    hook = dying(job, moments) if job.moment else None
     if job.url:
-        use_postgres(job)
-    elif job.moment:
-        hook = dying(job)
+        use_postgres(job, hook)
+    elif hook is not None:
         SqliteBackend.hook = property(lambda _: hook, lambda *_: None)  # type: ignore[assignment]
     if job.log or job.harm:
         ctypes.CDLL(None).watch_disk(str(folder).encode(), job.log.encode(), *map(ctypes.c_long, job.harm_numbers))
@@ -59,13 +62,13 @@ def run(job: Job) -> int:
     runpy.run_path(job.program, run_name="__main__")
     judged = {path.name: judge(path, before.get(path.name), job) for path in sorted(folder.glob("*.db"))}
     Path(f"{folder}.judged").write_text(json.dumps(judged))
+    Path(f"{folder}.moments").write_text(json.dumps(moments))
     return 0
 
 
-def use_postgres(job: Job) -> None:
+def use_postgres(job: Job, hook: Callable[[str], None] | None) -> None:
     """What the program calls a file becomes a schema of a database."""
     open_backend = durableflow.client.open_backend
-    hook = dying(job) if job.moment else None
 
     def open_there(url: str) -> Any:
         if url.startswith("sqlite:///"):
@@ -78,13 +81,12 @@ def use_postgres(job: Job) -> None:
     durableflow.client.open_backend = open_there
 
 
-def dying(job: Job) -> Callable[[str], None]:
-    """A hook for a store that ends the process the `at`th time that it comes to this moment."""
-    left = [job.at]
+def dying(job: Job, moments: Counter[str]) -> Callable[[str], None]:
+    """A hook for a store that counts the moments, and ends the process the `at`th time that it comes to this one."""
 
     def hook(moment: str) -> None:
-        left[0] -= moment == job.moment
-        if not left[0] and moment == job.moment:
+        moments[moment] += 1
+        if moment == job.moment and moments[moment] == job.at:
             os._exit(DEAD)
 
     return hook
@@ -137,13 +139,13 @@ def begin(job: Job) -> int:
         os._exit(code)
 
 
-def main(path: Path) -> None:
+def main(path: Path, at_once: int) -> None:
     jobs = msgspec.json.decode(path.read_bytes(), type=list[Job])
     codes = [0] * len(jobs)
     waiting = list(reversed(list(enumerate(jobs))))
     running: dict[int, int] = {}
     while waiting or running:
-        while waiting and len(running) < AT_ONCE:
+        while waiting and len(running) < at_once:
             number, job = waiting.pop()
             running[begin(job)] = number
         child, status = os.wait()
@@ -152,4 +154,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

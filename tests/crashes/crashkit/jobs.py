@@ -26,7 +26,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         folder: where it runs, absolute and without links.
         log: where the log of the disk goes.
         harm: what befalls the calls to the disk from `at` on, `times` times; a `Harm`.
-        moment: of the commit at which the child dies, when it comes to it for the `at`th time.
+        moment: of the commit at which the child dies, when it comes to it for the `at`th time; never, if that is 0.
         url: of a Postgres database, up to the name of the schema.
         replayed: whether today's code must follow all histories.
     """
@@ -53,6 +53,7 @@ class Outcome(NamedTuple):
     Attributes:
         code: how its process ended; a signal is negative.
         judged: by file, what the judge found; empty if the program did not come to its end.
+        moments: how often it came to each moment of a commit, if that was asked for, and it came to its end.
     """
 
     job: Job
@@ -60,6 +61,7 @@ class Outcome(NamedTuple):
     out: str
     err: str
     judged: dict[str, Any]
+    moments: dict[str, int]
 
     @property
     def wrong(self) -> list[str]:
@@ -80,12 +82,12 @@ def unexpected(outcomes: Sequence[Outcome]) -> list[str]:
     return [f"{each.job}: {each.code}, {each.err[-2500:]}" for each in outcomes if each.code not in (DEAD, 0)]
 
 
-def run(jobs: Sequence[Job], folder: Path, library: Path | None = None) -> list[Outcome]:
+def run(jobs: Sequence[Job], folder: Path, library: Path | None = None, *, at_once: int = AT_ONCE) -> list[Outcome]:
     """All of them, some at a time."""
     path = folder / f"jobs-{len(list(folder.glob('jobs-*.json')))}.json"
     path.write_bytes(msgspec.json.encode(jobs))
     environment = {**os.environ, **({"LD_PRELOAD": str(library)} if library else {})}
-    command = [sys.executable, "-W", "error", str(FORGE), str(path)]
+    command = [sys.executable, "-W", "error", str(FORGE), str(path), str(at_once)]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert said.returncode == 0, f"the forge ended with {said.returncode}: {said.stderr}"
     codes = json.loads(path.with_suffix(".codes").read_bytes())
@@ -93,6 +95,9 @@ def run(jobs: Sequence[Job], folder: Path, library: Path | None = None) -> list[
 
 
 def _outcome(job: Job, code: int) -> Outcome:
-    judged = Path(f"{job.folder}.judged")
-    found = json.loads(judged.read_bytes()) if judged.exists() else {}
-    return Outcome(job, code, *(Path(f"{job.folder}{end}").read_text() for end in (".out", ".err")), found)
+    out, err = (Path(f"{job.folder}{end}").read_text() for end in (".out", ".err"))
+    return Outcome(job, code, out, err, *(_found(Path(f"{job.folder}{end}")) for end in (".judged", ".moments")))
+
+
+def _found(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes()) if path.exists() else {}

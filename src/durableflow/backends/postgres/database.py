@@ -202,7 +202,7 @@ class Database:
                     return await self._on_a_connection(lambda connection: self._fetch(connection, sql, parameters))
                 except _Lost as error:
                     if is_last:
-                        raise StorageError(f"{self}: the connection was lost: {error.__cause__}") from error
+                        raise StorageError(f"{self}: the connection was lost: {error.__cause__!r}") from error
             raise AssertionError
 
         return await self.to_its_end(ask())
@@ -397,6 +397,7 @@ class answers:  # noqa: N801  # reads as a word where it is used
     """Inside, errors of the driver become `Refused`, or the sign that the connection is lost; so does a silence."""
 
     def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self._timeout = asyncio.timeout(timeout_s)
 
     async def __aenter__(self) -> None:
@@ -407,8 +408,8 @@ class answers:  # noqa: N801  # reads as a word where it is used
     ) -> None:
         try:
             await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError as silence:
-            raise _Lost from silence
+        except TimeoutError:  # which has no words of its own
+            raise _Lost from TimeoutError(f"the server has not answered for {self._timeout_s:g} s")
         if isinstance(error, asyncpg.PostgresError):
             state = error.sqlstate or ""
             if state.startswith(_GONE):

@@ -21,7 +21,10 @@ INSERT_ROW: Final = """
 
 
 def as_record(row: Sequence[Any]) -> InstanceRecord:
-    """The record of a row of `RECORD_COLUMNS`; one whose status nobody knows is STALLED, and says so."""
+    """The record of a row of `RECORD_COLUMNS`; one whose status nobody knows is STALLED, and says so.
+
+    Tags that are none are not there: they are here to be shown, and searched for where they are.
+    """
     (
         instance_id,
         workflow,
@@ -48,12 +51,19 @@ def as_record(row: Sequence[Any]) -> InstanceRecord:
         created_us,
         finished_us,
         wake_us,
-        msgspec.json.decode(tags, type=dict[str, str]) if tags else {},
+        _tags(tags) if tags else {},
         custom_status,
         stall,
         base_seq,
         parent,
     )
+
+
+def _tags(text: str) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, str])
+    except msgspec.ValidationError:
+        return {}
 
 
 class Conditions:

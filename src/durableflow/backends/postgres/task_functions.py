@@ -24,6 +24,9 @@ _AHEAD: Final = 50
 _PLAIN, _SUSPECT, _START = 0, 1, 2
 """What the column `kind` says."""
 
+_VTIME_MAX: Final = 2**61
+"""Who is put behind it has lost his place, but can be put there: one more is still a number."""
+
 _WRITE_TASKS: Final = f"""
 create or replace function {{s}}.write_tasks(
     instances text[], tasks bigint[], queue_names text[], names text[], inputs bytea[], options_of bytea[],
@@ -50,7 +53,8 @@ begin
     ), begun as materialized (
         select m.*, case when m.rank = 1 then greatest(
             (select l.vtime from {{s}}.lanes l where l.queue = m.queue_id and l.priority = m.priority),
-            (select t.vtime + 1 from {{s}}.tasks t where t.queue = m.queue_id and t.priority = m.priority
+            (select least(t.vtime, {_VTIME_MAX}) + 1 from {{s}}.tasks t
+                where t.queue = m.queue_id and t.priority = m.priority
                 and t.fairness_key = m.fairness_key order by t.vtime desc limit 1)
         ) end as first_vtime
         from made m
@@ -60,7 +64,8 @@ begin
         select b.instance, b.task, b.queue_id, b.name, b.input, b.options, b.priority, b.fairness_key,
             case when b.not_before_us > 0 then {DELAYED} else {WAITING} end, b.not_before_us, b.expires_us,
             b.scheduled_at_us,
-            max(b.first_vtime) over (partition by b.queue_id, b.priority, b.fairness_key) + b.rank - 1
+            least({_VTIME_MAX}, max(b.first_vtime) over (partition by b.queue_id, b.priority, b.fairness_key))
+                + b.rank - 1
         from begun b order by b.place;
 end $$
 """
@@ -72,13 +77,13 @@ the same places. They would have to wait for each other otherwise.
 
 _RATE_ROOM: Final = """
 create or replace function {s}.rate_room(k {s}.queues, now_us bigint) returns bigint language sql immutable as $$
-    select greatest(0, k.rate_burst - div(
-        greatest(0, k.full_us - now_us)::numeric * k.rate_count + k.rate_period_us - 1, k.rate_period_us))::bigint
+    select greatest(0, k.rate_burst - div(greatest(0, k.full_us::numeric - now_us) * k.rate_count
+        + k.rate_period_us - 1, k.rate_period_us))::bigint
 $$
 """
 _RATE_NEXT: Final = """
 create or replace function {s}.rate_next_us(k {s}.queues) returns bigint language sql immutable as $$
-    select (k.full_us - div((k.rate_burst - 1)::numeric * k.rate_period_us, k.rate_count))::bigint
+    select greatest(0, k.full_us - div((k.rate_burst - 1)::numeric * k.rate_period_us, k.rate_count))::bigint
 $$
 """
 """As `tasks.rate_room` and `tasks.rate_next_us`; in numbers that cannot overflow, and are whole all the same."""
@@ -195,8 +200,14 @@ $$
 """
 """Servers that have claimed tasks, and are none any more; from one to the next, however many tasks there are."""
 
+READABLE_LIMITS: Final = (
+    "coalesce(q.concurrency >= 0, true) and q.rate_count >= 0 and q.rate_burst >= 0 "
+    "and (q.rate_count = 0 or q.rate_period_us > 0)"
+)
+"""Of a queue whose limits somebody has set; from any other nothing is claimed."""
+
 _OPEN_QUEUES: Final = f"""
-    select q.* from {{s}}.queues q where not q.is_paused
+    select q.* from {{s}}.queues q where not q.is_paused and {READABLE_LIMITS}
         and (select true from {{s}}.tasks t where t.queue = q.id and t.state = {WAITING} limit 1) order by q.name
 """
 """Those from which something might be claimed, had they room. With EXISTS all tasks that wait would be read."""
@@ -325,8 +336,8 @@ begin
         takes_suspect := takes_suspect and not has_suspect;
         if numbers is not null then
             with passed as materialized (
-                select t.priority, max(t.vtime) + 1 as vtime from {{s}}.tasks t where t.number = any(numbers)
-                group by t.priority
+                select t.priority, least({_VTIME_MAX}, max(t.vtime)) + 1 as vtime
+                from {{s}}.tasks t where t.number = any(numbers) group by t.priority
             ), behind as materialized (
                 select l.priority, p.vtime from passed p
                     join {{s}}.lanes l on l.queue = k.id and l.priority = p.priority and l.vtime < p.vtime

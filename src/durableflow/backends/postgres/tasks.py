@@ -8,7 +8,7 @@ from typing import Any, Final
 from durableflow.backends.base import Lease
 from durableflow.backends.postgres.database import Connection, Refused
 from durableflow.backends.postgres.store import Store, owner_words
-from durableflow.backends.postgres.task_functions import SERVER_DEAD
+from durableflow.backends.postgres.task_functions import READABLE_LIMITS, SERVER_DEAD
 from durableflow.backends.tasks import (
     CLAIMED,
     HANDED_OVER,
@@ -57,9 +57,11 @@ _GIVE_BACK: Final = f"""
     update {{s}}.tasks t set state = {WAITING}, claimed_by = 0, token_digest = null
     from held h where t.number = h.number
 """
-_LOOK: Final = """
-    select is_claimable, is_overdue, next_us from {s}.look_at_tasks($1::bigint, $2::text[], $3::text[], $4::bigint[],
-        $5::bigint, $6::boolean, $7::boolean, $8::bigint)
+_LOOK: Final = f"""
+    select is_claimable, is_overdue, next_us,
+        (select coalesce(array_agg(q.name), '{{{{}}}}') from {{s}}.queues q where not ({READABLE_LIMITS}))
+    from {{s}}.look_at_tasks($1::bigint, $2::text[], $3::text[], $4::bigint[], $5::bigint, $6::boolean, $7::boolean,
+        $8::bigint)
 """
 _CLAIM: Final = f"""
     select c.admitted, c.owners, c.next_us, {_stored("(c.taken)", "c.queue_name")}
@@ -163,7 +165,7 @@ class Tasks(Store):
         """See `TaskStore.look_at_tasks`."""
         admits = request.admission is not None
         (row,) = await self._read(_LOOK, *_asked(request), request.takes_suspect, admits, now_us)
-        return Outlook(*row)
+        return Outlook._make((*row[:3], tuple(row[3])))
 
     async def claim(self, request: ClaimRequest, now_us: int) -> Claims:
         """See `TaskStore.claim`."""

@@ -16,6 +16,7 @@ from durableflow.backends.tasks import (
     DELAYED,
     HANDED_OVER,
     START,
+    UNREADABLE,
     WAITING,
     ClaimRequest,
     Claims,
@@ -43,6 +44,16 @@ STORED_COLUMNS: Final = (
 )
 LIMIT_COLUMNS: Final = "concurrency, rate_count, rate_period_us, rate_burst"
 
+_LATEST_US: Final = 2**63 - 1
+"""Behind it, in SQLite's order, are texts and bytes, which a file may hold and no clock comes to."""
+_VTIME_MAX: Final = 2**61
+"""Who is put behind it has lost his place, but can be put there: one more is still a number."""
+_NEXT_NUMBER: Final = """
+    update task_numbers set last = 1 + case
+        when typeof(last) = 'integer' and last between 0 and 1 << 60 then last
+        else coalesce((select max(number) from tasks where number < 1 << 60), 0) end
+"""
+
 TASK_VIEWS: Final = (
     f"create temp view new_tasks as select {', '.join(f'0 as {name}' for name in _NEW.split(', '))}",
     # One row after the other: a task finds its place behind the one before it. Its number is never used again; with
@@ -50,16 +61,16 @@ TASK_VIEWS: Final = (
     f"""
     create temp trigger write_task instead of insert on new_tasks begin
         insert or ignore into queues (name) values (new.queue);
-        update task_numbers set last = last + 1;
+        {_NEXT_NUMBER};
         insert into tasks (number, {_NEW}, state, vtime) values (
             (select last from task_numbers),
             {", ".join(f"new.{name}" for name in _NEW.split(", "))},
             case when new.not_before_us > 0 then {DELAYED} else {WAITING} end,
-            max(
+            min({_VTIME_MAX}, cast(max(
                 coalesce((select vtime from lanes where queue = new.queue and priority = new.priority), 0),
                 coalesce((select max(vtime) + 1 from tasks where queue = new.queue and priority = new.priority
                     and fairness_key = new.fairness_key), 0)
-            )
+            ) as integer))
         );
     end
     """,
@@ -140,7 +151,12 @@ def dead_servers(
 ) -> list[int]:
     """Other servers whose lease is over, or whose process is known to have ended."""
     others = connection.execute("select id, expires_us from servers where id <> ?", (server_id,)).fetchall()
-    return [other for other, expires_us in others if expires_us <= now_us or is_dead(other)]
+    return [other for other, expires_us in others if not _is_ahead(expires_us, now_us) or is_dead(other)]
+
+
+def _is_ahead(moment: object, now_us: int) -> bool:
+    """False also of what is no time: whoever is looked at then is asked for again, and what he is comes to light."""
+    return isinstance(moment, (int, float)) and moment > now_us
 
 
 # -- claiming -----------------------------------------------------------------------------------------------
@@ -151,34 +167,42 @@ def look(connection: sqlite3.Connection, request: ClaimRequest, now_us: int, is_
     if connection.execute("select 1 from tasks limit 1").fetchone() is None:
         return Outlook(False, False, None)
     due = connection.execute("select min(not_before_us) from tasks where state = 1").fetchone()[0]
-    is_due = due is not None and due <= now_us
-    claimable, opening = (True, None) if is_due else _opening(connection, request, now_us)
+    is_due = due is not None and not _is_ahead(due, now_us)
+    claimable, opening, unreadable = (True, None, []) if is_due else _opening(connection, request, now_us)
     expiry = connection.execute(
         "select min(expires_us) from tasks where expires_us is not null and state <> 2"
     ).fetchone()[0]
-    overdue = expiry is not None and expiry <= now_us
+    overdue = expiry is not None and not _is_ahead(expiry, now_us)
     if not overdue:
         overdue = bool(dead_servers(connection, request.server_id, now_us, is_dead))
     others = "select min(expires_us) from servers where id <> ?"
     lease = connection.execute(others, (request.server_id,)).fetchone()[0]
-    moments = [moment for moment in (due, opening, expiry, lease) if moment is not None and moment > now_us]
-    return Outlook(claimable, overdue, min(moments, default=None))
+    moments: list[Any] = [moment for moment in (due, opening, expiry, lease) if _is_ahead(moment, now_us)]
+    return Outlook(claimable, overdue, min(moments, default=None), tuple(unreadable))
 
 
-def _opening(connection: sqlite3.Connection, request: ClaimRequest, now_us: int) -> tuple[bool, int | None]:
-    """Whether there is a task to take now; and if none, when a rate limit lets one go."""
+def _opening(connection: sqlite3.Connection, request: ClaimRequest, now_us: int) -> tuple[bool, int | None, list[str]]:
+    """Whether there is a task to take now; if none, when a rate limit lets one go; queues that could not be read."""
     next_us: int | None = None
+    unreadable: list[str] = []
     given = _given(request)
-    for name, full_us, *limits_row in connection.execute(_OPEN_QUEUES_SQL).fetchall():
+    for name, full_us, limits in _open_queues(connection):
         given |= {"queue": name, "room": request.rooms.get(name, request.other_room)}
         if connection.execute(_WAITS_SQL, given).fetchone() is None:
             continue
-        limits = QueueLimits(*limits_row)
         if _most(connection, name, limits, full_us, now_us):
-            return True, None
+            return True, None, unreadable
         if limits.rate_count and rate_room(limits, full_us, now_us) == 0:
             next_us = _earlier(next_us, rate_next_us(limits, full_us))
-    return False, next_us
+        if limits is UNREADABLE:
+            unreadable.append(name)
+    return False, next_us, unreadable
+
+
+def _open_queues(connection: sqlite3.Connection) -> list[tuple[str, int, QueueLimits]]:
+    """Name, time at which its bucket is full, and limits of each queue from which something might be claimed."""
+    rows = connection.execute(_OPEN_QUEUES_SQL).fetchall()
+    return [(name, _whole(full_us), _limits(limits)) for name, full_us, *limits in rows]
 
 
 def _given(request: ClaimRequest) -> dict[str, object]:
@@ -190,14 +214,14 @@ def _given(request: ClaimRequest) -> dict[str, object]:
 def claim(connection: sqlite3.Connection, request: ClaimRequest, now_us: int) -> Claims:
     """See `TaskStore.claim`."""
     check_server(connection, request.server_id)
-    connection.execute("update tasks set state = 0 where state = 1 and not_before_us <= ?", (now_us,))
+    due = f"state = 1 and (not_before_us <= ? or not_before_us > {_LATEST_US})"
+    connection.execute(f"update tasks set state = 0 where {due}", (now_us,))
     claimed: list[StoredTask] = []
     admitted: list[str] = []
     next_us: int | None = None
     takes_suspect = request.takes_suspect
     given = _given(request)
-    for name, full_us, *limits_row in connection.execute(_OPEN_QUEUES_SQL).fetchall():
-        limits = QueueLimits(*limits_row)
+    for name, full_us, limits in _open_queues(connection):
         room = request.rooms.get(name, request.other_room)
         most = _most(connection, name, limits, full_us, now_us)
         given |= {"queue": name, "room": room, "suspects": takes_suspect}
@@ -259,7 +283,23 @@ def _with_one_suspect(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ..
 
 
 def _place(row: tuple[Any, ...]) -> tuple[int, int, int]:
-    return -row[8], row[21], row[0]
+    return -_whole(row[8]), _whole(row[21]), row[0]
+
+
+def _whole(value: object) -> int:
+    """A number that others are compared with; 0 for what is none."""
+    return value if type(value) is int else 0
+
+
+def _limits(row: Sequence[Any]) -> QueueLimits:
+    """What bounds a queue; where that cannot be read, nothing is claimed until somebody sets it anew."""
+    concurrency, *rate = row
+    known = concurrency is None or _is_count(concurrency)
+    return QueueLimits(*row) if known and all(map(_is_count, rate)) and (rate[1] or not rate[0]) else UNREADABLE
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _most(connection: sqlite3.Connection, name: str, limits: QueueLimits, full_us: int, now_us: int) -> int:
@@ -282,7 +322,8 @@ def _mark_claimed(
     )
     lanes: dict[int, int] = {}
     for row in rows:
-        lanes[row[8]] = max(lanes.get(row[8], 0), row[21] + 1)  # else a key that is served at once is always first
+        # Else a key that is served at once is always first.
+        lanes[row[8]] = max(lanes.get(row[8], 0), min(_whole(row[21]), _VTIME_MAX) + 1)
     connection.executemany(
         "insert into lanes values (?, ?, ?) on conflict do update set vtime = max(vtime, excluded.vtime)",
         [(queue, priority, vtime) for priority, vtime in lanes.items()],
@@ -306,8 +347,8 @@ def overdue_tasks(connection: sqlite3.Connection, now_us: int, dead: Sequence[in
         if connection.execute(f"delete from servers where id = ?1 and {unclaimed}", (each,)).rowcount != 1:
             connection.execute("update servers set expires_us = -1 where id = ?", (each,))
     rows = connection.execute(
-        f"select {STORED_COLUMNS} from tasks where (expires_us <= ?1 and state <> 2) or (state = 2 and claimed_by in "
-        "(select id from servers where expires_us < 0)) order by number limit ?2",
+        f"select {STORED_COLUMNS} from tasks where ((expires_us <= ?1 or expires_us > {_LATEST_US}) and state <> 2) "
+        "or (state = 2 and claimed_by in (select id from servers where expires_us < 0)) order by number limit ?2",
         (now_us, limit),
     )
     return [_stored(row) for row in rows]
@@ -354,7 +395,7 @@ def beat(connection: sqlite3.Connection, beats: Sequence[TaskBeat]) -> list[bool
 def offer(connection: sqlite3.Connection, offered: Offer) -> None:
     """See `TaskStore.offer_task`; its instance is there and not over."""
     connection.execute("delete from tasks where instance = ? and task = ?", (offered.instance_id, offered.task))
-    connection.execute("update task_numbers set last = last + 1")
+    connection.execute(_NEXT_NUMBER)
     connection.execute(
         "insert into tasks (number, instance, task, attempt, queue, name, input, options, state, expires_us, "
         "started_us, token_digest, scheduled_at_us, uncounted) "
@@ -384,7 +425,8 @@ QUEUES_SQL: Final = f"""
 
 def as_queue(row: Sequence[Any]) -> QueueRecord:
     """The record of a row of `QUEUES_SQL`."""
-    return QueueRecord(row[0], QueueLimits(*row[1:5]), bool(row[5]), *row[6:])
+    oldest_us = row[10] if _is_count(row[10]) else None
+    return QueueRecord._make((row[0], _limits(row[1:5]), bool(row[5]), *row[6:10], oldest_us))
 
 
 def limit_queue(connection: sqlite3.Connection, name: str, limits: QueueLimits) -> None:

@@ -252,16 +252,16 @@ class QueueContract(StoreContract):
             return await backend.look_at_tasks(desk.request(), now_us)
 
         await desk.write("a", expires_us=900)
-        assert await look(1) == (True, False, 900)
-        assert await look(900) == (True, True, None)
+        assert await look(1) == Outlook(True, False, 900)
+        assert await look(900) == Outlook(True, True, None)
         await desk.claim(now_us=1)
-        assert await look(901) == (False, False, None), "it was begun in time"
+        assert await look(901) == Outlook(False, False, None), "it was begun in time"
         await desk.write("b", not_before_us=500)
-        assert await look(1) == (False, False, 500)
-        assert await look(500) == (True, False, None)
+        assert await look(1) == Outlook(False, False, 500)
+        assert await look(500) == Outlook(True, False, None)
         await desk.claim(now_us=500)
         await backend.limit_queue("q", QueueLimits(rate_count=1, rate_period_us=100, rate_burst=1))
         await desk.write(*"cd")
         assert len(await desk.claim(now_us=1_000)) == 1
-        assert await look(1_001) == (False, False, 1_100)
-        assert await look(1_100) == (True, False, None)
+        assert await look(1_001) == Outlook(False, False, 1_100)
+        assert await look(1_100) == Outlook(True, False, None)

@@ -51,11 +51,11 @@ class ServerLeaseContract(StoreContract):
         async def look(now_us: int) -> Outlook:
             return await backend.look_at_tasks(desk.request(), now_us)
 
-        assert await look(1_001) == (False, False, 1_050)
+        assert await look(1_001) == Outlook(False, False, 1_050)
         assert (await backend.look_at_tasks(desk.request(server_id=other), 1_001)).next_us == TTL_US
-        assert await look(1_050) == (False, True, None)
+        assert await look(1_050) == Outlook(False, True, None)
         assert await backend.overdue_tasks(desk.server, 1_050, 9) == []
-        assert await look(1_050) == (False, False, None), "it is buried"
+        assert await look(1_050) == Outlook(False, False, None), "it is buried"
 
 
 class FleetServerLeaseContract(StoreContract):
@@ -100,13 +100,14 @@ class FleetServerLeaseContract(StoreContract):
         async def look(now_us: int) -> Outlook:
             return await backend.look_at_tasks(desk.request(), now_us)
 
-        assert await look(7) == (False, False, None)
+        assert await look(7) == Outlook(False, False, None)
         other = await backend.enlist_server("other", TTL_US, 0)
-        is_claimable, is_overdue, next_us = await look(7)
-        assert (is_claimable, is_overdue) == (False, False)
+        outlook = await look(7)
+        next_us = outlook.next_us
+        assert outlook == Outlook(False, False, next_us)
         assert next_us is not None
         assert TTL_US - 60_000_000 < next_us <= TTL_US + 7
         assert await backend.renew_server(other, 1, 0) == []
-        assert await look(7) == (False, True, None)
+        assert await look(7) == Outlook(False, True, None)
         assert await backend.overdue_tasks(desk.server, 7, 9) == []
-        assert await look(7) == (False, False, None), "it is buried"
+        assert await look(7) == Outlook(False, False, None), "it is buried"

@@ -9,15 +9,19 @@ jump, and speakers who insist on answers. Its plan is plain data: it is printed 
 """
 
 from durableflow.testing.simulation.campaign import Failure, Report, campaign
+from durableflow.testing.simulation.holdings import HOLDINGS
 from durableflow.testing.simulation.invariants import INVARIANTS, Invariant, Violation
 from durableflow.testing.simulation.plan import Plan, draw_plan, dump_plan, load_plan, plan_by
 from durableflow.testing.simulation.running import run_plan
 from durableflow.testing.simulation.shrink import shrink
+from durableflow.testing.simulation.twins import TWINS
 from durableflow.testing.simulation.universe import Outcome
 from durableflow.testing.simulation.verdicts import VERDICTS
 
 __all__ = [
+    "HOLDINGS",
     "INVARIANTS",
+    "TWINS",
     "VERDICTS",
     "Failure",
     "Invariant",

@@ -12,7 +12,16 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from durableflow.backends.base import ClaimedInstance, Commit, Lease, LoadedInstance, MessagePage, QuietInstance, Share
+from durableflow.backends.base import (
+    ClaimedInstance,
+    Commit,
+    Lease,
+    LoadedInstance,
+    Message,
+    MessagePage,
+    QuietInstance,
+    Share,
+)
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.memory.rows import Instance
 from durableflow.backends.moving import Living
@@ -20,6 +29,8 @@ from durableflow.backends.tasks import ClaimRequest, Outlook, StoredTask
 from durableflow.model.alert import Takeover
 
 _LAST: Final = 1 << 62
+_NUMBERS: Final = 8
+"""So many a transaction draws that draws them before it commits; one that needs more draws those when it commits."""
 
 
 class _Worker(NamedTuple):
@@ -43,6 +54,10 @@ class MemoryFleet(MemoryBackend):
         self._clock_us = clock_us or (lambda: time.monotonic_ns() // 1_000)
         self._fleet: dict[int, _Worker] = {}
         self._owners: dict[str, int] = {}
+        self._drawn: list[list[int]] = []
+        """Message numbers that transactions have drawn which are still open."""
+        self._own: list[int] = []
+        """Those of the transaction that is being committed, if it has drawn any before."""
 
     # -- leases ---------------------------------------------------------------------------------------------
 
@@ -160,6 +175,47 @@ class MemoryFleet(MemoryBackend):
         found = await super().quiet(before_us, len(self._wakes), lease)
         return [each for each in found if self._is_of(each.id, lease)][:limit]
 
+    def _remove(self, instance_id: str) -> None:
+        super()._remove(instance_id)
+        self._owners.pop(instance_id, None)
+
+    # -- numbers that appear late ---------------------------------------------------------------------------
+
+    def draw_numbers(self) -> list[int]:
+        """Begin a transaction that draws the numbers of its messages now, and commits later: `commits_with` them."""
+        numbers = list(range(self._last_number + 1, self._last_number + 1 + _NUMBERS))
+        self._last_number = numbers[-1]
+        self._drawn.append(numbers)
+        return numbers
+
+    @contextmanager
+    def commits_with(self, numbers: list[int]) -> Generator[None]:
+        """What is written inside is the transaction that has drawn these."""
+        self._own = list(numbers)
+        try:
+            yield
+        finally:
+            self._own = []
+            self._drawn.remove(numbers)
+
+    def _put(self, instance_id: str, data: bytes, event_id: str | None = None) -> None:
+        if not self._own:
+            super()._put(instance_id, data, event_id)
+            return
+        last, self._last_number = self._last_number, self._own.pop(0) - 1
+        try:
+            super()._put(instance_id, data, event_id)
+        finally:
+            self._last_number = last
+
+    def _settled(self) -> int:
+        """Up to this number all messages have appeared that ever will."""
+        return min((numbers[0] - 1 for numbers in self._drawn), default=self._last_number)
+
+    async def inbox(self, after: int, limit: int) -> list[Message]:
+        """See `Backend.inbox`."""
+        return sorted(await super().inbox(after, len(self._inbox)))[:limit]
+
     # -- what only the owner does ---------------------------------------------------------------------------
 
     async def commit(self, lease: Lease, commit: Commit) -> None:
@@ -170,7 +226,8 @@ class MemoryFleet(MemoryBackend):
 
     async def load(self, instance_ids: Sequence[str], lease: Lease | None = None) -> list[LoadedInstance]:
         """See `Backend.load`."""
-        loaded = await super().load(instance_ids, lease)
+        found = await super().load(instance_ids, lease)
+        loaded = [each._replace(messages=sorted(each.messages)) for each in found]
         if lease is None:
             return loaded
         return [each._replace(is_ours=self._owners.get(each.record.id) == lease.worker_id) for each in loaded]
@@ -194,7 +251,7 @@ class MemoryFleet(MemoryBackend):
         """See `OwnerStore.read_inbox`."""
         messages = [m for m in await self.inbox(after, len(self._inbox)) if self._is_of(m.instance_id, lease)]
         page = messages[:limit]
-        return MessagePage(page, page[-1].number if len(messages) > limit else self._last_number)
+        return MessagePage(page, min(page[-1].number, self._settled()) if len(messages) > limit else self._settled())
 
     # -- leases of servers, by the same clock ---------------------------------------------------------------
 

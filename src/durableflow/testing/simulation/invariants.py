@@ -1,7 +1,8 @@
 """The promises of `docs/design.md`, each a function with a name that says it.
 
-A checker is called in one of three places: with each event before the shadow takes it, with each commit behind it, or
-when user code of an attempt begins. Those that look at a whole universe when it is over are in `verdicts`.
+A checker is called in one place: with each row or event before the shadow takes it, with each commit behind it, when
+user code of an attempt begins, when somebody is told something. Those that compare the store with the shadow are in
+`holdings`, those that look at a whole universe when it is over in `verdicts`, those that need a second one in `twins`.
 A checker returns None, or what is wrong.
 """
 
@@ -13,12 +14,13 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from durableflow.backends.base import HistoryRow, NewInstance
+from durableflow.backends.base import HistoryRow
 from durableflow.model import converter
 from durableflow.model import events as ev
 from durableflow.model.status import Status
 from durableflow.testing.simulation.ledger import Ledger, LedgerAttempt
-from durableflow.testing.simulation.shadow import STATUS_OF_END, Judge, Shadow, ShadowInstance, Writer
+from durableflow.testing.simulation.shadow import Shadow, Writer
+from durableflow.testing.simulation.shadow_instance import STATUS_OF_END, ShadowInstance
 
 
 class Violation(AssertionError):
@@ -213,6 +215,10 @@ def only_the_current_attempt_is_heard(at: Moment, event: Any) -> str | None:
 @invariant("I23", "event", ev.ActivityCompleted)
 def a_result_is_that_of_the_attempt_that_it_names(at: Moment, event: ev.ActivityCompleted) -> str | None:
     """No attempt that was not made, and no other value than it returned."""
+    if at.instance.id in at.ledger.repeating:
+        if event.output not in at.ledger.returned.get((at.instance.id, event.task), ()):
+            return f"{event!r:.200}, but no attempt returned that"
+        return None
     attempt = at.ledger.attempts.get((at.instance.id, event.task, event.attempt))
     if attempt is None:
         return f"{event!r:.200}, but no such attempt was made"
@@ -295,18 +301,13 @@ def _taken_by_waits(instance: ShadowInstance) -> Counter[str]:
     return taken
 
 
-@invariant("I10", "event", ev.RequestAnswered)
+@invariant("I5", "event", ev.RequestAnswered)
 def a_request_is_answered_once(at: Moment, event: ev.RequestAnswered) -> str | None:
     """If it was received at all."""
     known = at.instance.requests.get(event.request_id)
     if known is None:
         return f"request {event.request_id!r} is answered, which was never received"
     return f"request {event.request_id!r} is answered twice" if known else None
-
-
-def _is_queued(instance: ShadowInstance, task: int) -> bool:
-    asked = instance.asked.get(task)
-    return isinstance(asked, ev.ActivityScheduled) and asked.options is not None and bool(asked.options.queue)
 
 
 # -- with each commit ---------------------------------------------------------------------------------------------
@@ -346,7 +347,7 @@ def an_activity_runs_on_what_is_durable(instance: ShadowInstance | None, attempt
 @invariant("I25", "attempt")
 def an_attempt_is_counted_before_it_runs(instance: ShadowInstance | None, attempt: LedgerAttempt) -> str | None:
     """Attempts of queued activities are counted by their task, others in the history."""
-    if instance is None or _is_queued(instance, attempt.task):
+    if instance is None or instance.is_queued(attempt.task):
         return None
     if (attempt.task, attempt.number) not in instance.allowed:
         return f"{attempt!r} runs, which the history does not allow"
@@ -356,10 +357,13 @@ def an_attempt_is_counted_before_it_runs(instance: ShadowInstance | None, attemp
 # -- when somebody is told that it is done ------------------------------------------------------------------------
 
 
+_ABOUT_NO_INSTANCE: Final = ("schedule", "debounce", "purge", "discard")
+
+
 @invariant("I18", "ack")
 def an_acknowledgement_follows_the_commit(instance: ShadowInstance | None, ack: Ack) -> str | None:
     """What is acknowledged is durable at that moment: the instance is there, the event in its history."""
-    if ack.outcome != "done" or ack.kind == "schedule":
+    if ack.outcome != "done" or ack.kind in _ABOUT_NO_INSTANCE:
         return None
     if instance is None:
         return f"{ack.kind} {ack.payload!r:.100} is acknowledged, but the instance is not there"
@@ -368,71 +372,3 @@ def an_acknowledgement_follows_the_commit(instance: ShadowInstance | None, ack: 
         if all(event.payload != payload for event in instance.received):
             return f"event {ack.payload!r} is acknowledged, but not in the history"
     return None
-
-
-class Checks(Judge):
-    """Calls the checkers; the first objection ends the run.
-
-    Attributes:
-        made: how often each was called.
-    """
-
-    def __init__(self, made: Counter[str]) -> None:
-        self.made = made
-        self.ledger: Ledger
-        self.shadow: Shadow
-        self._on_rows = [each for each in INVARIANTS if each.place == "row"]
-        self._on_commits = [each for each in INVARIANTS if each.place == "commit"]
-        self._on_attempts = [each for each in INVARIANTS if each.place == "attempt"]
-        self._on_acks = [each for each in INVARIANTS if each.place == "ack"]
-        self._of_kind: dict[type, list[Invariant]] = {}
-
-    def call(self, each: Invariant, subject: str, *args: Any) -> None:
-        """Call a checker; raises `Violation` when it objects."""
-        self.made[each.name] += 1
-        objection = each.check(*args)
-        if objection is not None:
-            raise Violation(each.name, f"{subject}: {objection}")
-
-    def on_row(self, writer: Writer, instance: ShadowInstance, row: HistoryRow, events: Sequence[ev.Event]) -> None:
-        """See `Judge.on_row`."""
-        at = Moment(writer, instance, row, self.ledger, self.shadow)
-        for each in self._on_rows:
-            self.call(each, instance.id, at, events)
-
-    def on_event(self, writer: Writer, instance: ShadowInstance, row: HistoryRow, event: ev.Event) -> None:
-        """See `Judge.on_event`."""
-        kind = type(event)
-        checkers = self._of_kind.get(kind)
-        if checkers is None:
-            checkers = [e for e in INVARIANTS if e.place == "event" and (not e.kinds or kind in e.kinds)]
-            self._of_kind[kind] = checkers
-        at = Moment(writer, instance, row, self.ledger, self.shadow)
-        for each in checkers:
-            self.call(each, instance.id, at, event)
-
-    def on_commit(self, writer: Writer, touched: Sequence[ShadowInstance]) -> None:
-        """See `Judge.on_commit`."""
-        for instance in touched:
-            for each in self._on_commits:
-                self.call(each, instance.id, instance, writer)
-
-    def on_birth(self, known: ShadowInstance | None, new: NewInstance) -> None:
-        """See `Judge.on_birth`."""
-        self.made["one_id_is_one_instance"] += 1
-        if known is not None and not (new.replace and known.end is not None):
-            raise Violation("one_id_is_one_instance", f"{new.id!r} is made though it is there")
-
-    def on_ack(self, ack: Ack) -> None:
-        """Somebody is told what has become of what they said."""
-        for each in self._on_acks:
-            self.call(each, ack.instance_id, self.shadow.instances.get(ack.instance_id), ack)
-
-    def on_attempt(self, attempt: LedgerAttempt) -> None:
-        """User code begins."""
-        if self.ledger.made_twice:
-            raise Violation("no_attempt_is_made_twice", f"{attempt!r} was made before")
-        self.made["no_attempt_is_made_twice"] += 1
-        instance = self.shadow.instances.get(attempt.instance_id)
-        for each in self._on_attempts:
-            self.call(each, attempt.instance_id, instance, attempt)

@@ -49,6 +49,7 @@ class LedgerAttempt:
         """What it returns: no other attempt returns the same."""
         value = f"{self.instance_id}/{self.task}#{self.number}"
         self.output = converter.dump(value, "the result")
+        self._ledger.returned.setdefault((self.instance_id, self.task), set()).add(self.output)
         return value
 
 
@@ -60,16 +61,22 @@ class Ledger:
     """
 
     def __init__(self, seed: str, on_begin: Callable[[LedgerAttempt], None]) -> None:
-        self._dice = random.Random(f"{seed} ledger")  # noqa: S311  # repeatable on purpose
+        self._seed = seed
         self._on_begin = on_begin
         self.attempts: dict[tuple[str, int, int], LedgerAttempt] = {}
         self.made_twice: list[LedgerAttempt] = []
+        self.returned: dict[tuple[str, int], set[bytes]] = {}
+        """All that attempts of an activity have returned."""
+        self.repeating: set[str] = set()
+        """Instances whose attempts may be counted anew: they were rewound, or purged and started again."""
 
     def begin(self, context: ActivityContext, kind: str, number: int) -> LedgerAttempt:
         """User code of an attempt begins."""
         process = current_process()
         assert process is not None, "activities run in processes"
-        draw = self._dice.random()
+        # Its own dice: what it takes does not depend on what else happens.
+        dice = random.Random(f"{self._seed} {context.idempotency_key} {context.attempt}")  # noqa: S311  # on purpose
+        draw = dice.random()
         longest_s = next(seconds for share, seconds in _LONGEST_S if draw < share)
         attempt = LedgerAttempt(
             self,
@@ -81,7 +88,7 @@ class Ledger:
             draw * longest_s,
         )
         key = (attempt.instance_id, attempt.task, attempt.number)
-        if key in self.attempts:
+        if key in self.attempts and attempt.instance_id not in self.repeating:
             self.made_twice.append(attempt)
         self.attempts[key] = attempt
         self._on_begin(attempt)

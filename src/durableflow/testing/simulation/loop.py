@@ -51,12 +51,12 @@ class Process:
         self.is_running = True
         self.context = contextvars.copy_context()
         self.context.run(_PROCESS.set, self)
-        self._held: list[_Call | _TimedCall] = []
+        self._held: list[_Held] = []
 
     def __repr__(self) -> str:
         return f"<process {self.name}>"
 
-    def hold(self, call: _Call | _TimedCall) -> None:
+    def hold(self, call: _Held) -> None:
         """Keep a call until the process runs again."""
         self._held.append(call)
 
@@ -85,10 +85,10 @@ def current_process() -> Process | None:
     return _PROCESS.get()
 
 
-class _Call(asyncio.Handle):
+class _Held(asyncio.Handle):
     """A call that waits while its process does."""
 
-    __slots__ = ("process",)
+    __slots__ = ()
 
     process: Process | None
 
@@ -100,19 +100,16 @@ class _Call(asyncio.Handle):
             self.process.hold(self)
 
 
-class _TimedCall(asyncio.TimerHandle):
-    """The same, at its time."""
+class _Call(_Held):
+    """As soon as may be."""
 
     __slots__ = ("process",)
 
-    process: Process | None
 
-    def make(self) -> None:
-        """Make it, or hold it back."""
-        if self.process is None or self.process.is_running:
-            self._run()
-        else:
-            self.process.hold(self)
+class _TimedCall(_Held, asyncio.TimerHandle):
+    """At its time."""
+
+    __slots__ = ("process",)
 
 
 class CountedTask(asyncio.Task[Any]):
@@ -139,7 +136,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.now_us = 0
         self.calls = 0
         self._ties = random.Random(f"{seed} ties")  # noqa: S311  # repeatable on purpose
-        self._line: deque[_Call | _TimedCall] = deque()
+        self._line: deque[_Held] = deque()
         self._timers: list[tuple[int, float, int, _TimedCall]] = []
         self._timer_numbers = count()
         self._task_numbers = count(1)
@@ -242,7 +239,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """Make a call when so much time has passed."""
         self._call_at_us(self.now_us + delay_us, call, (), context)
 
-    def line_up(self, calls: list[_Call | _TimedCall]) -> None:
+    def line_up(self, calls: list[_Held]) -> None:
         """These are ready."""
         self._line.extend(calls)
 

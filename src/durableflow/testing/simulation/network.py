@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 from durableflow.backends.base import Backend, Topic
 from durableflow.errors import CommitOutcomeUnknown, EngineClosed, StorageError
+from durableflow.testing.simulation.fleet import MemoryFleet
 from durableflow.testing.simulation.loop import Process, SimulatedLoop
 from durableflow.testing.simulation.sqlite import InlineSqlite
 from durableflow.testing.simulation.weather import Fate, Fault, Weather
@@ -92,8 +94,14 @@ class Network:
         """Send a call on its way; its answer comes with time."""
         fate = self.weather.fate(writes=method in WRITES)
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._later(fate.there_us, partial(self._apply, process, method, args, kwargs, fate, future))
+        arrive = partial(self._apply, process, method, args, kwargs, fate, future)
+        self._later(fate.there_us, partial(self._open, arrive, fate.open_us) if fate.open_us else arrive)
         return future
+
+    def _open(self, commit: Callable[..., None], open_us: int) -> None:
+        """A transaction begins that commits later; where many write at once it has its message numbers from here on."""
+        numbers = self.store.draw_numbers() if isinstance(self.store, MemoryFleet) else None
+        self._later(open_us, partial(commit, numbers))
 
     def _later(self, delay_us: int, call: Callable[[], object]) -> None:
         self._loop.call_after_us(delay_us, call, self._world)
@@ -106,12 +114,14 @@ class Network:
         kwargs: dict[str, Any],
         fate: Fate,
         future: asyncio.Future[Any],
+        numbers: list[int] | None = None,
     ) -> None:
         self.calls += 1
         answer: Any = None
         error: BaseException | None = None
         try:
-            answer = self._do(method, args, kwargs, fate.fault)
+            with self._numbered(numbers):
+                answer = self._do(method, args, kwargs, fate.fault)
         except _Hidden as hidden:
             answer, error = hidden.answer, hidden
         except Exception as raised:
@@ -122,6 +132,11 @@ class Network:
             if method in _HINTS:
                 self._hint(_HINTS[method])
         self._later(fate.back_us, partial(_settle, future, answer, error))
+
+    def _numbered(self, numbers: list[int] | None) -> AbstractContextManager[None]:
+        if numbers is None:
+            return nullcontext()
+        return cast("MemoryFleet", self.store).commits_with(numbers)
 
     def _do(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], fault: Fault | None) -> Any:
         """Have the store do it, or what its fate says instead."""

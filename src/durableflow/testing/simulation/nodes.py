@@ -13,6 +13,7 @@ from durableflow.runtime.settings import Settings
 from durableflow.testing.simulation.clocks import DriftingClock
 from durableflow.testing.simulation.loop import Process
 from durableflow.testing.simulation.network import Network, Wire, backend_of
+from durableflow.testing.simulation.poison import POISON
 from durableflow.testing.simulation.programs import PROGRAM, WORK
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ class Node(Process):
     def _engine(self, settings: Settings) -> Engine:
         return Engine(
             self._backend,
-            workflows=[PROGRAM],
+            workflows=[PROGRAM, POISON],
             activities=[WORK],
             name=self.name,
             settings=settings,

@@ -12,13 +12,20 @@ from durableflow.testing.simulation.programs import EVENT_NAMES, draw_program
 from durableflow.testing.simulation.weather import Climate
 
 StoreKind: TypeAlias = Literal["memory", "fleet", "sqlite"]
-SpokenKind: TypeAlias = Literal["event", "suspend", "resume", "terminate", "cancel", "request", "result"]
+SpokenKind: TypeAlias = Literal[
+    "event", "suspend", "resume", "terminate", "cancel", "request", "result",
+    "rewind", "redrive", "discard", "fork", "purge", "debounce",
+]  # fmt: skip
+Twin: TypeAlias = Literal["", "calm", "store", "poison"]
 BlowKind: TypeAlias = Literal["kill", "freeze", "close", "jump"]
 
 _SPOKEN_KINDS: Final[tuple[SpokenKind, ...]] = (
     "event", "event", "event", "event", "event", "event", "event", "suspend", "suspend", "suspend",
     "resume", "resume", "resume", "terminate", "cancel", "request", "request", "result",
+    "rewind", "redrive", "discard", "fork", "fork", "purge", "debounce", "debounce",
 )  # fmt: skip
+_SOLITARY: Final[tuple[Twin, ...]] = ("",) * 17
+_TWINS: Final[tuple[Twin, ...]] = ("calm", "store", "poison", *_SOLITARY)
 LEASE_S: Final = 4.0
 VIA_LEADER: Final = -2
 
@@ -30,9 +37,10 @@ class Spoken(msgspec.Struct, frozen=True):
         by: number of the client; what one client says, it says in order.
         via: number of the process in which it says so; -1 for a process of its own, which only asks, and
             `VIA_LEADER` for whichever leads then.
-        name: of an event.
+        name: of an event; of debounced starts, the instance id that says which belong together.
         has_id: whether the event has an id, so that it may be repeated.
         repeats: how often it says so again without need.
+        program: of a debounced start.
     """
 
     by: int
@@ -43,6 +51,7 @@ class Spoken(msgspec.Struct, frozen=True):
     name: str = ""
     has_id: bool = True
     repeats: int = 0
+    program: list[Any] = []
 
 
 class Birth(msgspec.Struct, frozen=True):
@@ -83,6 +92,8 @@ class Plan(msgspec.Struct, frozen=True):
         seed: of all dice that fall while it runs.
         rates: how many seconds the clock of each process counts in one.
         only: numbers of the faults of the network that are to happen; None for all.
+        twin: the universe beside which this one is judged when it is over, see `twins`; "" for none.
+        poison: how many instances there are besides that do what no instance should.
     """
 
     seed: int
@@ -97,13 +108,24 @@ class Plan(msgspec.Struct, frozen=True):
     ahead: int = 16
     schedules: list[Scheduled] = []
     only: tuple[int, ...] | None = None
+    twin: Twin = ""
+    poison: int = 0
 
     @property
     def size(self) -> tuple[int, ...]:
         """For comparing: what is smaller is easier to understand."""
         words = len(msgspec.json.encode([birth.program for birth in self.births]))
         faults = -1 if self.only is None else len(self.only)
-        return len(self.births), len(self.schedules), len(self.blows), faults, len(self.spoken), len(self.rates), words
+        return (
+            len(self.births),
+            self.poison,
+            len(self.schedules),
+            len(self.blows),
+            faults,
+            len(self.spoken),
+            len(self.rates),
+            words,
+        )
 
 
 def draw_plan(seed: int, store: StoreKind | None = None) -> Plan:
@@ -113,7 +135,7 @@ def draw_plan(seed: int, store: StoreKind | None = None) -> Plan:
 
 def plan_by(dice: random.Random, seed: int, store: StoreKind | None = None) -> Plan:
     """A universe by these dice; any that have the methods of `random.Random` will do."""
-    kinds: list[StoreKind] = ["memory", "memory", "fleet", "fleet", "fleet"]
+    kinds: list[StoreKind] = ["memory", "memory", "memory", "fleet", "fleet", "fleet", "fleet", "sqlite"]
     drawn = dice.choice(kinds)
     processes = dice.choice([1, 2, 2, 3, 3, 4])
     lasts_s = dice.choice([5.0, 10.0, 20.0])
@@ -141,6 +163,7 @@ def plan_by(dice: random.Random, seed: int, store: StoreKind | None = None) -> P
         lasts_s,
         dice.choice([1, 4, 16]),
         [_draw_scheduled(dice, number, lasts_s) for number in range(dice.choice([0, 0, 1, 2]))],
+        twin=dice.choice(_TWINS),
     )
 
 
@@ -173,16 +196,28 @@ def _draw_scheduled(dice: random.Random, number: int, lasts_s: float) -> Schedul
 
 def _draw_spoken(dice: random.Random, births: list[Birth], processes: int, talkers: int, lasts_s: float) -> Spoken:
     kind = dice.choice(_SPOKEN_KINDS)
+    birth = dice.choice(births)
+    if kind == "fork" and _mentions(birth.program, "message"):
+        kind = "purge"  # what it says has its id in it, so a copy would ask for something else
+    by = dice.randrange(talkers)
+    name, program = dice.choice(EVENT_NAMES), list[Any]()
+    if kind == "debounce":
+        name, program = f"d{dice.randrange(2)}", [["activity", "plain", dice.randrange(1_000_000)], ["wait", -1]]
     return Spoken(
-        dice.randrange(talkers),
+        by,
         round(dice.random() * lasts_s / 8, 3),
         kind,
-        dice.choice(births).instance_id,
+        birth.instance_id,
         dice.choice([VIA_LEADER, VIA_LEADER, -1, dice.randrange(processes)]),
-        dice.choice(EVENT_NAMES),
+        name,
         dice.random() < 0.5,
         dice.choice([0, 0, 0, 1, 2]),
+        program,
     )
+
+
+def _mentions(program: list[Any], word: str) -> bool:
+    return f'"{word}"' in msgspec.json.encode(program).decode()
 
 
 def _draw_climate(dice: random.Random) -> Climate:
@@ -190,7 +225,14 @@ def _draw_climate(dice: random.Random) -> Climate:
         return round(dice.random() * most, 3) if dice.random() < 0.6 else 0.0
 
     return Climate(
-        share(0.15), share(0.1), share(0.1), share(0.05), share(0.5), dice.choice([0, 500, 3_000, 30_000]), 6_000_000
+        refused=share(0.15),
+        lost=share(0.1),
+        hidden=share(0.1),
+        slow=share(0.05),
+        hints_lost=share(0.5),
+        quick_us=dice.choice([0, 500, 3_000, 30_000]),
+        slow_us=6_000_000,
+        late=share(0.05),
     )
 
 

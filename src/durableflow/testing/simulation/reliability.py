@@ -1,4 +1,4 @@
-"""The table of `docs/reliability.md`: each promise, its checker, and how often a run has checked it."""
+"""The table of `docs/reliability.md`: each promise, the checker that guards it, and how often a run has called it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from durableflow.testing.simulation.campaign import Report
+from durableflow.testing.simulation.holdings import HOLDINGS
 from durableflow.testing.simulation.invariants import INVARIANTS, Invariant
+from durableflow.testing.simulation.twins import TWINS
 from durableflow.testing.simulation.verdicts import VERDICTS
 
 BEGIN: Final = "<!-- written by nox -s simulate: begin -->"
@@ -18,6 +20,10 @@ _PLACES: Final = {
     "row": "each row, before it is taken",
     "event": "each event",
     "commit": "each commit",
+    "store": "each commit, in the store",
+    "rewind": "each rewind",
+    "purge": "each purge",
+    "twin": "the end, beside a second universe",
     "attempt": "each attempt, when its code begins",
     "ack": "each acknowledgement",
     "end": "the end of each universe",
@@ -40,13 +46,16 @@ COURSE: Final = {
 
 def table(checks: Mapping[str, int]) -> str:
     """Each invariant, with how often it was checked."""
-    lines = ["| promise | in words | checked with | times |", "|---|---|---|---|"]
-    rows = [(each.number, each.name, _words(each), _PLACES[each.place]) for each in (*INVARIANTS, *VERDICTS)]
+    lines = ["| promise | in words | guard | checked with | times |", "|---|---|---|---|---|"]
+    rows = [
+        (each.number, each.name, _words(each), _PLACES[each.place])
+        for each in (*INVARIANTS, *HOLDINGS, *VERDICTS, *TWINS.values())
+    ]
     rows += [(number, name, words, _PLACES["course"]) for name, (number, words) in COURSE.items()]
     for number, name, words, place in sorted(rows, key=_order):
         times = checks.get(name)
         told = "always" if times is None else f"{times:,}"
-        lines.append(f"| {number} `{name}` | {words} | {place} | {told} |")
+        lines.append(f"| {number} | {words} | `{name}` | {place} | {told} |")
     return "\n".join(lines)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -20,6 +21,7 @@ from durableflow.testing.simulation.loop import Deadlock, Livelock, SimulatedLoo
 from durableflow.testing.simulation.network import finish
 from durableflow.testing.simulation.plan import Plan
 from durableflow.testing.simulation.sqlite import InlineSqlite
+from durableflow.testing.simulation.twins import Run, Seen, compare
 from durableflow.testing.simulation.universe import Outcome, Universe
 from durableflow.testing.simulation.verdicts import judge
 
@@ -31,9 +33,9 @@ def run_plan(plan: Plan, *, keeps_trace: bool = False, look: Callable[[Universe]
         keeps_trace: whether the universe keeps all that happened, to be read.
         look: called with the universe when it is over.
     """
-    with _alone(plan), _store(plan) as (store, loop):
-        universe = Universe(plan, store, loop, keeps_trace=keeps_trace)
-        violation = _violation(universe, loop)
+    with _alone(plan), ExitStack() as stores:
+        universe = _universe(plan, stores, keeps_trace=keeps_trace)
+        violation = _violation(universe, partial(_run_twin, stores))
         outcome = universe.outcome()
         if violation is not None:
             outcome.violation, outcome.story = violation.invariant, str(violation)
@@ -42,15 +44,37 @@ def run_plan(plan: Plan, *, keeps_trace: bool = False, look: Callable[[Universe]
         return outcome
 
 
-def _violation(universe: Universe, loop: SimulatedLoop) -> Violation | None:
+def _universe(plan: Plan, stores: ExitStack, *, keeps_trace: bool) -> Universe:
+    store, loop = stores.enter_context(_store(plan))
+    return Universe(plan, store, loop, keeps_trace=keeps_trace)
+
+
+def _run_twin(stores: ExitStack, plan: Plan) -> Seen:
+    """Carry out the plan of a twin; its store is there as long as that of the other.
+
+    Raises:
+        Violation: the twin violates an invariant itself.
+    """
+    universe = _universe(plan, stores, keeps_trace=True)
+    _carry_out(universe)
+    return Seen(universe.outcome(), universe)
+
+
+def _violation(universe: Universe, run: Run) -> Violation | None:
     try:
-        loop.run_until_complete(universe.run())
-        judge(universe)
+        _carry_out(universe)
+        compare(Seen(universe.outcome(), universe), run)
     except Violation as violation:
         return violation
-    except (Deadlock, Livelock) as stuck:
-        return Violation("time_passes", str(stuck))
     return None
+
+
+def _carry_out(universe: Universe) -> None:
+    try:
+        universe.loop.run_until_complete(universe.run())
+        judge(universe)
+    except (Deadlock, Livelock) as stuck:
+        raise Violation("time_passes", str(stuck)) from stuck
 
 
 @contextmanager

@@ -5,252 +5,26 @@ Each instance has a shadow, which takes event by event and remembers what the in
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Container, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from durableflow.backends.base import (
     Commit,
+    DebouncedStart,
     HistoryRow,
     InstanceChange,
     Lease,
     NewInstance,
     Outgoing,
+    Rewrite,
     ScheduleWrite,
     SendResult,
 )
-from durableflow.core.others import derived_id
 from durableflow.model import events as ev
 from durableflow.model.status import Status
 from durableflow.testing.simulation.loop import Process
 from durableflow.testing.simulation.network import Applied
-
-STATUS_OF_END: Final[dict[type, Status]] = {
-    ev.InstanceCompleted: Status.COMPLETED,
-    ev.InstanceFailed: Status.FAILED,
-    ev.InstanceTimedOut: Status.FAILED,
-    ev.InstanceTerminated: Status.TERMINATED,
-    ev.InstanceCancelled: Status.CANCELLED,
-}
-
-
-class ShadowInstance:
-    """One instance, as its committed events say.
-
-    Attributes:
-        birth: what made it.
-        owner: worker that runs it, where instances have owners; 0 for none.
-        asked: decisions that may be answered, by task.
-        answered: what answered them, once and for ever.
-        allowed: task and attempt of those that may have been begun.
-        current: the attempt of each activity that is open.
-        due_us: when timers and waits are due, by task.
-        retry_at_us: before which the next attempt of an activity must not begin.
-        digest: of all rows, in order.
-    """
-
-    def __init__(self, birth: NewInstance) -> None:
-        self.id = birth.id
-        self.birth = birth
-        self.owner = 0
-        self.status = birth.status
-        self.finished_us = birth.finished_us
-        self.rows: list[tuple[int, int, list[ev.Event]]] = []
-        self.next_seq = 1
-        self.last_us = 0
-        self.row_us = 0
-        """The time of the row whose events are being taken."""
-        self.since_us: dict[int, int] = {}
-        """When something was last heard of an activity, or will be."""
-        self.first: ev.InstanceStarted | None = None
-        self.is_between_rounds = False
-        self.end: ev.Event | None = None
-        self.is_suspended = False
-        self.asked: dict[int, ev.Event] = {}
-        self.answered: dict[int, ev.Event] = {}
-        self.over_while_suspended: set[int] = set()
-        """Waits that timed out while it was suspended."""
-        self.cancelled: set[int] = set()
-        self.given_up: set[int] = set()
-        """Whose answer no round waits for: they were open when theirs ended, unless an event had settled them."""
-        self.allowed: set[tuple[int, int]] = set()
-        self.current: dict[int, int] = {}
-        self.due_us: dict[int, int] = {}
-        self.retry_at_us: dict[int, int] = {}
-        self.received: list[ev.EventReceived] = []
-        self.received_ids: set[str] = set()
-        self.held: list[ev.EventReceived] = []
-        """Came while it was suspended, in rows since then."""
-        self.told_again: list[ev.EventReceived] = []
-        """Of those, what may be received again: a round began before it could be delivered."""
-        self.requests: dict[str, bool] = {}
-        self.digest = hashlib.blake2b(digest_size=16)
-
-    def __repr__(self) -> str:
-        return f"<shadow of {self.id!r}, {self.next_seq - 1} events>"
-
-    def take_row(self, row: HistoryRow, events: list[ev.Event]) -> None:
-        """A row is there; its events have been taken."""
-        if not self.is_suspended and not self.is_between_rounds and type(events[0]) is not ev.InstanceStarted:
-            self.held.clear()
-        self.rows.append((row.first_seq, row.at_us, events))
-        self.next_seq = row.first_seq + len(events)
-        self.last_us = row.at_us
-        self.digest.update(b"%d %d %d " % (row.first_seq, row.at_us, len(row.events)))
-        self.digest.update(row.events)
-
-    def take(self, event: ev.Event) -> None:
-        """An event of a row."""
-        taker = _TAKERS.get(type(event))
-        if taker is not None:
-            taker(self, event)
-        elif type(event) in ev.ENDS:
-            self.end = event
-
-    def overdue(self, before_us: int) -> str:
-        """Timers that were due before then; of a wait with a limit only its own event could say that it is over."""
-        if self.is_suspended or self.end is not None:
-            return ""
-        late = [task for task, due_us in self.due_us.items() if due_us < before_us]
-        return ", ".join(f"timer {task}" for task in late if isinstance(self.asked[task], ev.TimerCreated))
-
-    def what_is_open(self, before_us: int, over: Container[str]) -> str:
-        """What the engine owes it: timers that were due before then, attempts, answers of those that are over."""
-        if self.is_suspended:
-            return ""
-        late = self.overdue(before_us)
-        owed = [late] if late else []
-        for task, number in self.current.items():
-            if self.since_us[task] < before_us:
-                owed.append(f"activity {task}, attempt {number}")
-        for task, asked in self.asked.items():
-            if task in self.answered or task in self.cancelled or task in self.given_up:
-                continue
-            if isinstance(asked, ev.MessageSent):
-                owed.append(f"message {task}")
-            elif isinstance(asked, ev.ChildScheduled):
-                child_id = asked.child_id or derived_id(self.id, task)
-                owed += [f"the result of {child_id}"] if child_id in over else []
-        return ", ".join(owed)
-
-
-# -- what each kind of event means --------------------------------------------------------------------------------
-
-
-def _start(instance: ShadowInstance, event: ev.InstanceStarted) -> None:
-    instance.first = instance.first or event
-    instance.is_between_rounds = False
-    if event.round is not None and event.round.state is not None:
-        instance.told_again += instance.held
-    else:
-        instance.told_again.clear()  # what a round that begins anew has not used is among what it keeps
-    instance.held.clear()
-
-
-def _schedule(instance: ShadowInstance, event: ev.ActivityScheduled) -> None:
-    instance.asked[event.task] = event
-    instance.current[event.task] = 1
-    instance.since_us[event.task] = instance.row_us
-    instance.allowed.add((event.task, 1))
-
-
-def _queue(instance: ShadowInstance, event: ev.ActivityQueued) -> None:
-    instance.allowed.discard((event.task, 1))
-
-
-def _begin_attempt(instance: ShadowInstance, event: ev.ActivityStarted) -> None:
-    instance.since_us[event.task] = instance.row_us
-    instance.allowed.add((event.task, event.attempt))
-
-
-def _fail_attempt(instance: ShadowInstance, event: ev.AttemptFailed) -> None:
-    instance.current[event.task] = event.attempt + 1
-    instance.retry_at_us[event.task] = instance.since_us[event.task] = event.retry_at_us
-
-
-def _answer(instance: ShadowInstance, event: Any) -> None:
-    instance.answered[event.task] = event
-    instance.due_us.pop(event.task, None)
-    instance.current.pop(event.task, None)
-
-
-def _ask(instance: ShadowInstance, event: Any) -> None:
-    instance.asked[event.task] = event
-    due_us = getattr(event, "due_us", 0)
-    if due_us:
-        instance.due_us[event.task] = due_us
-
-
-def _fire(instance: ShadowInstance, event: ev.TimerFired) -> None:
-    if instance.is_suspended:
-        instance.over_while_suspended.add(event.task)
-    _answer(instance, event)
-
-
-def _cancel(instance: ShadowInstance, event: ev.TaskCancelled) -> None:
-    instance.cancelled.add(event.task)
-    instance.due_us.pop(event.task, None)
-
-
-def _receive(instance: ShadowInstance, event: ev.EventReceived) -> None:
-    if event in instance.told_again:
-        instance.told_again.remove(event)
-    else:
-        instance.received.append(event)
-    if instance.is_suspended:
-        instance.held.append(event)
-    if event.event_id is not None:
-        instance.received_ids.add(event.event_id)
-
-
-def _request(instance: ShadowInstance, event: ev.RequestReceived) -> None:
-    instance.requests[event.request_id] = False
-
-
-def _answer_request(instance: ShadowInstance, event: ev.RequestAnswered) -> None:
-    instance.requests[event.request_id] = True
-
-
-def _suspend(instance: ShadowInstance, _: ev.Event) -> None:
-    instance.is_suspended = True
-
-
-def _resume(instance: ShadowInstance, _: ev.Event) -> None:
-    instance.is_suspended = False
-
-
-def _end_round(instance: ShadowInstance, _: ev.Event) -> None:
-    instance.is_between_rounds = True
-    instance.given_up.update(instance.asked.keys() - instance.answered.keys())
-    instance.due_us.clear()
-    instance.current.clear()
-
-
-_TAKERS: Final[dict[type, Callable[[ShadowInstance, Any], None]]] = {
-    ev.InstanceStarted: _start,
-    ev.ActivityScheduled: _schedule,
-    ev.ActivityQueued: _queue,
-    ev.ActivityStarted: _begin_attempt,
-    ev.AttemptFailed: _fail_attempt,
-    ev.ActivityCompleted: _answer,
-    ev.ActivityFailed: _answer,
-    ev.ChildCompleted: _answer,
-    ev.ChildFailed: _answer,
-    ev.MessageAnswered: _answer,
-    ev.TimerFired: _fire,
-    ev.ChildScheduled: _ask,
-    ev.MessageSent: _ask,
-    ev.TimerCreated: _ask,
-    ev.EventAwaited: _ask,
-    ev.TaskCancelled: _cancel,
-    ev.EventReceived: _receive,
-    ev.RequestReceived: _request,
-    ev.RequestAnswered: _answer_request,
-    ev.InstanceSuspended: _suspend,
-    ev.InstanceResumed: _resume,
-    ev.CheckpointTaken: _end_round,
-    ev.ContinuedAsNew: _end_round,
-}
+from durableflow.testing.simulation.shadow_instance import ShadowInstance
 
 
 class Writer(NamedTuple):
@@ -276,6 +50,27 @@ class Judge:
     def on_birth(self, known: ShadowInstance | None, new: NewInstance) -> None:
         """An instance is made; `known` is the one that had its id."""
 
+    def on_rewind(self, instance: ShadowInstance, rewrite: Rewrite) -> None:
+        """Somebody lets an instance go on that was over."""
+
+    def on_purge(self, asked: Sequence[str], purged: Sequence[ShadowInstance]) -> None:
+        """Of the instances that somebody has asked to be removed, these were."""
+
+
+class Window:
+    """Starts of one key that wait for each other; the latest counts."""
+
+    def __init__(self, start: DebouncedStart) -> None:
+        self.instance_id = start.new.id
+        self.until_us = start.until_us
+        self.is_open = True
+        self.take(start)
+
+    def take(self, start: DebouncedStart) -> None:
+        """A start finds it open, or has opened it."""
+        self.changed = start.changed
+        self.start_at_us = start.start_at_us if self.until_us is None else min(start.start_at_us, self.until_us)
+
 
 class Shadow:
     """The second book of one store.
@@ -292,6 +87,19 @@ class Shadow:
         self.living: dict[int, int] = {}
         """Workers that nobody has declared dead, with the end of their lease by the clock of the store."""
         self.commits = 0
+        self.graves: dict[str, list[ShadowInstance]] = {}
+        """Instances that were purged."""
+        self.windows: dict[str, Window] = {}
+        """By the instance that waits for its end."""
+
+    def everybody(self) -> list[ShadowInstance]:
+        """All instances that there ever were."""
+        return [*self.instances.values(), *(each for graves in self.graves.values() for each in graves)]
+
+    def lives(self, instance_id: str) -> list[ShadowInstance]:
+        """All instances that have ever had an id."""
+        now = self.instances.get(instance_id)
+        return [*self.graves.get(instance_id, ()), *(() if now is None else (now,))]
 
     def note(self, applied: Applied) -> None:
         """A call was applied."""
@@ -339,6 +147,42 @@ class Shadow:
             for message in write.messages:
                 self._born_by_sending(message)
 
+    def _note_rewrite(self, _: Applied, rewrites: Sequence[Rewrite]) -> None:
+        for rewrite in rewrites:
+            if rewrite.after_seq:
+                instance = self.instances[rewrite.instance.id]
+                self._judge.on_rewind(instance, rewrite)
+                instance.go_on(rewrite.instance, rewrite.rows)
+            else:
+                copy = self._bear(rewrite.instance, 0)
+                copy.copy_rows(rewrite.rows)
+                copy.copied = frozenset(copy.answered)
+        for rewrite in rewrites:
+            for message in rewrite.messages:
+                self._born_by_sending(message)
+
+    def _note_purge(self, applied: Applied, instance_ids: Sequence[str]) -> None:
+        purged = [self.instances.pop(each) for each in applied.answer]
+        for instance in purged:
+            self.graves.setdefault(instance.id, []).append(instance)
+        self._judge.on_purge(instance_ids, purged)
+
+    def _note_discard(self, _: Applied, letters: Sequence[tuple[str, int]]) -> None:
+        for instance_id, task in letters:
+            if instance_id in self.instances:
+                self.instances[instance_id].letters.discard(task)
+
+    def _note_debounce(self, applied: Applied, start: DebouncedStart) -> None:
+        if applied.answer == start.new.id:
+            self._bear(start.new, 0)
+            self.windows[start.new.id] = Window(start)
+        else:
+            self.windows[applied.answer].take(start)
+
+    def _note_close_window(self, applied: Applied, instance_id: str, *_: object) -> None:
+        if applied.answer is None and instance_id in self.windows:
+            self.windows[instance_id].is_open = False
+
     def _bear(self, new: NewInstance, owner: int) -> ShadowInstance:
         self._judge.on_birth(self.instances.get(new.id), new)
         made = self.instances[new.id] = ShadowInstance(new)
@@ -372,6 +216,10 @@ class Shadow:
     def _change(self, touched: dict[str, ShadowInstance], change: InstanceChange) -> None:
         instance = self.instances.get(change.id)
         if instance is not None:
+            if change.status is Status.STALLED:
+                instance.letters.add(0)
+            elif instance.status is Status.STALLED and change.status is not Status.FAILED:
+                instance.letters.discard(0)
             instance.status, instance.finished_us = change.status, change.finished_us
             touched[change.id] = instance
 

@@ -72,7 +72,7 @@ def _smaller(plan: Plan, outcome: Outcome) -> Iterator[Plan]:
 
 def _milder(plan: Plan, outcome: Outcome) -> Iterator[Plan]:
     """The same with fewer faults: first without a kind of them, then without some."""
-    for name in ("refused", "lost", "hidden", "slow", "hints_lost"):
+    for name in ("refused", "lost", "hidden", "slow", "hints_lost", "late"):
         if getattr(plan.climate, name):
             climate = msgspec.structs.replace(plan.climate, **{name: getattr(CALM, name)})
             yield msgspec.structs.replace(plan, climate=climate, only=None)

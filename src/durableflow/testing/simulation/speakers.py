@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from durableflow.client import Client
@@ -27,11 +29,15 @@ from durableflow.testing.simulation.clocks import START_US
 from durableflow.testing.simulation.invariants import Ack
 from durableflow.testing.simulation.nodes import NoAnswer, Node
 from durableflow.testing.simulation.plan import VIA_LEADER, Birth, Scheduled, Spoken
+from durableflow.testing.simulation.poison import KINDS, POISON
 from durableflow.testing.simulation.programs import PROGRAM, QUEUE
 
 _TRIES_MAX: Final = 60
 _PAUSE_S: Final = 0.5
 _RESULT_S: Final = 8.0
+_DEBOUNCE_S: Final = 1.5
+_LIMIT_S: Final = 4.0
+_CALLS: Final = 20
 
 
 class Speakers:
@@ -82,6 +88,21 @@ class Speakers:
 
         await self._insist("schedule", planned.schedule_id, 0, planned.via, ask)
 
+    async def poison(self, number: int) -> None:
+        """Start an instance that does what none should, and call it up again and again."""
+        instance_id = f"poison {number}"
+        options = POISON.options(instance_id=instance_id)
+        kind = KINDS[number % len(KINDS)]
+
+        async def ask(client: Client) -> None:
+            await client.start(options, kind)
+
+        await self._insist("start", instance_id, 0, number, ask, payload=kind)
+        for each in range(_CALLS):
+            await asyncio.sleep(_PAUSE_S)
+            with suppress(NoAnswer, DurableflowError):
+                await self._asker.ask(partial(_call_up, instance_id, each))
+
     # -- talking --------------------------------------------------------------------------------------------
 
     async def speak(self, spoken: Sequence[Spoken]) -> None:
@@ -101,24 +122,9 @@ class Speakers:
             event_id = f"{sender}.{number}" if said.has_id else None
 
         async def ask(client: Client) -> Any:
-            match said.kind:
-                case "event":
-                    await client.raise_event(instance_id, said.name, payload, event_id=event_id)
-                case "suspend":
-                    await client.suspend(instance_id)
-                case "resume":
-                    await client.resume(instance_id)
-                case "terminate":
-                    await client.terminate(instance_id)
-                case "cancel":
-                    await client.cancel(instance_id)
-                case "request":
-                    asked = client.request(instance_id, "r", number, request_id=f"{sender}.{number}", timeout=_RESULT_S)
-                    return await asked
-                case "result":
-                    async with asyncio.timeout(_RESULT_S):
-                        return converter.dump(await client.result(instance_id), "the result").decode()
-            return None
+            if said.kind == "event":
+                return await client.raise_event(instance_id, said.name, payload, event_id=event_id)
+            return await _ASKING[said.kind](client, said, f"{sender}.{number}")
 
         for _ in range(1 + said.repeats * (event_id is not None)):
             await self._insist(
@@ -175,3 +181,75 @@ class Speakers:
             self.acks.append(ack)
             self._on_ack(ack)
             return
+
+
+async def _call_up(instance_id: str, number: int, client: Client) -> None:
+    await client.raise_event(instance_id, "called", number)
+
+
+async def _suspend(client: Client, said: Spoken, _: str) -> None:
+    await client.suspend(said.instance_id)
+
+
+async def _resume(client: Client, said: Spoken, _: str) -> None:
+    await client.resume(said.instance_id)
+
+
+async def _terminate(client: Client, said: Spoken, _: str) -> None:
+    await client.terminate(said.instance_id)
+
+
+async def _cancel(client: Client, said: Spoken, _: str) -> None:
+    await client.cancel(said.instance_id)
+
+
+async def _request(client: Client, said: Spoken, name: str) -> Any:
+    number = int(name.partition(".")[2])
+    return await client.request(said.instance_id, "r", number, request_id=name, timeout=_RESULT_S)
+
+
+async def _result(client: Client, said: Spoken, _: str) -> str:
+    async with asyncio.timeout(_RESULT_S):
+        return converter.dump(await client.result(said.instance_id), "the result").decode()
+
+
+async def _rewind(client: Client, said: Spoken, _: str) -> None:
+    await client.rewind(said.instance_id, force=True)
+
+
+async def _redrive(client: Client, said: Spoken, _: str) -> None:
+    await client.dead_letters.redrive(said.instance_id, force=True)
+
+
+async def _discard(client: Client, said: Spoken, _: str) -> None:
+    await client.dead_letters.discard(said.instance_id)
+
+
+async def _fork(client: Client, said: Spoken, name: str) -> None:
+    await client.fork(said.instance_id, new_id=f"{said.instance_id} again {name}")
+
+
+async def _purge(client: Client, said: Spoken, _: str) -> None:
+    await client.purge(said.instance_id)
+
+
+async def _debounce(client: Client, said: Spoken, _: str) -> str:
+    options = PROGRAM.options(instance_id=said.name, debounce=_DEBOUNCE_S, debounce_limit=_LIMIT_S)
+    return (await client.start(options, said.program)).id
+
+
+_ASKING: Final[dict[str, Callable[[Client, Spoken, str], Awaitable[Any]]]] = {
+    "suspend": _suspend,
+    "resume": _resume,
+    "terminate": _terminate,
+    "cancel": _cancel,
+    "request": _request,
+    "result": _result,
+    "rewind": _rewind,
+    "redrive": _redrive,
+    "discard": _discard,
+    "fork": _fork,
+    "purge": _purge,
+    "debounce": _debounce,
+}
+"""How each kind of word is said; with the word goes a name of its own, which is the same each time it is said."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 from collections import Counter
 from contextlib import suppress
 from functools import partial
@@ -12,22 +13,25 @@ from typing import Any, Final
 import msgspec
 
 from durableflow.backends.base import Backend, InstanceRecord, Query, ScheduleRow
-from durableflow.errors import InstanceNotActive
-from durableflow.model.ids import check_name
+from durableflow.errors import DurableflowError, InstanceNotActive
+from durableflow.model.status import Status
 from durableflow.runtime.settings import Settings
+from durableflow.testing.simulation.checks import Checks
 from durableflow.testing.simulation.clocks import DriftingClock
-from durableflow.testing.simulation.invariants import Ack, Checks, Violation
+from durableflow.testing.simulation.invariants import Ack, Violation
 from durableflow.testing.simulation.ledger import Ledger, LedgerAttempt, open_ledger
 from durableflow.testing.simulation.loop import Process, SimulatedLoop
 from durableflow.testing.simulation.network import Applied, Network, finish
 from durableflow.testing.simulation.nodes import NoAnswer, Node
 from durableflow.testing.simulation.plan import Blow, Plan, Spoken
+from durableflow.testing.simulation.poison import POISON
 from durableflow.testing.simulation.shadow import Shadow
 from durableflow.testing.simulation.speakers import Speakers
 from durableflow.testing.simulation.weather import Weather
 
 _HEAL_ROUNDS: Final = 16
 _EVENTS_ROUNDS: Final = 9
+_MENDING_ROUNDS: Final = 2
 """So often each instance gets all that it may wait for; what waits then does so for itself, and is terminated."""
 _OVERDUE_US: Final = 20_000_000
 _LATE_US: Final = 6_000_000
@@ -86,7 +90,7 @@ class Universe:
         self.made: Counter[str] = Counter()
         self.blows: Counter[str] = Counter()
         self.weather = Weather(plan.climate, str(plan.seed), plan.only)
-        self.checks = Checks(self.made)
+        self.checks = Checks(self.made, store)
         self.ledger = self.checks.ledger = Ledger(str(plan.seed), self._note_attempt)
         self.shadow = self.checks.shadow = Shadow(self.checks, self._clock_us, is_fleet=store.is_fleet)
         self.network = Network(store, loop, self.weather, self._note, self.trace)
@@ -98,6 +102,7 @@ class Universe:
         self._objection: Violation | None = None
         self._is_over = False
         loop.set_exception_handler(self._note_stray)
+        self._luck = random.Random(f"{plan.seed} luck")  # noqa: S311  # repeatable on purpose
         self._settings = Settings(**plan.settings)
 
     def trace(self, *what: object) -> None:
@@ -176,6 +181,7 @@ class Universe:
         speaking = [asyncio.create_task(self.speakers.start(birth)) for birth in plan.births]
         speaking += [asyncio.create_task(self.speakers.speak(each)) for each in by_speaker.values()]
         speaking += [asyncio.create_task(self.speakers.schedule(each)) for each in plan.schedules]
+        speaking += [asyncio.create_task(self.speakers.poison(number)) for number in range(plan.poison)]
         blows = [asyncio.create_task(self._befall(blow)) for blow in plan.blows]
         while any(not task.done() for task in (*speaking, *blows)) or self.loop.time() < plan.lasts_s:
             await asyncio.sleep(_LOOK_S)
@@ -194,11 +200,11 @@ class Universe:
             if failure is not None:
                 raise Violation("no_engine_dies_of_itself", f"{node.name}: {failure!r}") from failure
         for instance in self.shadow.instances.values():
-            if instance.status == "STALLED":
+            if instance.status == "STALLED" and instance.birth.workflow != POISON.name:
                 raise Violation("no_instance_stalls", f"{instance.id}: {self._stall_reason(instance.id)}")
 
     def _stall_reason(self, instance_id: str) -> str | None:
-        record: InstanceRecord | None = finish(self.store.record(check_name(instance_id, "id")))
+        record: InstanceRecord | None = finish(self.store.record(instance_id))
         return None if record is None else record.stall_reason
 
     def _new_node(self, number: int) -> Node:
@@ -245,11 +251,14 @@ class Universe:
         """Nothing goes wrong any more: all that was begun must end."""
         self.trace("clears up")
         self.weather.clear_up()
+        for number in range(self.plan.poison):
+            await self._terminate(f"poison {number}")
         for rounds in range(_HEAL_ROUNDS):
             await asyncio.sleep(_HEAL_ROUND_S if rounds else _SETTLE_S)
             self._look_after()
             if not rounds:
                 self._check_that_timers_have_fired()
+            await self._mend(rounds)
             active = [each for each in self.records() if not each.status.is_terminal]
             if not active and all(row.due_us is None for row in self.schedules()):
                 break
@@ -269,6 +278,18 @@ class Universe:
         if asked > _SETTLE_S * _CALLS_IDLE * (len(self.nodes) + 1):
             raise Violation("an_idle_fleet_asks_little", f"{asked} calls in {_SETTLE_S:g} s, though all is over")
         self.made["an_idle_fleet_asks_little"] += 1
+
+    async def _mend(self, rounds: int) -> None:
+        """Somebody lets go on what has failed: each once, half of them now and the others in the next round."""
+        failed = [each.id for each in self.records() if each.status is Status.FAILED]
+        for instance_id in failed:
+            if (
+                rounds < _MENDING_ROUNDS
+                and not self.shadow.instances[instance_id].rewinds
+                and self._luck.random() < 0.5
+            ):
+                with suppress(DurableflowError):  # its child has failed otherwise, or it was rewound with its parent
+                    await self.asker.ask(partial(_rewind, instance_id))
 
     def _check_that_timers_have_fired(self) -> None:
         """Before anybody says anything to their instances, which would bring them in."""
@@ -342,6 +363,10 @@ class Universe:
             fallen=self.weather.fallen,
             statuses=dict(Counter(str(each.status) for each in self.shadow.instances.values())),
         )
+
+
+async def _rewind(instance_id: str, client: Any) -> None:
+    await client.rewind(instance_id, force=True)
 
 
 async def _raise_event(instance_id: str, name: str, event_id: str, client: Any) -> None:

@@ -24,6 +24,8 @@ class Fault(StrEnum):
     """It comes to the store late."""
     SLOW_BACK = "slow back"
     """It is written, and the caller is told late."""
+    LATE = "late"
+    """It draws the numbers of its messages, and commits later: others commit first that have higher ones."""
 
 
 class Climate(msgspec.Struct, frozen=True):
@@ -33,6 +35,7 @@ class Climate(msgspec.Struct, frozen=True):
         hints_lost: how many of the hints that something was written come to nobody.
         quick_us: calls take up to so long, each way.
         slow_us: slow ones up to so long.
+        late: as the faults; its transactions are open for up to half of `slow_us`.
     """
 
     refused: float = 0.0
@@ -42,17 +45,19 @@ class Climate(msgspec.Struct, frozen=True):
     hints_lost: float = 0.0
     quick_us: int = 3_000
     slow_us: int = 4_000_000
+    late: float = 0.0
 
 
 CALM: Final = Climate()
 
 
 class Fate(NamedTuple):
-    """What befalls one call."""
+    """What befalls one call; `open_us` is how long its transaction takes."""
 
     there_us: int
     back_us: int
     fault: Fault | None
+    open_us: int = 0
 
 
 class Weather:
@@ -88,7 +93,8 @@ class Weather:
             there_us = int(there * climate.slow_us)
         elif fault is Fault.SLOW_BACK:
             back_us = int(back * climate.slow_us)
-        return Fate(there_us, back_us, fault)
+        open_us = int(back * climate.slow_us / 2) if fault is Fault.LATE else 0
+        return Fate(there_us, back_us, fault, open_us)
 
     def _fault(self, kind: float, *, writes: bool) -> Fault | None:
         climate = self._climate
@@ -98,6 +104,7 @@ class Weather:
             (climate.hidden if writes else 0.0, Fault.HIDDEN),
             (climate.slow / 2, Fault.SLOW_THERE),
             (climate.slow / 2, Fault.SLOW_BACK),
+            (climate.late if writes else 0.0, Fault.LATE),
         )
         for share, fault in table:
             if kind < share:

@@ -1,0 +1,64 @@
+"""Programs whose result is the same whatever the order in which things happen: what they wait for, nobody else says.
+
+Of these it is known what a run without faults gives. Words that are not listed here leave that open, or may.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from durableflow.testing.simulation.plan import Plan
+from durableflow.testing.simulation.programs import Program
+
+_ASK: Final = ("activity", "timer", "child", "all")
+"""Words that make a task."""
+_SAY: Final = ("wait", "effect", "status", "patch", "raise", "guarded", "saga", "again", "checkpoint", *_ASK)
+_CHANGE: Final = ("terminate", "cancel", "request", "rewind", "redrive", "purge")
+"""What somebody may say to an instance that makes its result another."""
+_COUNTED: Final = re.compile(r"(attempt |after |#)\d+")
+
+
+def settled_ids(plan: Plan, *, undisturbed: bool = False) -> list[str]:
+    """Instances of a plan whose result is settled; the `undisturbed` are not even suspended for a while."""
+    disturbing = (*_CHANGE, "suspend") if undisturbed else _CHANGE
+    changed = {said.instance_id for said in plan.spoken if said.kind in disturbing}
+    return [
+        birth.instance_id for birth in plan.births if birth.instance_id not in changed and _is_settled(birth.program)
+    ]
+
+
+def without_counts(output: bytes) -> str:
+    """A result without the numbers of attempts, of which faults make more."""
+    return _COUNTED.sub(r"\1*", output.decode())
+
+
+def _is_settled(program: Program) -> bool:
+    words = [instruction[0] for instruction in _all(program)]
+    kinds = {instruction[1] for instruction in _all(program) if instruction[0] == "activity"}
+    if not set(words) <= set(_SAY) or "doomed" in kinds:
+        return False  # a crash is an attempt too: what the last one failed of depends on that
+    if "all" in words and not {"raise", "child"}.isdisjoint(words):
+        return False  # which failure comes first, time decides
+    return {"again", "checkpoint"}.isdisjoint(words) or _is_tidy(program)
+
+
+def _all(program: Program) -> list[list[Any]]:
+    """All instructions, those of blocks and children too."""
+    found: list[list[Any]] = []
+    for instruction in program:
+        found.append(instruction)
+        for operand in instruction[1:]:
+            if isinstance(operand, list):
+                found += _all(operand)  # pyright: ignore[reportUnknownArgumentType]  # mypy calls a cast redundant
+    return found
+
+
+def _is_tidy(program: Program) -> bool:
+    """Whether each task is waited for at once, so that nothing is open where a round may end."""
+    following = [*program[1:], ["end"]]
+    return all(
+        word not in _ASK or after == ["wait", -1]
+        for (word, *_), after in zip(program, following, strict=True)
+        if word not in ("guarded", "saga")
+    ) and not any(word in ("guarded", "saga") for word, *_ in program)
