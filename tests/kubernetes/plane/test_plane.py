@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from planekit.api import ApiError, request
+from planekit.binaries import PlaneUnavailable
 from planekit.plane import ControlPlane
+from planekit.processes import Keeper, Program
 
 pytestmark = pytest.mark.slow  # asks a server
 
@@ -180,3 +182,33 @@ def _fields(file: Path) -> list[str]:
         return file.read_text().rpartition(")")[2].split()
     except OSError:
         return ["Z", "0", "0"]
+
+
+FATAL = """I1201 02:16:40.000000       1 main.go:1] started
+F1201 02:16:50.000000       1 main.go:2] failed to wait for apiserver being healthy
+goroutine 1 [running]:
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        (FATAL + "main.f()\n" * 5_000, "failed to wait for apiserver being healthy"),
+        ("usage: \n" * 5_000 + "unknown flag: --x\n", "unknown flag: --x"),
+    ],
+)
+def test_a_program_that_ends_by_itself_is_asked_why(tmp_path: Path, log: str, told: str) -> None:
+    (tmp_path / "said").write_text(log)
+    keeper = Keeper(tmp_path)
+    program = Program("broken", ["sh", "-c", "cat said; exit 255"], tmp_path, keeper)
+    program.start()
+    with pytest.raises(PlaneUnavailable, match=f"broken ended with 255; it said: [^!]*{told}"):
+        wait_until_it_ends(program)
+    keeper.close()
+
+
+def wait_until_it_ends(program: Program) -> None:
+    give_up_s = time.monotonic() + 20
+    while time.monotonic() < give_up_s:
+        program.expect_running()
+        time.sleep(0.01)

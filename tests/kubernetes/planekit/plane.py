@@ -112,10 +112,10 @@ class ControlPlane:
         self._program("kube-apiserver", self._api_command(server, kubelets)).start()
         self._program("kube-controller-manager", self._controllers_command())
         self._program("kube-scheduler", self._scheduler_command())
-        self._wait("kube-apiserver", lambda: self.request("GET", "/livez/ping") == "ok")
+        # Not before: controllers that find no healthy server within ten seconds give up, and machines may be busy.
+        self.wait_ready()
         self._programs["kube-controller-manager"].start()
         self._programs["kube-scheduler"].start()
-        self.wait_ready()
         # The controllers are at work when they have made this account, without which no pod is admitted.
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         self._wait("kube-controller-manager", lambda: bool(self.request("GET", account)))
@@ -314,7 +314,7 @@ class ControlPlane:
             except (OSError, ApiError) as error:
                 last = error
             time.sleep(0.05)
-        told = self._programs[program].log()[-3_000:]
+        told = self._programs[program].last_words()
         raise PlaneUnavailable(f"{program} was not ready after {READY_TIMEOUT_S} s ({last}); it said: {told}")
 
     def _put(self, path: str, document: Document) -> None:

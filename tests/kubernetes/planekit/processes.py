@@ -1,6 +1,7 @@
 """The programs of a plane as processes: each in a group of its own, with a log, known to a keeper."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,9 +9,12 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from planekit import keeper
 from planekit.binaries import PlaneUnavailable
+
+TOLD_CHARACTERS: Final = 3_000
 
 
 class Keeper:
@@ -91,10 +95,16 @@ class Program:
     def log(self) -> str:
         return self._log_file.read_text(errors="replace") if self._log_file.exists() else ""
 
+    def last_words(self) -> str:
+        """Why it ended, if it said so, which it does before it lists all that it was about; else the end of its log."""
+        log = self.log()
+        reasons = [found.start() for found in re.finditer(r"^F\d{4} ", log, re.MULTILINE)]
+        return log[reasons[-1] :][:TOLD_CHARACTERS] if reasons else log[-TOLD_CHARACTERS:]
+
     def expect_running(self) -> None:
         """Raise PlaneUnavailable with the end of its log, if it has ended by itself."""
         if self._process is not None and self._process.poll() is not None:
-            raise PlaneUnavailable(f"{self.name} ended with {self._process.returncode}; it said: {self.log()[-3_000:]}")
+            raise PlaneUnavailable(f"{self.name} ended with {self._process.returncode}; it said: {self.last_words()}")
 
     def memory_bytes(self) -> int:
         """What it holds in memory now."""
