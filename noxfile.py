@@ -59,6 +59,14 @@ def crashes(session: nox.Session) -> None:
 
 
 @nox.session
+def kubernetes(session: nox.Session) -> None:
+    """Builds a control plane if none is cached (two minutes on two cores), starts it, tests against it, stops it."""
+    install(session)
+    session.run("python", "tests/kubernetes/planekit/binaries.py")
+    session.run("pytest", "tests/kubernetes", *session.posargs)
+
+
+@nox.session
 def simulate(session: nox.Session) -> None:
     """`nox -s simulate -- --minutes 10`: universes by seed on all cores, and the numbers in docs/reliability.md."""
     install(session)
