@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
+
+# Test folders are no packages; this one has helpers of its own.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from apikit.server import ApiServer
 
 from durableflow.kubernetes.documents import Event, Job, Pod, job_of, read
 from durableflow.kubernetes.seen import Seen
@@ -76,4 +83,22 @@ def prefixes(lines: Sequence[Line]) -> Iterator[tuple[Seen, int]]:
 
 @pytest.fixture(scope="session")
 def streams() -> Any:
-    return __import__("types").SimpleNamespace(lines_of=lines_of, prefixes=prefixes, tell=tell, Line=Line)
+    return SimpleNamespace(lines_of=lines_of, prefixes=prefixes, tell=tell, Line=Line)
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[ApiServer]:
+    async with ApiServer().running() as server:
+        yield server
+
+
+async def configuration_of(server: ApiServer) -> Any:
+    from kubernetes_asyncio.client import Configuration
+
+    return Configuration(host=server.url)
+
+
+@pytest.fixture
+def configure(api: ApiServer) -> Callable[[], Awaitable[Any]]:
+    """Where the server is."""
+    return lambda: configuration_of(api)

@@ -210,6 +210,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     node_lost_us: int = 120_000_000
     heartbeat_us: int = 0
     infrastructure_retries: int = 10
+    gpus: int = 0
 
 
 def rules_of(spec: JobSpec, job: str) -> Rules:
@@ -228,4 +229,5 @@ def rules_of(spec: JobSpec, job: str) -> Rules:
         node_lost_us=microseconds(spec.node_lost_timeout),
         heartbeat_us=microseconds(spec.heartbeat_timeout),
         infrastructure_retries=spec.infrastructure_retries,
+        gpus=0 if spec.gpu is None else spec.gpu.count,
     )

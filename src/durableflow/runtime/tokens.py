@@ -6,7 +6,7 @@ from typing import Any
 
 from durableflow.backends.base import Backend
 from durableflow.backends.tasks import CLAIMED, HANDED_OVER, StoredTask, TaskBeat
-from durableflow.errors import NonRetryableError, TokenRefused, qualified_name
+from durableflow.errors import NonRetryableError, RemoteError, TokenRefused, qualified_name
 from durableflow.model import converter
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure, record
@@ -135,6 +135,8 @@ def failure_of(error: BaseException | str, message: str, *, retryable: bool) -> 
     if isinstance(error, BaseException):
         failure = record(error)
         names = tuple(qualified_name(kind) for kind in type(error).__mro__)
+        if isinstance(error, RemoteError):
+            names = (error.type_name, *names)
     else:
         failure = Failure(error, message)
         names = (error,)
