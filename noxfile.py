@@ -27,7 +27,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     install(session)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session
@@ -47,6 +47,14 @@ def crashes(session: nox.Session) -> None:
     install(session)
     session.run("pytest", "tests/crashes", "-s", *session.posargs, env={"DURABLEFLOW_CRASHES": "all"})
     session.run("pytest", "tests/fuzz", "--hypothesis-profile=explore", env={"DURABLEFLOW_CRASHES": "all"})
+
+
+@nox.session
+def kubernetes(session: nox.Session) -> None:
+    """Builds a control plane if none is cached (two minutes on two cores), starts it, tests against it, stops it."""
+    install(session)
+    session.run("python", "tests/kubernetes/planekit/binaries.py")
+    session.run("pytest", "tests/kubernetes", *session.posargs)
 
 
 @nox.session
