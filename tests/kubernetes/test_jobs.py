@@ -174,7 +174,7 @@ async def test_the_next_attempt_adopts_the_job_of_one_that_was_interrupted_while
     shop.api.faults.clear()
     async with shop.open() as engine:
         await until(lambda: shop.api.objects["configmaps"])
-        assert shop.jobs.statistics().adopted == 1
+        await until(lambda: shop.jobs.statistics().adopted == 1)
         await shop.succeed(await shop.job())
         assert await engine.result("t", timeout=10) == 0.5
         await shop.empty()

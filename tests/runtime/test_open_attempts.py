@@ -68,7 +68,7 @@ async def test_who_has_the_store_finishes_an_attempt_without_its_token(world: Wo
         handle = await asking.begin(world, engine)
         assert await engine.open_attempt("a", 2) is None
         attempt = await engine.open_attempt("a", 1)
-        assert attempt == OpenAttempt("a", 1, 1, "ask", True, None, asking.scheduled_at_us)
+        assert attempt == OpenAttempt("a", 1, 1, "ask", None, asking.scheduled_at_us)
         assert await engine.open_attempts() == ([] if queue else [("a", 1)])
         assert await engine.heartbeat(attempt, {"step": 3})
         assert (await engine.open_attempt("a", 1)).details == {"step": 3}

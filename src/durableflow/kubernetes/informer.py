@@ -133,6 +133,10 @@ class Informer(Generic[D]):
                 asked_s = error.retry_after_s if isinstance(error, ApiRefused) else 0.0
                 await asyncio.sleep(max(asked_s, backoff_s * (0.5 + self._draw())))
                 backoff_s = min(2 * backoff_s, _BACKOFF_S_MAX)
+            except Exception:  # an answer that cannot be read: it must not end the watch for good
+                _LOGGER.exception("the watch of %s is begun again", self._path)
+                self._list_again_s = 0.0
+                await asyncio.sleep(_BACKOFF_S_MAX * self._draw())
             else:
                 backoff_s = _BACKOFF_S
 

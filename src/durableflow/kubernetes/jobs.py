@@ -15,7 +15,10 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Self
+
+import msgspec
 
 from durableflow import ActivityContext, Engine, OpenAttempt, StorageError, TokenRefused, UsageError
 from durableflow.kubernetes.account import Archive, describe
@@ -226,6 +229,8 @@ class KubernetesJobs:
             self._tally.outcomes[ended.kind.value] += 1
             self._tally.reasons[ended.reason] += 1
             return
+        with suppress(TokenRefused):  # it may have its end already
+            await self.ledger.begin(token, msgspec.structs.replace(progress, is_sent=True))
         self._tally.adopted += is_adopted
         self._tally.submitted += not is_adopted
         if self.board.cases.get(case.name) is case:
@@ -407,7 +412,7 @@ class KubernetesJobs:
                 await self._look_for(attempt, progress)
 
     async def _look_for(self, attempt: OpenAttempt, progress: Progress) -> None:
-        """An attempt was handed over, so its Job was there; if it is not, somebody has deleted it."""
+        """The Job of an open attempt was there; if it is not, somebody has deleted it."""
         identity = Identity(
             deployment=self.deployment,
             instance_id=attempt.instance_id,

@@ -69,14 +69,13 @@ class Ledger:
         )
 
     async def open_attempts(self) -> list[tuple[OpenAttempt, Progress]]:
-        """All attempts of Jobs that were handed over."""
+        """All open attempts whose Job was there."""
         found: list[tuple[OpenAttempt, Progress]] = []
         for instance_id, task in await self._client.open_attempts():
             attempt = await self._client.open_attempt(instance_id, task)
-            if attempt is not None and attempt.is_handed_over:
-                progress = progress_in(attempt.details)
-                if progress is not None:
-                    found.append((attempt, progress))
+            progress = None if attempt is None else progress_in(attempt.details)
+            if attempt is not None and progress is not None and progress.is_sent:
+                found.append((attempt, progress))
         return found
 
     async def give_back(self, token: str, progress: Progress, why: str) -> None:

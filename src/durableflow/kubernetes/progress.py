@@ -18,6 +18,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         deployment, namespace: where its Jobs are.
         number: of the Job that the current attempt is about, from 1.
         infrastructure: how many attempts have failed by nobody's fault.
+        is_sent: whether it is known that the Job was there.
         user: what the pod said in its last heartbeat.
     """
 
@@ -25,6 +26,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     number: int = 1
     infrastructure: int = 0
+    is_sent: bool = False
     user: Any = None
 
     def dump(self) -> dict[str, Any]:
@@ -35,7 +37,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     def after(self, *, is_infrastructure: bool) -> Progress:
         """What the next attempt reads when this one has an answer."""
         used = self.infrastructure + is_infrastructure
-        return msgspec.structs.replace(self, number=self.number + 1, infrastructure=used)
+        return msgspec.structs.replace(self, number=self.number + 1, infrastructure=used, is_sent=False)
 
 
 class _Details(msgspec.Struct):

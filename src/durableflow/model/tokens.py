@@ -43,7 +43,6 @@ class OpenAttempt(msgspec.Struct, frozen=True):
         task: its number there; part of the idempotency key.
         attempt: which one it is, counted from 1.
         activity: its name.
-        is_handed_over: whether its code has left the worker.
         details: plain JSON values of the last heartbeat with the token, or of an earlier attempt's; None without.
         scheduled_at_us: when the workflow asked for the activity, in microseconds since 1970.
     """
@@ -52,7 +51,6 @@ class OpenAttempt(msgspec.Struct, frozen=True):
     task: int
     attempt: int
     activity: str
-    is_handed_over: bool
     details: Any
     scheduled_at_us: int
 

@@ -34,9 +34,7 @@ class Tokens:
         if found is None or found.token_digest is None:
             return None
         details = None if found.details is None else converter.loader(Any)(found.details)
-        return OpenAttempt(
-            instance_id, task, found.attempt, found.name, found.state == HANDED_OVER, details, found.scheduled_at_us
-        )
+        return OpenAttempt(instance_id, task, found.attempt, found.name, details, found.scheduled_at_us)
 
     async def complete(self, token: str | OpenAttempt, output: bytes) -> None:
         """The activity's result is `output`.
