@@ -68,6 +68,7 @@ def test_the_whole_document_of_a_plain_job() -> None:
                             "env": [
                                 {"name": "DURABLEFLOW_JOB", "value": name},
                                 {"name": "DURABLEFLOW_INPUT", "value": "/var/run/durableflow/input/input.json"},
+                                {"name": "DURABLEFLOW_TERMINATION_LOG", "value": "/dev/termination-log"},
                             ],
                             "resources": {"limits": {"nvidia.com/gpu": "2"}},
                             "volumeMounts": [

@@ -18,6 +18,7 @@ AUDIENCE: Final = "durableflow"
 INPUT_KEY: Final = "input.json"
 _INPUT_FOLDER: Final = "/var/run/durableflow/input"
 _TOKEN_FOLDER: Final = "/var/run/secrets/durableflow"  # noqa: S105  # a folder
+_MESSAGE_PATH: Final = "/dev/termination-log"
 _TOKEN_SECONDS: Final = 3_600
 _QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 
@@ -146,6 +147,7 @@ def _container(spec: JobSpec, identity: Identity, callback: str | None) -> Docum
     own: dict[str, str] = {
         f"{OWN_ENV}JOB": identity.name,
         f"{OWN_ENV}INPUT": f"{_INPUT_FOLDER}/{INPUT_KEY}",
+        f"{OWN_ENV}TERMINATION_LOG": _MESSAGE_PATH,
     }
     if callback is not None:
         own[f"{OWN_ENV}CALLBACK"] = callback
@@ -167,7 +169,7 @@ def _container(spec: JobSpec, identity: Identity, callback: str | None) -> Docum
         "image": spec.image,
         "env": env,
         "volumeMounts": mounts,
-        "terminationMessagePath": "/dev/termination-log",
+        "terminationMessagePath": _MESSAGE_PATH,
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     optional = {"command": list(spec.command), "args": list(spec.args), "resources": _resources(spec)}
