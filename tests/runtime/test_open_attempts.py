@@ -54,8 +54,16 @@ class Asking:
     async def begin(self, world: World, engine: Any) -> Any:
         handle = await engine.start(self.workflow.options(instance_id="a"))
         await world.until(lambda: self.attempts)
-        await world.settle()
+        await self.open_attempt(world, engine)
         return handle
+
+    async def open_attempt(self, world: World, engine: Any) -> OpenAttempt:
+        """The one that was made last, when its token is durable."""
+        await world.settle()
+        attempt: OpenAttempt | None = None
+        while attempt is None or attempt.attempt != self.attempts[-1]:
+            attempt = await engine.open_attempt("a", 1)
+        return attempt
 
 
 both = pytest.mark.parametrize("queue", [None, "asking"], ids=["owned", "queued"])
@@ -85,7 +93,7 @@ async def test_an_open_attempt_that_was_read_is_stale_when_another_follows(world
     asking = Asking(queue, retry=RetryPolicy(max_attempts=3, initial=0))
     async with world.engine(**asking.known) as engine:
         await asking.begin(world, engine)
-        first = await engine.open_attempt("a", 1)
+        first = await asking.open_attempt(world, engine)
         assert await engine.fail(first, "Broken")
         await world.until(lambda: asking.attempts == [1, 2])
         await world.settle()
@@ -102,17 +110,17 @@ async def test_a_failure_that_does_not_count_leaves_all_attempts_and_its_details
     async with world.engine(**asking.known) as engine:
         handle = await asking.begin(world, engine)
         for number in range(1, 5):
-            attempt = await engine.open_attempt("a", 1)
+            attempt = await asking.open_attempt(world, engine)
             assert attempt.attempt == number
             assert await engine.fail(attempt, "Preempted", counts=False, details={"job": number + 1})
             await world.until(lambda number=number: len(asking.attempts) == number + 1)
             await world.settle()
         assert asking.read == [None, {"job": 2}, {"job": 3}, {"job": 4}, {"job": 5}]
-        assert await engine.fail(await engine.open_attempt("a", 1), "Mine")
+        assert await engine.fail(await asking.open_attempt(world, engine), "Mine")
         await world.until(lambda: len(asking.attempts) == 6)
         await world.settle()
         assert asking.read[-1] == {"job": 5}
-        assert not await engine.fail(await engine.open_attempt("a", 1), "Mine")
+        assert not await engine.fail(await asking.open_attempt(world, engine), "Mine")
         assert await handle.result(timeout=5) == ["Mine", 2]
 
 
@@ -121,7 +129,7 @@ async def test_a_failure_that_does_not_count_can_still_be_final(world: World, qu
     asking = Asking(queue, retry=RetryPolicy(max_attempts=5, no_retry_on=["Preempted"]))
     async with world.engine(**asking.known) as engine:
         handle = await asking.begin(world, engine)
-        assert not await engine.fail(await engine.open_attempt("a", 1), "Preempted", counts=False)
+        assert not await engine.fail(await asking.open_attempt(world, engine), "Preempted", counts=False)
         assert await handle.result(timeout=5) == ["Preempted", 1]
 
 

@@ -29,10 +29,12 @@ class Case:
         tries: how often what is to be done did not work, in a row.
         events_us: when its events were last asked for.
         phase: what it waits for.
+        answer: digest of what a pod said over HTTP, if that ended the attempt.
     """
 
     __slots__ = (
-        "alarm", "events_us", "identity", "is_closed", "is_unwanted", "name", "phase", "rules", "seen", "tries", "uid",
+        "alarm", "answer", "events_us", "identity", "is_closed", "is_unwanted", "name", "phase", "rules", "seen",
+        "tries", "uid",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -46,6 +48,7 @@ class Case:
         self.tries = 0
         self.events_us = 0
         self.phase = "submitted"
+        self.answer = b""
         self.alarm: asyncio.TimerHandle | None = None
 
     @property

@@ -24,11 +24,12 @@ from durableflow import ActivityContext, Engine, OpenAttempt, StorageError, Toke
 from durableflow.kubernetes.account import Archive, describe
 from durableflow.kubernetes.activity import GpuJob
 from durableflow.kubernetes.board import Board, Case
+from durableflow.kubernetes.callbacks import PodCallbacks
 from durableflow.kubernetes.connection import ApiClosed, ApiRefused, ApiSilent, Configure, Connection, configured
 from durableflow.kubernetes.documents import Job, Pod
 from durableflow.kubernetes.identity import DEPLOYMENT, Identity
 from durableflow.kubernetes.informer import Informer, Times
-from durableflow.kubernetes.ledger import Ledger, Standing, check_result
+from durableflow.kubernetes.ledger import Entry, Ledger, Standing, check_result
 from durableflow.kubernetes.manifest import documents
 from durableflow.kubernetes.outcome import Kind, Outcome, Pending, decide
 from durableflow.kubernetes.progress import Progress, progress_in
@@ -91,6 +92,9 @@ class KubernetesJobs:
         self.connection = Connection(configure or configured())
         self.ledger = Ledger(engine)
         self.board = Board(self._now_us, self._touch)
+        self.callbacks = PodCallbacks(
+            self.connection, namespace, self.board, self.ledger, self._tell_said, self._now_us
+        )
         self._archive = Archive(self.connection, namespace)
         self._tally = Tally()
         self._ready: asyncio.Queue[Case] = asyncio.Queue()
@@ -337,6 +341,9 @@ class KubernetesJobs:
             self._touch(case)
         elif entry.standing is Standing.LATER or entry.attempt is None or entry.progress is None:
             self._try_again(case)
+        elif outcome.reason == "HeartbeatTimeout" and entry.progress.beat_us > case.seen.beat_us:
+            case.seen.beat_us = entry.progress.beat_us  # another process has heard it
+            self._touch(case)
         else:
             try:
                 await self._tell(case, entry.attempt, entry.progress, outcome)
@@ -347,6 +354,14 @@ class KubernetesJobs:
             case.tries = 0
             self._touch(case)
 
+    async def _tell_said(self, case: Case, entry: Entry, outcome: Outcome) -> None:
+        """The pod itself has said it over HTTP."""
+        assert entry.attempt is not None
+        assert entry.progress is not None
+        await self._tell(case, entry.attempt, entry.progress, outcome)
+        case.is_closed = True
+        self._touch(case)
+
     async def _tell(self, case: Case, attempt: OpenAttempt, progress: Progress, outcome: Outcome) -> None:
         definition = self._definitions.get(attempt.activity)
         if definition is not None:
@@ -354,9 +369,9 @@ class KubernetesJobs:
         text = log = ""
         if outcome.kind is not Kind.SUCCESS:
             await self._read_last_events(case, outcome)
-            again = decide(case.seen, case.rules, self._now_us())  # the events may know the reason
-            if isinstance(again, Outcome) and again.kind is outcome.kind:
-                outcome = again
+            if outcome.reason == "PodDeleted":
+                again = decide(case.seen, case.rules, self._now_us())  # the events may know why
+                outcome = again if isinstance(again, Outcome) else outcome
             if outcome.pod and outcome.reason not in _WITHOUT_LOG:
                 log = await self._archive.log_tail(outcome.pod)
             text = describe(outcome, case.name, list(case.seen.events.values()))

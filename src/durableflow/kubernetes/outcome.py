@@ -159,10 +159,9 @@ def _answered(case: _Case) -> Answer | None:
         envelope = None if ended is None else unseal(ended.message)
         if ended is None or envelope is None or envelope.job != case.rules.job:
             continue
-        if envelope.kind == RESULT:
-            return case.of(pod, Kind.SUCCESS, "", "", value=envelope.value)
-        if envelope.kind == FAILURE:
-            return _said_failed(case, pod, envelope)
+        said = _said(case, pod, envelope)
+        if said is not None:
+            return said
         if envelope.kind == DELIVERED:
             until_us = max(pod.ended_us, us(ended.finished_at)) + _DELIVERY_US
             if case.now_us < until_us:
@@ -172,13 +171,24 @@ def _answered(case: _Case) -> Answer | None:
     return None
 
 
-def _said_failed(case: _Case, pod: SeenPod, envelope: Envelope) -> Outcome:
+def answer_of(seen: Seen, rules: Rules, pod_uid: str, envelope: Envelope) -> Outcome | None:
+    """What a pod says in another way than its termination message; None for what is no answer."""
+    return _said(_Case(seen, rules, 0), seen.pods.get(pod_uid), envelope)
+
+
+def _said(case: _Case, pod: SeenPod | None, envelope: Envelope) -> Outcome | None:
+    if envelope.kind == RESULT:
+        return case.of(pod, Kind.SUCCESS, "", "", value=envelope.value)
+    return _said_failed(case, pod, envelope) if envelope.kind == FAILURE else None
+
+
+def _said_failed(case: _Case, pod: SeenPod | None, envelope: Envelope) -> Outcome:
     value: object = envelope.value
     said = cast("dict[str, object]", value) if isinstance(value, dict) else {}
     name, message = str(said.get("type") or "JobFailed"), str(said.get("message") or "")
     if not said.get("retryable", True):
         return case.of(pod, Kind.FATAL, name, message)
-    disruption = _disruption(pod)
+    disruption = None if pod is None else _disruption(pod)
     if disruption is not None:  # it was told to stop, and says so
         return case.of(pod, Kind.INFRASTRUCTURE, disruption[0], f"{disruption[1]}; the pod said {name}: {message}")
     return case.of(pod, Kind.RETRYABLE, name, message)

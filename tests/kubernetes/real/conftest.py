@@ -15,13 +15,17 @@ import yaml
 # Test folders are no packages; these have helpers of their own.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from apikit.asgi import served
 from planekit.fixtures import namespace, plane
 from planekit.node import Kubelet
 from planekit.patience import eventually
 from planekit.plane import ControlPlane
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from durableflow import ActivityFailed, Context, Engine, RetryPolicy, Settings, workflow
 from durableflow.authoring.registry import DEFAULT
+from durableflow.http.callbacks import callback_routes
 from durableflow.kubernetes.activity import GpuJob, gpu_job
 from durableflow.kubernetes.connection import configured
 from durableflow.kubernetes.informer import Times
@@ -32,6 +36,8 @@ __all__ = ["namespace", "plane"]
 
 MANIFESTS = Path(__file__).parents[3] / "examples" / "gpu_job" / "manifests"
 GPU = "nvidia-h200"
+# What the ClusterRole system:auth-delegator allows, to which the manifest binds.
+REVIEWS = [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]
 TAINT = Toleration(key="nvidia.com/gpu", value="present", effect="NoSchedule")
 
 
@@ -79,7 +85,9 @@ class Cluster:
     def kubeconfig(self, rights: Sequence[Any] | None = None) -> Path:
         """Of an account with the rights of the manifest, or with these."""
         given = rules() if rights is None else list(rights)
-        return self.plane.kubeconfig("worker", rules=given, namespace=self.namespace, url=self.server)
+        return self.plane.kubeconfig(
+            "worker", rules=given, namespace=self.namespace, cluster_rules=REVIEWS, url=self.server
+        )
 
     @asynccontextmanager
     async def open(self, rights: Sequence[Any] | None = None, **options: Any) -> AsyncIterator[Engine]:
@@ -96,6 +104,25 @@ class Cluster:
         )
         async with engine, self.jobs:
             yield engine
+
+    @asynccontextmanager
+    async def with_callbacks(self, **options: Any) -> AsyncIterator[Engine]:
+        """The same, with the door of `durableflow.http` open to pods."""
+
+        async def door(scope: Any, receive: Any, send: Any) -> None:
+            await Starlette(routes=[Mount("/jobs", routes=callback_routes(self.jobs.callbacks))])(scope, receive, send)
+
+        async with served(door) as url, self.open(callback=f"{url}/jobs", **options) as engine:
+            yield engine
+
+    def rights_without(self, resource: str, verb: str) -> list[dict[str, Any]]:
+        """Those of the manifest but one."""
+        left = [
+            each | {"verbs": [other for other in each["verbs"] if resource not in each["resources"] or other != verb]}
+            for each in rules()
+        ]
+        assert left != rules(), "the manifest does not give this right"
+        return [each for each in left if each["verbs"]]
 
     async def ask(self, method: str, path: str, body: object = None) -> Any:
         return await asyncio.to_thread(self.plane.request, method, path, body)

@@ -243,3 +243,57 @@ async def test_an_exit_code_that_is_mapped_as_fatal_is_not_tried_again(cluster: 
     async with cluster.open() as engine:
         result = await (await engine.start(cluster.training, 1)).result(timeout=60)
         assert result[:2] == ["ExitCode", 1]
+
+
+@pytest.mark.parametrize(
+    "program", ["runtime.complete(given)", "runtime.complete('x' * 20_000)"], ids=["small", "large"]
+)
+async def test_a_pod_calls_back_with_its_own_token(cluster: Cluster, node: Kubelet, value: str) -> None:
+    cluster.define(f"assert runtime.heartbeat('here')\nruntime.complete({value})\nimport time; time.sleep(1)")
+    async with cluster.with_callbacks() as engine:
+        handle = await engine.start(cluster.training, 7)
+        assert await handle.result(timeout=60) == (7 if value == "given" else "x" * 20_000)
+        await cluster.empty()
+        assert cluster.jobs.statistics().outcomes == {"success": 1}
+
+
+RIGHTS = [
+    ("jobs", "create", "Forbidden"),
+    ("configmaps", "create", "Forbidden"),
+    ("pods", "list", "waits"),
+    ("jobs", "delete", "stays"),
+    ("jobs", "list", 7),  # needed by a worker that did not send the Job itself
+    ("jobs", "watch", 7),  # it lists again and again
+    ("pods", "watch", 7),
+    ("jobs", "get", 7),  # asked for only where a POST had no answer
+    ("pods", "get", 7),  # only for callbacks of pods that no watch has told of
+    ("pods/log", "get", 7),  # a failure without its last lines
+    ("events", "list", 7),
+]
+
+
+@pytest.mark.parametrize(("resource", "verb", "result"), RIGHTS, ids=[f"{verb}-{what}" for what, verb, _ in RIGHTS])
+async def test_a_right_that_is_missing_is_an_error_or_is_waited_for_or_does_no_harm(
+    cluster: Cluster, node: Kubelet, monkeypatch: pytest.MonkeyPatch, resource: str, verb: str, result: Any
+) -> None:
+    monkeypatch.setattr("durableflow.kubernetes.submit._REFUSED_S", 1.0)
+    cluster.define("runtime.complete(given)")
+    rights = cluster.rights_without(resource, verb)
+    async with cluster.open(rights) as engine:
+        handle = await engine.start(cluster.training, 7)
+        if result == 7:
+            assert await handle.result(timeout=60) == 7
+            await cluster.empty()
+        elif result == "Forbidden":
+            kind, _, message, _ = await handle.result(timeout=60)
+            assert kind == "Forbidden"
+            assert f'cannot {verb} resource "{resource}"' in message
+            await cluster.empty()
+        else:
+            if result == "stays":
+                assert await handle.result(timeout=60) == 7
+            await asyncio.sleep(2)
+            assert len(await cluster.items("jobs")) == 1
+            await asyncio.to_thread(cluster.kubeconfig)  # somebody grants it
+            assert await handle.result(timeout=60) == 7
+            await cluster.empty()
