@@ -245,9 +245,7 @@ async def test_an_exit_code_that_is_mapped_as_fatal_is_not_tried_again(cluster: 
         assert result[:2] == ["ExitCode", 1]
 
 
-@pytest.mark.parametrize(
-    "program", ["runtime.complete(given)", "runtime.complete('x' * 20_000)"], ids=["small", "large"]
-)
+@pytest.mark.parametrize("value", ["given", "'x' * 20_000"], ids=["small", "large"])
 async def test_a_pod_calls_back_with_its_own_token(cluster: Cluster, node: Kubelet, value: str) -> None:
     cluster.define(f"assert runtime.heartbeat('here')\nruntime.complete({value})\nimport time; time.sleep(1)")
     async with cluster.with_callbacks() as engine:
