@@ -19,6 +19,7 @@ from durableflow import (
     activity_context,
     workflow,
 )
+from durableflow.errors import RemoteError
 from durableflow.observe import facts
 
 if TYPE_CHECKING:
@@ -131,6 +132,21 @@ async def test_a_failure_that_does_not_count_can_still_be_final(world: World, qu
         handle = await asking.begin(world, engine)
         assert not await engine.fail(await asking.open_attempt(world, engine), "Preempted", counts=False)
         assert await handle.result(timeout=5) == ["Preempted", 1]
+
+
+@pytest.mark.slow
+@both
+async def test_an_error_that_is_passed_on_keeps_its_name_for_the_policy_and_its_traceback(
+    world: World, queue: str | None
+) -> None:
+    asking = Asking(queue, retry=RetryPolicy(max_attempts=5, no_retry_on=["OutOfMemory"]))
+    async with world.engine(**asking.known) as engine:
+        handle = await asking.begin(world, engine)
+        attempt = await asking.open_attempt(world, engine)
+        assert not await engine.fail(attempt, RemoteError("OutOfMemory", "too large", "the last lines"))
+        assert await handle.result(timeout=5) == ["OutOfMemory", 1]
+        (failed,) = [each for each in (await engine.view("a")).tasks if each.failure is not None]
+        assert failed.failure.traceback_text == "the last lines"
 
 
 @pytest.mark.slow
