@@ -102,7 +102,7 @@ async def test_everything_ends_once_and_nothing_is_left(
     watching = asyncio.create_task(ledger.informer.run())
     try:
         async with AsyncExitStack() as stack, Client(cluster.url) as client:
-            nodes = [await stack.enter_async_context(Kubelet(plane, f"storm-{n}", gpus=8)) for n in range(3)]
+            nodes = [await stack.enter_async_context(Kubelet(plane, f"storm-{n}", gpus=3)) for n in range(3)]
             stack.callback(workers.end)
             workers.begin()
             workers.begin()
