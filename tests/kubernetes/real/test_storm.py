@@ -45,22 +45,22 @@ class Workers:
         self.kills = 0
 
     def begin(self) -> None:
-        self.processes.append(
-            subprocess.Popen(
-                self._command, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
-            )
+        silence = subprocess.DEVNULL
+        process = subprocess.Popen(
+            self._command, env=self._env, stdin=subprocess.PIPE, stdout=silence, stderr=silence, text=True
         )
+        self.processes.append(process)
 
     def kill(self, which: int) -> None:
         process = self.processes.pop(which)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         self.kills += 1
 
     def end(self) -> None:
         for process in self.processes:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 class Ledger:

@@ -60,8 +60,7 @@ async def main(store: str, kubeconfig: str, namespace: str) -> None:
         sweep_s=3,
     )
     async with engine, jobs:
-        print("ready", flush=True)
-        await asyncio.Event().wait()
+        await asyncio.to_thread(sys.stdin.read)  # until whoever began it is gone
 
 
 if __name__ == "__main__":
