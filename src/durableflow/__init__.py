@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from durableflow.model.retry import RetryPolicy
     from durableflow.model.schedule import Calendar, Cron, Interval, Schedule, slot_of
     from durableflow.model.status import Status
+    from durableflow.model.tokens import OpenAttempt
     from durableflow.observe.webhook import WebhookSink
     from durableflow.outbox import Outbox
     from durableflow.runtime.alert_policy import AlertPolicy
@@ -167,6 +168,7 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
             "slot_of",
         ),
         "model.status": ("Status",),
+        "model.tokens": ("OpenAttempt",),
         "observe.webhook": ("WebhookSink",),
         "outbox": ("Outbox",),
         "runtime.alert_policy": ("AlertPolicy",),
@@ -243,6 +245,7 @@ __all__ = [
     "MessageFailed",
     "NonRetryableError",
     "NondeterminismError",
+    "OpenAttempt",
     "OtherInstance",
     "Outbox",
     "Page",

@@ -26,6 +26,7 @@ from durableflow.errors import EngineClosed, UsageError
 from durableflow.handle import Handle
 from durableflow.model.duration import Duration
 from durableflow.model.schedule import Schedule, Spec
+from durableflow.observe.facts import Fact
 from durableflow.runtime.filters import InstanceFilter
 from durableflow.runtime.worker import WorkerStatistics
 from durableflow.schedules import Schedules, ScheduleView
@@ -353,6 +354,8 @@ class BlockingClient:
     circuits = BlockingMethod(Client.circuits)
     reset_circuit = BlockingMethod(Client.reset_circuit)
     list = BlockingMethod(Client.list)
+    open_attempt = BlockingMethod(Client.open_attempt)
+    open_attempts = BlockingMethod(Client.open_attempts)
     complete = BlockingMethod(Client.complete)
     fail = BlockingMethod(Client.fail)
     heartbeat = BlockingMethod(Client.heartbeat)
@@ -402,6 +405,14 @@ class BlockingEngine(BlockingClient):
             self.asynchronous.register(*definitions)
 
         self.loop_thread.call(register)
+
+    def listen(self, listener: Callable[[Fact], None]) -> Callable[[], None]:
+        """See `Engine.listen`; facts are told on the thread of the event loop."""
+
+        async def listen() -> Callable[[], None]:
+            return self.asynchronous.listen(listener)
+
+        return self.loop_thread.call(listen)
 
     def statistics(self) -> WorkerStatistics:
         """What the worker is doing; raises `EngineClosed` when this engine is not leading."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from durableflow.errors import (
 from durableflow.model import events as ev
 from durableflow.model.ids import check_name
 from durableflow.observe import facts
+from durableflow.observe.listeners import Listeners
 from durableflow.observe.log import log_fact
 from durableflow.observe.sinks import AlertSink
 from durableflow.runtime.alert_policy import AlertPolicy
@@ -43,7 +43,6 @@ from durableflow.runtime.worker import Alerting, Worker, WorkerStatistics
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_LOGGER: Final = logging.getLogger("durableflow.engine")
 _STANDBY_S: Final = 0.2
 _LOOK_FOR_ANSWER_S: Final = 2.0
 STORE_VARIABLE: Final = "DURABLEFLOW_STORE"
@@ -94,7 +93,7 @@ class Engine(Client):
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._registry = Registry(workflows or (), activities or ())
         self._takes_all = (workflows is None, activities is None)
-        self._listeners = (log_fact, *listeners)
+        self._listeners = Listeners(log_fact, *listeners)
         self._queues = read_queues(queues, self.settings.queue_concurrency)
         self._server: QueueServer | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -260,12 +259,13 @@ class Engine(Client):
 
         return asyncio.run(start_and_wait())
 
+    def listen(self, listener: Callable[[facts.Fact], None]) -> Callable[[], None]:
+        """Tell one more listener of each fact; calling what is returned ends that."""
+        self._listeners.add(listener)
+        return lambda: self._listeners.remove(listener)
+
     def _tell(self, fact: facts.Fact) -> None:
-        for listener in self._listeners:
-            try:
-                listener(fact)
-            except Exception:
-                _LOGGER.exception("a listener failed on %r; the engine goes on", fact)
+        self._listeners.tell(fact)
 
     # -- the short ways, when the instance is run here ------------------------------------------------------
 

@@ -9,6 +9,7 @@ from durableflow.backends.base import Backend
 from durableflow.model import converter
 from durableflow.model.ids import check_name
 from durableflow.model.queues import QueueStatus
+from durableflow.model.tokens import OpenAttempt
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.queues import queue_status, set_limits, set_paused
 from durableflow.runtime.starts import check_size
@@ -28,11 +29,22 @@ class Work:
 
     # -- activities that were handed over -------------------------------------------------------------------
 
-    async def complete(self, token: str, value: object = None) -> None:
+    async def open_attempt(self, instance_id: str, task: int) -> OpenAttempt | None:
+        """The attempt of task `task` that has a token and no result; None when there is none.
+
+        What it gives does the same as the token, for those who have the store itself.
+        """
+        return await Tokens(self._backend, self._clock).open_attempt(instance_id, task)
+
+    async def open_attempts(self) -> Sequence[tuple[str, int]]:
+        """Instance and task number of each attempt that has a token and no result, of activities without a queue."""
+        return await self._backend.offered_tasks()
+
+    async def complete(self, token: str | OpenAttempt, value: object = None) -> None:
         """Bring the result of an activity that was handed over; returns when it is durable.
 
         Args:
-            token: what `hand_over()` gave in the activity.
+            token: what `hand_over()` gave in the activity, or what `open_attempt()` found.
             value: what the activity is to return; it must fit the type that it is annotated with.
 
         Raises:
@@ -45,27 +57,44 @@ class Work:
         await Tokens(self._backend, self._clock).complete(token, data)
         self._note_written()
 
-    async def fail(self, token: str, error: BaseException | str, message: str = "", *, retryable: bool = True) -> bool:
+    async def fail(
+        self,
+        token: str | OpenAttempt,
+        error: BaseException | str,
+        message: str = "",
+        *,
+        retryable: bool = True,
+        counts: bool = True,
+        details: object = None,
+    ) -> bool:
         """Say that the attempt has failed; True when the retry policy allows another, which will ask anew.
 
         Args:
-            token: what `hand_over()` gave in the activity.
+            token: what `hand_over()` gave in the activity, or what `open_attempt()` found.
             error: an exception, or the name of a type for which `message` says more.
             retryable: False to let no attempt follow, whatever the policy says.
+            counts: False for what is not the attempt's fault: the retry policy does not count it.
+            details: plain JSON values for the next attempt, in place of the last heartbeat's; written with the failure.
 
         Raises:
             TokenRefused: as `complete` does.
         """
         failure, type_names = failure_of(error, message, retryable=retryable)
-        is_retried = await Tokens(self._backend, self._clock).fail(token, failure, type_names)
+        data: bytes | None = None
+        if details is not None:
+            data = converter.dump(details, "the details of a failed attempt")
+            check_size("the details of a failed attempt", data, self._payload_limit_bytes)
+        is_retried = await Tokens(self._backend, self._clock).fail(
+            token, failure, type_names, counts=counts, details=data
+        )
         self._note_written()
         return is_retried
 
-    async def heartbeat(self, token: str, details: object = None) -> bool:
+    async def heartbeat(self, token: str | OpenAttempt, details: object = None) -> bool:
         """Say that somebody is at it; False when the result is no longer wanted, and the work may stop.
 
         Args:
-            token: what `hand_over()` gave in the activity.
+            token: what `hand_over()` gave in the activity, or what `open_attempt()` found.
             details: plain JSON values; the next attempt, if there is one, can read them.
 
         Raises:

@@ -43,6 +43,11 @@ def test_importing_the_library_loads_few_modules() -> None:
     assert len(loaded) <= MODULES_MAX, f"{len(loaded)} modules: {json.dumps(sorted(loaded))}"
 
 
+def test_defining_a_gpu_job_loads_no_client_of_kubernetes() -> None:
+    added = loaded_by("from durableflow.kubernetes import Gpu, KubernetesJobs, configured, gpu_job, runtime")
+    assert added & {"kubernetes_asyncio", "aiohttp", "starlette", "yaml"} == set()
+
+
 def test_the_pytest_plugin_brings_no_driver_and_no_framework() -> None:
     """It is loaded into every test session of everyone who has the library installed."""
     added = loaded_by("import pytest; before = set(sys.modules)\nimport durableflow.testing.plugin")

@@ -198,6 +198,18 @@ def test_a_client_sees_what_an_engine_does(tmp_path: Path) -> None:
         assert client.status(handle.id).status is Status.COMPLETED
 
 
+def test_a_listener_hears_facts_until_it_leaves(tmp_path: Path) -> None:
+    heard: list[str] = []
+    with BlockingEngine(f"sqlite:///{tmp_path / 'test.db'}") as engine:
+        leave = engine.listen(lambda fact: heard.append(type(fact).__name__))
+        assert engine.start(doubled, 3).result(timeout=10) == 6
+        assert "InstanceEnded" in heard
+        leave()
+        heard.clear()
+        assert engine.start(doubled, 4).result(timeout=10) == 8
+        assert heard == []
+
+
 def test_nothing_of_the_asynchronous_surface_is_missing() -> None:
     def surface(kind: type) -> set[str]:
         return {name for name in dir(kind) if not name.startswith("_")}

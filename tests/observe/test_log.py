@@ -17,6 +17,7 @@ LINES = [
     (facts.WorkerLost("w"), "WARNING", "worker w was declared dead by another worker and has stopped"),
     (facts.InstancesClaimed(3), "DEBUG", "InstancesClaimed(count=3)"),
     (facts.InstancesHandedOver(3), "DEBUG", "InstancesHandedOver(count=3)"),
+    (facts.ActivityDropped("i", 3), "DEBUG", "ActivityDropped(instance_id='i', task=3)"),
     (facts.InstanceRecovered("i", 3), "DEBUG", "InstanceRecovered(instance_id='i', events=3)"),
     (facts.InstanceEnded("i", "flow", Status.FAILED), "DEBUG", "InstanceEnded(instance_id='i', workflow='flow'"),
     (facts.InstanceStalled("i", "no code"), "ERROR", "instance i is STALLED: no code"),

@@ -352,6 +352,8 @@ class ActivityContext:
         activity: its name.
         attempt: which one this is, counted from 1.
         is_transactional: whether it runs inside a transaction of the store, for which all others wait.
+        scheduled_at_us: when the workflow asked for it, in microseconds since 1970; the same for all attempts.
+        task: its number among what the workflow asked for.
     """
 
     __slots__ = (
@@ -359,13 +361,14 @@ class ActivityContext:
         "_details",
         "_is_cancelled",
         "_loop",
-        "_task",
         "_voice",
         "activity",
         "attempt",
         "cancel_reason",
         "instance_id",
         "is_transactional",
+        "scheduled_at_us",
+        "task",
     )
 
     def __init__(
@@ -377,9 +380,10 @@ class ActivityContext:
         details: bytes | None,
         voice: Voice,
         loop: asyncio.AbstractEventLoop | None = None,
+        scheduled_at_us: int = 0,
     ) -> None:
         self.instance_id = instance_id
-        self._task = task
+        self.task = task
         self.activity = activity_name
         self.attempt = attempt
         self._details = details
@@ -389,11 +393,12 @@ class ActivityContext:
         self.cancel_reason = ""
         self._loop = loop
         self.is_transactional = False
+        self.scheduled_at_us = scheduled_at_us
 
     @property
     def idempotency_key(self) -> str:
         """The same for all attempts of this call; pass it to the services you call."""
-        return f"{self.instance_id}/{self._task}"
+        return f"{self.instance_id}/{self.task}"
 
     @property
     def heartbeat_details(self) -> Any:

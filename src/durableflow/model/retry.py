@@ -23,6 +23,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         max_delay: no wait is longer.
         jitter: each wait is shortened by a random part of up to this share, 0 to 1.
         no_retry_on: exception classes (or their names) after which no attempt follows.
+        uncounted_losses: so many attempts, in a row, whose process died do not count; for activities that
+            take up what the lost attempt began.
     """
 
     max_attempts: int = 3
@@ -31,6 +33,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_delay: timedelta | float = 3600.0
     jitter: float = 0.0
     no_retry_on: Sequence[type[BaseException] | str] = ()
+    uncounted_losses: int = 0
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
@@ -39,6 +42,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"backoff is {self.backoff!r}, but waits must not shrink: at least 1, and finite")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter is {self.jitter!r}, but it is a share from 0 to 1")
+        if self.uncounted_losses < 0:
+            raise ValueError(f"uncounted_losses is {self.uncounted_losses!r}, but a number of attempts is not negative")
         to_us(self.initial, "initial")
         to_us(self.max_delay, "max_delay")
 
@@ -52,6 +57,7 @@ class StoredRetry(msgspec.Struct, frozen=True, array_like=True):
     max_delay_us: int = 3_600_000_000
     jitter: float = 0.0
     no_retry_on: tuple[str, ...] = ()
+    uncounted_losses: int = 0
 
     def gives_up_after(self, attempts_made: int, type_names: Sequence[str]) -> bool:
         """True when no attempt follows: all are used, or an exception of these types must not be retried.
@@ -98,4 +104,5 @@ def store_retry(policy: RetryPolicy | int) -> StoredRetry:
         max_delay_us=to_us(policy.max_delay, "max_delay"),
         jitter=policy.jitter,
         no_retry_on=tuple(item if isinstance(item, str) else qualified_name(item) for item in policy.no_retry_on),
+        uncounted_losses=policy.uncounted_losses,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -22,12 +22,37 @@ _NUMBERS_MAX: Final = 2**53
 
 
 class TokenParts(NamedTuple):
-    """What a token says: which attempt of which activity, and the digest of its secret."""
+    """What a token says: which attempt of which activity, and the digest of its secret.
+
+    `digest` is None for those who have the store, and so need no token.
+    """
 
     instance_id: str
     task: int
     attempt: int
-    digest: bytes
+    digest: bytes | None
+
+
+class OpenAttempt(msgspec.Struct, frozen=True):
+    """An attempt for which a token was given out, and which has no result yet.
+
+    Takes the place of the token for those who have the store itself: `client.complete(attempt, value)`.
+
+    Attributes:
+        instance_id: the instance that asked for it.
+        task: its number there; part of the idempotency key.
+        attempt: which one it is, counted from 1.
+        activity: its name.
+        details: plain JSON values of the last heartbeat with the token, or of an earlier attempt's; None without.
+        scheduled_at_us: when the workflow asked for the activity, in microseconds since 1970.
+    """
+
+    instance_id: str
+    task: int
+    attempt: int
+    activity: str
+    details: Any
+    scheduled_at_us: int
 
 
 def new_token(instance_id: str, task: int, attempt: int, bits: int) -> tuple[str, bytes]:

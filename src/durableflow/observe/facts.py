@@ -35,6 +35,13 @@ class InstancesHandedOver(msgspec.Struct, frozen=True):
     count: int
 
 
+class ActivityDropped(msgspec.Struct, frozen=True):
+    """A workflow, or its end, no longer wants the result of an activity that is under way; that is durable."""
+
+    instance_id: str
+    task: int
+
+
 class InstanceRecovered(msgspec.Struct, frozen=True):
     """An instance was replayed from its history into memory."""
 
@@ -212,6 +219,7 @@ Fact: TypeAlias = (
     | WorkerLost
     | InstancesClaimed
     | InstancesHandedOver
+    | ActivityDropped
     | InstanceRecovered
     | InstanceEnded
     | InstanceStalled

@@ -150,20 +150,32 @@ def timed_out(name: str, attempt: int, why: str) -> Failure:
 
 
 def failed_attempt(
-    activity: PendingActivity, failure: Failure, type_names: tuple[str, ...], clock: Moment
+    activity: PendingActivity,
+    failure: Failure,
+    type_names: tuple[str, ...],
+    clock: Moment,
+    *,
+    counts: bool = True,
+    details: bytes | None = None,
 ) -> ev.AttemptFailed | ev.ActivityFailed:
     """What follows the failure of the current attempt: another attempt, or the end.
 
     Judged once, by the time of the failure, and recorded; replay never judges again.
+
+    Args:
+        counts: whether it is one of those that the retry policy allows.
+        details: what the next attempt reads; by default the last heartbeat's.
     """
     options = activity.options
     retry = (options and options.retry) or DEFAULT_RETRY
     made = activity.attempt - activity.uncounted
     now_us = clock.now_us()
-    if not retry.gives_up_after(made, type_names):
-        lost = failure.type_name == WORKER_LOST
+    lost = failure.type_name == WORKER_LOST
+    counts = counts and not (lost and activity.losses < retry.uncounted_losses)
+    if not retry.gives_up_after(made if counts else made - 1, type_names):
         retry_at_us = now_us if lost else now_us + retry.delay_us(made, clock.draw())
         limit_us = options.schedule_to_close_us if options is not None else 0
         if not limit_us or retry_at_us < activity.scheduled_at_us + limit_us:
-            return ev.AttemptFailed(activity.task, activity.attempt, failure, retry_at_us, details=activity.details)
+            details = activity.details if details is None else details
+            return ev.AttemptFailed(activity.task, activity.attempt, failure, retry_at_us, counts, details)
     return ev.ActivityFailed(activity.task, failure, made, activity.attempt)

@@ -99,6 +99,7 @@ class Attempts(Places):
             activity.details,
             attempt,
             None if definition.is_async else self._loop,
+            activity.scheduled_at_us,
         )
         options = activity.options
         if options is not None:

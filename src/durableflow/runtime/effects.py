@@ -62,6 +62,7 @@ class Effects:
             self._ends.tell_status(live.id)
         for number in turn.cancelled:
             self._cancel(live, number)
+            self._means.tell(facts.ActivityDropped(live.id, number))
         for event in turn.answered:
             self._answers.tell(live.id, event)
         if live.log is not None and turn.events:

@@ -1,0 +1,460 @@
+"""Jobs of an engine's activities: sent, watched, judged, told to the store, and deleted.
+
+Rule 1. The store says what is wanted, the cluster what is there; nothing that only this process knows is needed by any
+other. So workers side by side may do the same, and the first wins.
+Rule 2. A Job is deleted when the end of its attempt is durable, or when no attempt wants it; never because a worker
+ends.
+Rule 3. What did not work is tried again; a sweep finds what nobody was told of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Self
+
+import msgspec
+
+from durableflow import ActivityContext, Engine, OpenAttempt, StorageError, TokenRefused, UsageError
+from durableflow.kubernetes.account import Archive, describe
+from durableflow.kubernetes.activity import GpuJob
+from durableflow.kubernetes.board import Board, Case
+from durableflow.kubernetes.callbacks import PodCallbacks
+from durableflow.kubernetes.connection import ApiClosed, ApiRefused, ApiSilent, Configure, Connection, configured
+from durableflow.kubernetes.documents import Job, Pod
+from durableflow.kubernetes.identity import DEPLOYMENT, Identity
+from durableflow.kubernetes.informer import Informer, Times
+from durableflow.kubernetes.ledger import Entry, Ledger, Standing, check_result
+from durableflow.kubernetes.manifest import documents
+from durableflow.kubernetes.outcome import Kind, Outcome, Pending, decide
+from durableflow.kubernetes.progress import Progress, progress_in
+from durableflow.kubernetes.runners import register, unregister
+from durableflow.kubernetes.spec import check_label, rules_of
+from durableflow.kubernetes.statistics import JobStatistics, Tally
+from durableflow.kubernetes.submit import Submission, SubmitFailed, delete_job
+from durableflow.observe import facts
+
+_LOGGER: Final = logging.getLogger("durableflow.kubernetes")
+_AT_ONCE: Final = 16
+"""So many cases are told to the store, or deleted, at a time."""
+_SUBMIT_AT_ONCE: Final = 32
+_US: Final = 1_000_000
+_RETRY_S: Final = 0.5
+_RETRY_S_MAX: Final = 30.0
+_EVENTS_AFTER_US: Final = 3 * _US
+_EVENTS_EVERY_US: Final = 20 * _US
+_DELETE_AGAIN_S: Final = 20.0
+_WITHOUT_LOG: Final = frozenset({"NodeLost", "PodGone", "JobDeleted", "PodRefused", "ImagePull", "ConfigMissing"})
+
+
+class KubernetesJobs:
+    """Beside an engine: `async with engine, KubernetesJobs(engine, deployment="orders", namespace="gpus"): ...`.
+
+    Args:
+        engine: whose activities are Jobs.
+        deployment: whose Jobs these are; a DNS label that no other store has in the namespace.
+        namespace: where they are.
+        cluster: the name by which activities ask for it.
+        configure: where the server is; by default as the pod is told, or `kubectl`.
+        callback: URL at which pods reach `durableflow.http.callbacks`; None without.
+        times: of the watches.
+        sweep_s: how often cluster and store are compared.
+        now_us: the time.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        deployment: str,
+        namespace: str = "default",
+        cluster: str = "default",
+        configure: Configure | None = None,
+        callback: str | None = None,
+        times: Times | None = None,
+        sweep_s: float = 60.0,
+        now_us: Callable[[], int] | None = None,
+    ) -> None:
+        check_label("deployment", deployment)
+        check_label("namespace", namespace)
+        self.deployment = deployment
+        self.namespace = namespace
+        self.cluster = cluster
+        self._engine = engine
+        self._callback = None if callback is None else callback.rstrip("/")
+        self._sweep_s = sweep_s
+        self._now_us = now_us or (lambda: time.time_ns() // 1_000)
+        self.connection = Connection(configure or configured())
+        self.ledger = Ledger(engine)
+        self.board = Board(self._now_us, self._touch)
+        self.callbacks = PodCallbacks(
+            self.connection, namespace, self.board, self.ledger, self._tell_said, self._now_us
+        )
+        self._archive = Archive(self.connection, namespace)
+        self._tally = Tally()
+        self._ready: asyncio.Queue[Case] = asyncio.Queue()
+        self._queued: set[Case] = set()
+        self._submitting = asyncio.Semaphore(_SUBMIT_AT_ONCE)
+        self._definitions: dict[str, GpuJob[Any]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._leave: Callable[[], None] | None = None
+        times = times or Times()
+        selector = f"{DEPLOYMENT}={deployment}"
+        self._jobs: Informer[Job] = Informer(
+            self.connection,
+            f"/apis/batch/v1/namespaces/{namespace}/jobs",
+            selector,
+            Job,
+            seen=self.board.see_job,
+            lost=self.board.lose_job,
+            listed=_nothing,
+            times=times,
+        )
+        self._pods: Informer[Pod] = Informer(
+            self.connection,
+            f"/api/v1/namespaces/{namespace}/pods",
+            selector,
+            Pod,
+            seen=self.board.see_pod,
+            lost=self.board.lose_pod,
+            listed=_nothing,
+            times=times,
+        )
+
+    # -- life cycle -----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._tasks:
+            raise UsageError("these KubernetesJobs are open already")
+        register(self.cluster, self)
+        try:
+            await self.connection.open()
+        except BaseException:
+            unregister(self.cluster, self)
+            raise
+        self._leave = self._engine.listen(self._hear)
+        loops = [self._jobs.run(), self._pods.run(), self._sweep(), *(self._work() for _ in range(_AT_ONCE))]
+        self._tasks = [asyncio.create_task(loop, name="durableflow kubernetes") for loop in loops]
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Let everything be as it is: Jobs go on, and whoever comes next finds them."""
+        unregister(self.cluster, self)
+        if self._leave is not None:
+            self._leave()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        for case in self.board.cases.values():
+            if case.alarm is not None:
+                case.alarm.cancel()
+        await self.connection.close()
+
+    async def wait_until_synced(self) -> None:
+        """Return when what is in the cluster is known."""
+        await self._jobs.synced.wait()
+        await self._pods.synced.wait()
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether it is known."""
+        return self._jobs.synced.is_set() and self._pods.synced.is_set()
+
+    def statistics(self) -> JobStatistics:
+        """What was counted since it was opened."""
+        tally = self._tally
+        jobs, pods = self._jobs.statistics(), self._pods.statistics()
+        waiting = Counter(case.phase for case in self.board.cases.values() if not case.is_closed and case.identity)
+        return JobStatistics(
+            submitted=tally.submitted,
+            adopted=tally.adopted,
+            outcomes=dict(tally.outcomes),
+            reasons=dict(tally.reasons),
+            deleted=tally.deleted,
+            waiting=dict(waiting),
+            queue_wait_s=tally.queue_wait_us / _US,
+            run_s=tally.run_us / _US,
+            gpu_seconds=tally.gpu_seconds(),
+            jobs_silent_s=jobs.silent_s,
+            pods_silent_s=pods.silent_s,
+            lists=jobs.lists + pods.lists,
+            api_errors=self.connection.errors,
+        )
+
+    # -- submitting -----------------------------------------------------------------------------------------
+
+    async def submit(self, definition: GpuJob[Any], context: ActivityContext, input: bytes) -> None:
+        """See to it that the Job of an attempt is there; when this returns, the attempt may be handed over.
+
+        The intent is durable before anything is sent, and the name is the same for whoever tries again.
+        """
+        self._definitions[definition.name] = definition
+        progress = progress_in(context.heartbeat_details) or Progress(
+            deployment=self.deployment, namespace=self.namespace
+        )
+        identity = Identity(
+            deployment=self.deployment,
+            instance_id=context.instance_id,
+            task=context.task,
+            scheduled_at_us=context.scheduled_at_us,
+            number=progress.number,
+            activity=definition.name,
+        )
+        token = await context.hand_over()
+        await self.ledger.begin(token, progress)
+        rules = rules_of(definition.spec, identity.name)
+        limit_us = rules.schedule_us + context.scheduled_at_us if rules.schedule_us else 0
+        sent = documents(
+            definition.spec, identity, self.namespace, input, details=progress.user, callback=self._callback
+        )
+        case = self.board.expect(identity, rules)
+        try:
+            async with self._submitting:
+                late = lambda: bool(limit_us) and self._now_us() >= limit_us  # noqa: E731  # read in one place
+                submission = Submission(self.connection, self.namespace, identity, sent, late)
+                job, is_adopted = await submission.run()
+        except BaseException as error:
+            if not case.uid:
+                self.board.forget(case)  # if it is there after all, it is seen
+            if isinstance(error, ApiClosed):
+                await self.ledger.give_back(token, progress, "these KubernetesJobs were closed while a Job was sent")
+                return
+            if not isinstance(error, SubmitFailed):
+                raise
+            outcome = error.outcome
+            text = describe(outcome, identity.name, ())
+            ended = await self.ledger.end(token, progress, outcome, text, "", rules.infrastructure_retries)
+            self._tally.outcomes[ended.kind.value] += 1
+            self._tally.reasons[ended.reason] += 1
+            return
+        with suppress(TokenRefused):  # it may have its end already
+            await self.ledger.begin(token, msgspec.structs.replace(progress, is_sent=True))
+        self._tally.adopted += is_adopted
+        self._tally.submitted += not is_adopted
+        if self.board.cases.get(case.name) is case:
+            if not case.uid:
+                self.board.see_job(job)
+            self._touch(case)  # it may be over since, and has waited for this attempt
+
+    # -- what is told ---------------------------------------------------------------------------------------
+
+    def _hear(self, fact: facts.Fact) -> None:
+        """Facts of the engine, on its loop."""
+        match fact:
+            case facts.ActivityDropped(instance_id=instance_id, task=task):
+                for each in self.board.of_task(instance_id, task):
+                    each.is_unwanted = True
+                    self._touch(each)
+            case facts.InstanceEnded(instance_id=instance_id):
+                for each in self.board.of_instance(instance_id):
+                    self._touch(each)
+            case _:
+                pass
+
+    def _touch(self, case: Case) -> None:
+        """There is news of it, or its moment has come."""
+        if case.alarm is not None:
+            case.alarm.cancel()
+            case.alarm = None
+        if case not in self._queued:
+            self._queued.add(case)
+            self._ready.put_nowait(case)
+
+    def _touch_in(self, case: Case, seconds: float) -> None:
+        if case.alarm is not None:
+            case.alarm.cancel()
+        case.alarm = asyncio.get_running_loop().call_later(max(0.0, seconds), self._touch, case)
+
+    def _try_again(self, case: Case) -> None:
+        case.tries += 1
+        pause_s = min(_RETRY_S * 2 ** min(case.tries - 1, 10), _RETRY_S_MAX)
+        self._touch_in(case, pause_s * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
+
+    async def _work(self) -> None:
+        while True:
+            case = await self._ready.get()
+            self._queued.discard(case)
+            if self.board.cases.get(case.name) is not case:
+                continue
+            try:
+                await self._look_at(case)
+            except (StorageError, ApiRefused, ApiSilent) as error:
+                _LOGGER.debug("Job %s is looked at again: %s", case.name, error)
+                self._try_again(case)
+            except Exception:
+                _LOGGER.exception("Job %s cannot be looked at; it is tried again", case.name)
+                self._try_again(case)
+
+    async def _look_at(self, case: Case) -> None:
+        if case.identity is None:
+            return
+        if case.is_over:
+            self.board.forget(case)
+            return
+        if case.is_unwanted or case.is_closed:
+            await self._delete(case)
+            return
+        answer = decide(case.seen, case.rules, self._now_us())
+        if isinstance(answer, Outcome):
+            await self._end(case, case.identity, answer)
+            return
+        case.phase = answer.phase
+        self._wait(case, answer)
+        if answer.phase in ("starting", "unschedulable") and self._wants_events(case):
+            await self._read_events(case)
+
+    def _wait(self, case: Case, answer: Pending) -> None:
+        seconds = None if answer.next_us is None else (answer.next_us - self._now_us()) / _US + 0.001
+        if answer.phase in ("starting", "unschedulable"):
+            seconds = min(_EVENTS_EVERY_US / _US, _DELETE_AGAIN_S if seconds is None else seconds)
+        if seconds is not None:
+            self._touch_in(case, seconds)
+
+    # -- events ---------------------------------------------------------------------------------------------
+
+    def _wants_events(self, case: Case) -> bool:
+        now_us = self._now_us()
+        if not case.events_us:
+            case.events_us = now_us + _EVENTS_AFTER_US - _EVENTS_EVERY_US
+            self._touch_in(case, _EVENTS_AFTER_US / _US)
+        return now_us - case.events_us >= _EVENTS_EVERY_US
+
+    async def _read_events(self, case: Case) -> None:
+        case.events_us = self._now_us()
+        for uid in (case.uid, *(each.pod.metadata.uid for each in case.seen.live_pods)):
+            for event in await self._archive.events(uid) if uid else ():
+                case.seen.see_event(event, self._now_us())
+
+    # -- ends -----------------------------------------------------------------------------------------------
+
+    async def _end(self, case: Case, identity: Identity, outcome: Outcome) -> None:
+        """Tell the store, if it still waits for that."""
+        entry = await self.ledger.look_up(identity)
+        if entry.standing is Standing.OVER:
+            case.is_unwanted = True
+            self._touch(case)
+        elif entry.standing is Standing.LATER or entry.attempt is None or entry.progress is None:
+            self._try_again(case)
+        elif outcome.reason == "HeartbeatTimeout" and entry.progress.beat_us > case.seen.beat_us:
+            case.seen.beat_us = entry.progress.beat_us  # another process has heard it
+            self._touch(case)
+        else:
+            try:
+                await self._tell(case, entry.attempt, entry.progress, outcome)
+            except TokenRefused:  # somebody else was quicker, or another attempt is about to adopt
+                self._try_again(case)
+                return
+            case.is_closed = True
+            case.tries = 0
+            self._touch(case)
+
+    async def _tell_said(self, case: Case, entry: Entry, outcome: Outcome) -> None:
+        """The pod itself has said it over HTTP."""
+        assert entry.attempt is not None
+        assert entry.progress is not None
+        await self._tell(case, entry.attempt, entry.progress, outcome)
+        case.is_closed = True
+        self._touch(case)
+
+    async def _tell(self, case: Case, attempt: OpenAttempt, progress: Progress, outcome: Outcome) -> None:
+        definition = self._definitions.get(attempt.activity)
+        if definition is not None:
+            outcome = check_result(outcome, definition.load_result)
+        text = log = ""
+        if outcome.kind is not Kind.SUCCESS:
+            await self._read_last_events(case, outcome)
+            if outcome.reason == "PodDeleted":
+                again = decide(case.seen, case.rules, self._now_us())  # the events may know why
+                outcome = again if isinstance(again, Outcome) else outcome
+            if outcome.pod and outcome.reason not in _WITHOUT_LOG:
+                log = await self._archive.log_tail(outcome.pod)
+            text = describe(outcome, case.name, list(case.seen.events.values()))
+        told = await self.ledger.end(attempt, progress, outcome, text, log, case.rules.infrastructure_retries)
+        self._tally.count(case, told, self._now_us())
+
+    async def _read_last_events(self, case: Case, outcome: Outcome) -> None:
+        for uid in (case.uid, outcome.pod_uid):
+            for event in await self._archive.events(uid) if uid else ():
+                case.seen.see_event(event, self._now_us())
+
+    async def _delete(self, case: Case) -> None:
+        """Until it is gone; the informer says when."""
+        if not case.uid:  # it was to be sent, and may be: if so, it is seen
+            self._touch_in(case, _DELETE_AGAIN_S)
+            return
+        job = case.seen.job
+        if job is not None and job.metadata.deletion_timestamp is not None:
+            return
+        if await delete_job(self.connection, self.namespace, case.name, case.uid):
+            self._tally.deleted += 1
+            case.tries = 0
+            self._touch_in(case, _DELETE_AGAIN_S)
+        else:
+            self._try_again(case)
+
+    # -- the sweep ------------------------------------------------------------------------------------------
+
+    async def _sweep(self) -> None:
+        while True:
+            await self.wait_until_synced()
+            try:
+                await self._compare()
+            except (StorageError, ApiRefused, ApiSilent) as error:
+                _LOGGER.debug("the sweep is tried again: %s", error)
+            except Exception:
+                _LOGGER.exception("the sweep failed; it is tried again")
+            await asyncio.sleep(self._sweep_s * random.uniform(0.8, 1.2))  # noqa: S311  # no secret
+
+    async def _compare(self) -> None:
+        """Jobs that no attempt wants, and attempts whose Job is not there."""
+        self.board.forget_old()
+        for case in list(self.board.cases.values()):
+            if case.identity is None or case.is_unwanted or case.is_closed:
+                self._touch(case)
+                continue
+            entry = await self.ledger.look_up(case.identity)
+            if entry.standing is Standing.OVER:
+                case.is_unwanted = True
+                self._touch(case)
+        for attempt, progress in await self.ledger.open_attempts():
+            if (progress.deployment, progress.namespace) == (self.deployment, self.namespace):
+                await self._look_for(attempt, progress)
+
+    async def _look_for(self, attempt: OpenAttempt, progress: Progress) -> None:
+        """The Job of an open attempt was there; if it is not, somebody has deleted it."""
+        identity = Identity(
+            deployment=self.deployment,
+            instance_id=attempt.instance_id,
+            task=attempt.task,
+            scheduled_at_us=attempt.scheduled_at_us,
+            number=progress.number,
+            activity=attempt.activity,
+        )
+        if identity.name in self.board.cases:
+            return
+        try:
+            await self.connection.ask("GET", f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{identity.name}")
+        except ApiRefused as refused:
+            if refused.status != 404:
+                raise
+        else:
+            return
+        outcome = Outcome(Kind.RETRYABLE, "JobDeleted", "its Job is gone, and nobody saw how it ended")
+        definition = self._definitions.get(attempt.activity)
+        retries = 10 if definition is None else definition.spec.infrastructure_retries
+        try:
+            await self.ledger.end(attempt, progress, outcome, describe(outcome, identity.name, ()), "", retries)
+        except TokenRefused:
+            return
+        self._tally.outcomes[outcome.kind.value] += 1
+        self._tally.reasons[outcome.reason] += 1
+
+
+def _nothing() -> None:
+    """A list came to its end."""

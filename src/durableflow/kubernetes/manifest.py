@@ -1,0 +1,292 @@
+"""From an activity and its input to documents for an API server. Pure: no clock, no network, no dice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any, Final, NamedTuple, TypeGuard, cast
+
+import msgspec
+
+from durableflow.kubernetes.identity import DEPLOYMENT, DOMAIN, Identity, annotations_of
+from durableflow.kubernetes.spec import OWN_ENV, JobSpec, rules_of, seconds
+
+MAIN: Final = "main"
+"""The container whose end is the attempt's."""
+AUDIENCE: Final = "durableflow"
+"""For whom the pod's token is good."""
+INPUT_KEY: Final = "input.json"
+_INPUT_FOLDER: Final = "/var/run/durableflow/input"
+_TOKEN_FOLDER: Final = "/var/run/secrets/durableflow"  # noqa: S105  # a folder
+_MESSAGE_PATH: Final = "/dev/termination-log"
+_TOKEN_SECONDS: Final = 3_600
+_QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+
+Document = dict[str, Any]
+
+
+class Documents(NamedTuple):
+    """A Job, the digest by which it is known again, and what its pod reads as `input.json`."""
+
+    job: Document
+    spec_hash: str
+    input: str
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """What the pod is given to read: one line of JSON.
+
+    Attributes:
+        arguments: of the call: `[positional, by_name]` or a list of positional ones, as `msgspec` writes them.
+        attempt: which attempt, from 1, as Jobs count.
+        details: what the last attempt said in its last heartbeat; None without.
+    """
+
+    input: msgspec.Raw
+    attempt: int
+    details: Any = None
+
+
+def documents(
+    spec: JobSpec, identity: Identity, namespace: str, input: bytes, *, details: Any = None, callback: str | None = None
+) -> Documents:
+    """What is sent for one attempt.
+
+    Args:
+        input: the input as JSON.
+        details: what the last attempt said in its last heartbeat.
+        callback: the URL at which the pod reaches durableflow's HTTP endpoint; None without one.
+
+    Raises:
+        ValueError: the template touches what the adapter owns.
+    """
+    given = Given(input=msgspec.Raw(input), attempt=identity.number, details=details)
+    text = msgspec.json.encode(given).decode()
+    name = identity.name
+    labels = {DEPLOYMENT: identity.deployment}
+    template = _merged({"metadata": {"labels": dict(labels)}, "spec": _pod(spec, identity, callback)}, spec.template)
+    if spec.queue_name is not None:
+        labels[_QUEUE_LABEL] = spec.queue_name
+    body: Document = {
+        "parallelism": 1,
+        "completions": 1,
+        "backoffLimit": 0,
+        "ttlSecondsAfterFinished": seconds(spec.ttl),
+        "template": template,
+    }
+    if spec.active_deadline is not None:
+        body["activeDeadlineSeconds"] = seconds(spec.active_deadline)
+    if spec.queue_name is not None:
+        body["suspend"] = True
+    job: Document = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": body,
+    }
+    spec_hash = _digest([job, text])
+    job["metadata"]["annotations"] = annotations_of(identity, spec_hash, rules_of(spec, name))
+    return Documents(job, spec_hash, text)
+
+
+def config_map(name: str, uid: str, namespace: str, deployment: str, text: str) -> Document:
+    """The input of a Job, which goes when the Job goes."""
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {DEPLOYMENT: deployment},
+            "ownerReferences": [owner],
+        },
+        "immutable": True,
+        "data": {INPUT_KEY: text},
+    }
+
+
+def _digest(value: object) -> str:
+    return sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
+
+
+# -- the pod ------------------------------------------------------------------------------------------------
+
+
+def _pod(spec: JobSpec, identity: Identity, callback: str | None) -> Document:
+    pod: Document = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": seconds(spec.grace_period),
+        "containers": [_container(spec, identity, callback)],
+        "volumes": _volumes(spec, identity.name, callback),
+    }
+    selector = dict(spec.node_selector)
+    if spec.gpu is not None and spec.gpu.type is not None:
+        selector[spec.gpu.node_label] = spec.gpu.type
+    optional = {
+        "nodeSelector": selector,
+        "tolerations": [_toleration(each) for each in spec.tolerations],
+        "serviceAccountName": spec.service_account,
+        "priorityClassName": spec.priority_class,
+    }
+    return pod | {key: value for key, value in optional.items() if value}
+
+
+def _toleration(toleration: Any) -> Document:
+    made: Document = {"operator": "Exists" if toleration.value is None else "Equal"}
+    optional = {
+        "key": toleration.key or None,
+        "value": toleration.value,
+        "effect": toleration.effect or None,
+        "tolerationSeconds": toleration.seconds,
+    }
+    return made | {key: value for key, value in optional.items() if value is not None}
+
+
+def _container(spec: JobSpec, identity: Identity, callback: str | None) -> Document:
+    own: dict[str, str] = {
+        f"{OWN_ENV}JOB": identity.name,
+        f"{OWN_ENV}INPUT": f"{_INPUT_FOLDER}/{INPUT_KEY}",
+        f"{OWN_ENV}TERMINATION_LOG": _MESSAGE_PATH,
+    }
+    if callback is not None:
+        own[f"{OWN_ENV}CALLBACK"] = callback
+        own[f"{OWN_ENV}TOKEN_FILE"] = f"{_TOKEN_FOLDER}/token"
+    env: list[Document] = [{"name": name, "value": value} for name, value in {**spec.env, **own}.items()]
+    env += [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": ref.secret, "key": ref.key}}}
+        for name, ref in spec.env_from_secrets.items()
+    ]
+    mounts: list[Document] = [{"name": "durableflow-input", "mountPath": _INPUT_FOLDER, "readOnly": True}]
+    if callback is not None:
+        mounts.append({"name": "durableflow-token", "mountPath": _TOKEN_FOLDER, "readOnly": True})
+    mounts += [
+        {"name": each.name, "mountPath": each.mount, **({"readOnly": True} if each.read_only else {})}
+        for each in spec.volumes
+    ]
+    made: Document = {
+        "name": MAIN,
+        "image": spec.image,
+        "env": env,
+        "volumeMounts": mounts,
+        "terminationMessagePath": _MESSAGE_PATH,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    optional = {"command": list(spec.command), "args": list(spec.args), "resources": _resources(spec)}
+    return made | {key: value for key, value in optional.items() if value}
+
+
+def _resources(spec: JobSpec) -> Document:
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+    if spec.cpu is not None:
+        requests["cpu"] = spec.cpu
+    if spec.memory is not None:
+        requests["memory"] = limits["memory"] = spec.memory
+    if spec.gpu is not None:
+        limits[spec.gpu.resource] = str(spec.gpu.count)  # the request of an extended resource is its limit
+    return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
+
+
+def _volumes(spec: JobSpec, name: str, callback: str | None) -> list[Document]:
+    volumes: list[Document] = [{"name": "durableflow-input", "configMap": {"name": name}}]
+    if callback is not None:
+        token = {"audience": AUDIENCE, "expirationSeconds": _TOKEN_SECONDS, "path": "token"}
+        volumes.append({"name": "durableflow-token", "projected": {"sources": [{"serviceAccountToken": token}]}})
+    return [*volumes, *({"name": each.name, **each.source} for each in spec.volumes)]
+
+
+# -- the template of the user's own -------------------------------------------------------------------------
+
+_KEYS: Final = {
+    "containers": "name",
+    "initContainers": "name",
+    "ephemeralContainers": "name",
+    "volumes": "name",
+    "env": "name",
+    "volumeMounts": "mountPath",
+    "imagePullSecrets": "name",
+    "hostAliases": "ip",
+}
+"""Lists whose items have a key are merged by it; other lists are put behind one another."""
+_OWNED_POD: Final = ("restartPolicy", "terminationGracePeriodSeconds", "activeDeadlineSeconds", "ephemeralContainers")
+_OWNED_MAIN: Final = ("image", "command", "args", "terminationMessagePath", "terminationMessagePolicy")
+
+
+def check_template(template: Mapping[str, Any]) -> None:
+    """Raise `ValueError` when a template touches what the adapter owns; the message names the field."""
+    unknown = sorted(set(template) - {"metadata", "spec"})
+    if unknown:
+        raise ValueError(f"template has {unknown[0]!r}, but a pod template has 'metadata' and 'spec'")
+    for kind in ("labels", "annotations"):
+        for name in template.get("metadata", {}).get(kind, {}):
+            if name.partition("/")[0] == DOMAIN:
+                raise _owned(f"metadata.{kind}[{name!r}]")
+    pod = template.get("spec", {})
+    for field in _OWNED_POD:
+        if field in pod:
+            raise _owned(f"spec.{field}")
+    for volume in pod.get("volumes", ()):
+        if str(volume.get("name", "")).startswith("durableflow"):
+            raise _owned(f"spec.volumes[{volume['name']!r}]")
+    for kind in ("containers", "initContainers"):
+        for container in pod.get(kind, ()):
+            _check_container(kind, container)
+
+
+def _check_container(kind: str, container: Mapping[str, Any]) -> None:
+    name = container.get("name")
+    if not name:
+        raise ValueError(f"template: a container in spec.{kind} has no name, by which it is merged")
+    if kind == "containers" and name == MAIN:
+        for field in _OWNED_MAIN:
+            if field in container:
+                raise _owned(f"spec.containers['main'].{field}")
+    for variable in container.get("env", ()):
+        if str(variable.get("name", "")).startswith(OWN_ENV):
+            raise _owned(f"spec.{kind}[{name!r}].env[{variable['name']!r}]")
+    for mount in container.get("volumeMounts", ()):
+        if name == MAIN and mount.get("mountPath") in (_INPUT_FOLDER, _TOKEN_FOLDER):
+            raise _owned(f"spec.{kind}['main'].volumeMounts[{mount['mountPath']!r}]")
+
+
+def _owned(field: str) -> ValueError:
+    return ValueError(f"template: {field} is the adapter's; leave it out, or use the option of gpu_job for it")
+
+
+def _merged(base: Document, over: Mapping[str, Any]) -> Document:
+    check_template(over)
+    return cast("Document", _merge(base, over, ""))
+
+
+def _merge(base: object, over: object, field: str) -> object:
+    if _is_mapping(base) and _is_mapping(over):
+        made = dict(base)
+        for key, value in over.items():
+            made[key] = _merge(made[key], value, key) if key in made else value
+        return made
+    if _is_list(base) and _is_list(over):
+        return _merge_lists(base, over, _KEYS.get(field))
+    return over
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(value, Mapping)
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _merge_lists(base: Sequence[Any], over: Sequence[Any], key: str | None) -> list[Any]:
+    if key is None:
+        return [*base, *over]
+    made = list(base)
+    places = {item.get(key): index for index, item in enumerate(made)}
+    for item in over:
+        place = places.get(item.get(key))
+        if place is None:
+            made.append(item)
+        else:
+            made[place] = _merge(made[place], item, "")
+    return made
