@@ -758,7 +758,7 @@ async def test_a_listener_that_fails_stops_nothing(world: World) -> None:
     def broken(_: object) -> None:
         raise ValueError("a broken listener")
 
-    engine._listeners = (*engine._listeners, broken)
+    engine.listen(broken)
     async with engine:
         assert await (await engine.start(one, 3)).result() == 6
 
