@@ -86,7 +86,7 @@ async def test_the_next_commit_is_under_way_before_the_effects_of_the_last_are_m
             handed_over.append(len(faulty.commits))
 
     engine = world.new_engine(faulty)
-    engine._listeners += (note,)
+    engine.listen(note)
     async with engine:
         first, others = await start_behind_the_gate(world, faulty, engine, 40)
         faulty.gate.set()
