@@ -7,7 +7,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from durableflow.testing.simulation.programs import EVENT_NAMES, draw_program
+from durableflow.testing.simulation.language import EVENT_NAMES
+from durableflow.testing.simulation.programs import draw_program
 from durableflow.testing.simulation.weather import Climate
 
 StoreKind: TypeAlias = Literal["memory", "fleet", "sqlite"]

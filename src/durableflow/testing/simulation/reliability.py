@@ -19,6 +19,8 @@ _PLACES: Final = {
     "event": "each event",
     "commit": "each commit",
     "attempt": "each attempt, when its code begins",
+    "circuit": "each change of a circuit",
+    "attempt of a circuit": "each attempt of an activity with a circuit",
     "ack": "each acknowledgement",
     "end": "the end of each universe",
     "course": "the course of each universe",

@@ -6,21 +6,28 @@ import gc
 import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Final
 from unittest.mock import patch
 
 from durableflow.backends.base import Backend
 from durableflow.backends.memory import MemoryBackend
-from durableflow.runtime import commits
+from durableflow.runtime import attempts, commits
+from durableflow.testing.simulation import limits, outside
 from durableflow.testing.simulation.fleet import MemoryFleet
 from durableflow.testing.simulation.invariants import Violation
 from durableflow.testing.simulation.loop import Deadlock, Livelock, SimulatedLoop
 from durableflow.testing.simulation.network import finish
 from durableflow.testing.simulation.plan import Plan
 from durableflow.testing.simulation.sqlite import InlineSqlite
+from durableflow.testing.simulation.threads import SimulatedThreads
 from durableflow.testing.simulation.universe import Outcome, Universe
 from durableflow.testing.simulation.verdicts import judge
+
+PROMISES: Final = (limits, outside)
+"""Beside `invariants` and `verdicts`: their checkers are entered when they are imported."""
 
 
 def run_plan(plan: Plan, *, keeps_trace: bool = False, look: Callable[[Universe], object] | None = None) -> Outcome:
@@ -83,7 +90,8 @@ def _alone(plan: Plan) -> Generator[None]:
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        with patch.object(commits, "_AHEAD_MIN", plan.ahead):
+        threads = partial(SimulatedThreads, str(plan.seed))
+        with patch.object(commits, "_AHEAD_MIN", plan.ahead), patch.object(attempts, "DaemonThreads", threads):
             yield
     finally:
         if was_enabled:

@@ -21,10 +21,11 @@ from durableflow.errors import (
     StorageError,
 )
 from durableflow.model import converter
+from durableflow.testing.simulation.activities import QUEUE
+from durableflow.testing.simulation.interpreter import workflow_of
 from durableflow.testing.simulation.invariants import Ack
 from durableflow.testing.simulation.nodes import NoAnswer, Node
 from durableflow.testing.simulation.plan import VIA_LEADER, Birth, Spoken
-from durableflow.testing.simulation.programs import PROGRAM, QUEUE
 
 _TRIES_MAX: Final = 60
 _PAUSE_S: Final = 0.5
@@ -55,7 +56,8 @@ class Speakers:
     async def start(self, birth: Birth) -> None:
         """Start an instance, from several places at once."""
         await asyncio.sleep(birth.at_s)
-        options = PROGRAM.options(instance_id=birth.instance_id, queue=QUEUE if birth.queue else None)
+        queue = QUEUE if birth.queue else None
+        options = workflow_of(birth.program).options(instance_id=birth.instance_id, queue=queue)
 
         async def ask(client: Client) -> None:
             await client.start(options, birth.program)

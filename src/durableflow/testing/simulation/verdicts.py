@@ -12,9 +12,9 @@ from durableflow.core.execution import Execution, replay_rows
 from durableflow.core.others import derived_id
 from durableflow.errors import WorkflowCancelled, WorkflowFailed, WorkflowTerminated
 from durableflow.model import events as ev
+from durableflow.testing.simulation.interpreter import VERSIONS
 from durableflow.testing.simulation.invariants import Ack, Invariant, Violation
 from durableflow.testing.simulation.network import finish
-from durableflow.testing.simulation.programs import PROGRAM
 from durableflow.testing.simulation.shadow import ShadowInstance
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ def a_replay_of_each_history_asks_for_the_same(universe: Universe) -> Iterator[s
     """Each decision is asked for again, and the end is the recorded one."""
     for name, instance in universe.shadow.instances.items():
         for rows in _rounds(instance):
-            twin = Execution(name, PROGRAM)
+            started = rows[0][2][0]
+            assert isinstance(started, ev.InstanceStarted)
+            twin = Execution(name, VERSIONS[started.version])
             twin.next_seq = rows[0][0]
             try:
                 replay_rows(twin, rows)
@@ -255,6 +257,11 @@ def a_call_of_a_child_makes_one_child(universe: Universe) -> Iterator[str]:
         child_id = asked.child_id or derived_id(parent.id, asked.task)
         called.add(child_id)
         child = universe.shadow.instances.get(child_id)
+        if asked.child_id and child is not None and child.birth.parent != parent.id:
+            told = parent.answered.get(asked.task)
+            if isinstance(told, ev.ChildCompleted) or (isinstance(told, ev.ChildFailed) and told.status):
+                yield f"{parent.id} was told {told!r:.100} of {child_id}, which is another's"
+            continue
         if child is None or child.birth.parent != parent.id:
             yield f"{parent.id} called {child_id}, which is not there, or another's"
             return
@@ -275,7 +282,8 @@ def no_child_outlives_its_parent_against_its_will(universe: Universe) -> Iterato
     for parent, asked in _decisions(universe, ev.ChildScheduled):
         child = universe.shadow.instances.get(asked.child_id or derived_id(parent.id, asked.task))
         close = "terminate" if asked.options is None else asked.options.parent_close
-        if close == "terminate" and parent.end is not None and child is not None and child.end is None:
+        is_theirs = child is not None and child.birth.parent == parent.id
+        if close == "terminate" and is_theirs and parent.end is not None and child is not None and child.end is None:
             yield f"{child.id} goes on, though {parent.id} is over"
 
 
