@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from durableflow.errors import InstanceNotFound, ReplayError, StorageError, UsageError
+from durableflow.errors import InstanceNotFound, StorageError, UsageError
 from durableflow.testing.simulation.nodes import NoAnswer, Node
 from durableflow.testing.simulation.plan import Birth
 
@@ -23,7 +23,7 @@ class Glimpse(NamedTuple):
     Attributes:
         log: what the program had seen.
         unknown: payloads among that which no history had then.
-        failure: why nothing could be shown, if the code did not follow its history.
+        failure: why nothing could be shown, if somebody was there to show it.
     """
 
     instance_id: str
@@ -59,10 +59,10 @@ class Onlookers:
         node = self._dice.choice(self._nodes)
         try:
             answer: list[Any] = await node.ask(lambda client: client.query(instance_id, "seen"))
-        except ReplayError as error:
-            self.glimpses.append(Glimpse(instance_id, [], [], repr(error)))
         except (NoAnswer, StorageError, InstanceNotFound, UsageError):  # nobody there, or not begun
             return
+        except Exception as error:  # which no query may raise
+            self.glimpses.append(Glimpse(instance_id, [], [], repr(error)))
         else:
             known = self._received()
             seen = (text for text in _texts(answer) if text.startswith(("from ", "closing ")))
