@@ -56,7 +56,7 @@ def spelled(draw: Any, words: Sequence[Word], depth: int) -> list[Any]:
     """An instruction of one of these words, each as often as it is in there."""
     word = draw(st.sampled_from(words)) if len(words) > 1 else words[0]
     number = draw(st.integers(0, word.spellings - 1)) if word.spellings > 1 else 0
-    return word.spell(number, lambda least: draw(blocks(depth - 1, least)))
+    return word.spell(number, lambda block: draw(blocks(0 if block.is_flat else depth - 1, block.least)))
 
 
 def weighted(words: Sequence[Word]) -> list[Word]:

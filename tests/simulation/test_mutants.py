@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import mutants_of_activities
 import pytest
 from mutants import MUTANTS, Mutant
 
 from durableflow.testing.simulation import Outcome, Plan, draw_plan, run_plan, shrink
 
 pytestmark = pytest.mark.slow
+
+assert mutants_of_activities, "its bugs are entered when it is imported"
 
 
 def run_with(mutant: Mutant, plan: Plan) -> Outcome:

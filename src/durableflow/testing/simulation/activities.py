@@ -35,8 +35,8 @@ class Hopeless(NonRetryableError):
     """What no activity is attempted again after."""
 
 
-def _is_unlucky(number: int, context: ActivityContext, every: int = 3) -> bool:
-    return (number + context.attempt) % every == 0
+def _is_unlucky(number: int, context: ActivityContext) -> bool:
+    return (number + context.attempt) % 3 == 0
 
 
 # -- on the loop --------------------------------------------------------------------------------------------------
@@ -96,11 +96,11 @@ async def _ignore_all_words(attempt: LedgerAttempt) -> None:
 
 
 async def _ask_service(kind: str, number: int) -> str:
-    """Ask a service that is unwell half of the time."""
+    """Ask a service that is unwell more often than not."""
     context = activity_context()
     with current_ledger().begin(context, kind, number) as attempt:
         await attempt.take_time()
-        if _is_unlucky(number, context, 2):
+        if not _is_unlucky(number, context):
             raise Flaky(f"{kind} {number}, attempt {context.attempt}")
         return attempt.end()
 

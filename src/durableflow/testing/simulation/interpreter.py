@@ -6,100 +6,22 @@ generator or a coroutine, it is what the workflow itself is: branches, handlers,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final
 
 from durableflow.authoring.context import Context
-from durableflow.authoring.saga import Compensation, Saga
+from durableflow.authoring.saga import Saga
 from durableflow.authoring.workflow import Workflow
 from durableflow.core.task import Task
 from durableflow.errors import Cancelled, DurableflowError, PayloadError, SideEffectFailed, TaskError, UsageError
 from durableflow.model.retry import RetryPolicy
 from durableflow.testing.simulation.activities import CALLS, WORK
 from durableflow.testing.simulation.language import BLOCK_WORDS, HEADS, PLAIN_WORDS, ROUNDS_MAX, Program
-
-Steps: TypeAlias = Generator[Any, Any, Any]
-T = TypeVar("T")
+from durableflow.testing.simulation.scope import Awaiting, Scope, Steps, in_saga, wait_for
 
 _UNDO_NUMBER: Final = 1_000
 """Numbers of compensating activities begin here."""
-
-
-class _Scope:
-    """Where a block runs.
-
-    Attributes:
-        tasks: what was asked for, and can be waited for.
-        log: what the program saw.
-        saga: the innermost that it is a part of.
-        undo: what was registered last with that.
-    """
-
-    __slots__ = ("ctx", "is_async", "log", "saga", "tasks", "undo")
-
-    def __init__(self, ctx: Context, log: list[Any], *, is_async: bool) -> None:
-        self.ctx = ctx
-        self.is_async = is_async
-        self.log = log
-        self.tasks: list[Task[Any]] = []
-        self.saga: Saga | None = None
-        self.undo: Compensation | None = None
-
-    def copy(self) -> _Scope:
-        """One beside it, with the same log and the same tasks."""
-        twin = _Scope(self.ctx, self.log, is_async=self.is_async)
-        twin.tasks, twin.saga, twin.undo = self.tasks, self.saga, self.undo
-        return twin
-
-    def task(self, number: int) -> Task[Any] | None:
-        """One of those that there are."""
-        return self.tasks[number % len(self.tasks)] if self.tasks else None
-
-    def plain(self, value: Any) -> Any:
-        """What a wait gives, as JSON: a task among results is told by its place."""
-        if isinstance(value, Task):
-            task: Task[Any] = value  # pyright: ignore[reportUnknownVariableType]  # of what, nobody knows
-            return ["task", next((n for n, each in enumerate(self.tasks) if each is task), -1), task.done]
-        if isinstance(value, (list, tuple)):
-            parts: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]  # JSON, and tasks
-            return [self.plain(each) for each in parts]
-        return value
-
-    # -- generators and coroutines ----------------------------------------------------------------------------
-
-    def styled(self, steps: Steps) -> Steps | Coroutine[Any, Any, Any]:
-        """These steps, as the workflow is written."""
-        return _coroutine(steps) if self.is_async else steps
-
-    def inside(self, steps: Steps) -> Steps:
-        """The same, for a `yield from`."""
-        return _coroutine(steps).__await__() if self.is_async else steps
-
-
-class _Awaitable:
-    """Steps, to be awaited."""
-
-    __slots__ = ("_steps",)
-
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
-
-    def __await__(self) -> Steps:
-        return self._steps
-
-
-async def _coroutine(steps: Steps) -> Any:
-    return await _Awaitable(steps)
-
-
-async def _awaited(task: Task[T]) -> T:
-    return await task
-
-
-async def _in_saga(saga: Saga, steps: Steps) -> Any:
-    async with saga:
-        return await _Awaitable(steps)
 
 
 # -- the workflows ------------------------------------------------------------------------------------------------
@@ -110,12 +32,12 @@ def _interpret(ctx: Context, program: Program, round_number: int = 0) -> Steps:
 
 
 async def _interpret_async(ctx: Context, program: Program, round_number: int = 0) -> Any:
-    return await _Awaitable(_run(ctx, program, round_number, is_async=True))
+    return await Awaiting(_run(ctx, program, round_number, is_async=True))
 
 
 def _interpret_at_once(ctx: Context, program: Program, round_number: int = 0) -> Any:  # noqa: ARG001  # as the others
     """Only what waits for nothing."""
-    scope = _Scope(ctx, [], is_async=False)
+    scope = Scope(ctx, [], is_async=False)
     for word, *operands in program:
         simple = _SIMPLE.get(word)
         if simple is not None:
@@ -149,7 +71,7 @@ def _run(ctx: Context, program: Program, round_number: int, *, is_async: bool) -
     """Run `program`; its own words, not those of a block inside, may begin it anew or at a checkpoint."""
     state: list[Any] = ctx.restore(list[Any]) or [0, [], False]
     begin, log, is_open = state
-    scope = _Scope(ctx, log, is_async=is_async)
+    scope = Scope(ctx, log, is_async=is_async)
     _answer(scope, "r")
 
     def answer(what: int) -> list[int]:
@@ -180,7 +102,7 @@ def _run(ctx: Context, program: Program, round_number: int, *, is_async: bool) -
     return log
 
 
-def _answer(scope: _Scope, name: str) -> None:
+def _answer(scope: Scope, name: str) -> None:
     def answer(what: int) -> Steps:
         if what % 3 == 0:
             raise LookupError(what)
@@ -190,7 +112,7 @@ def _answer(scope: _Scope, name: str) -> None:
         return [what, len(scope.log)]
 
     async def answer_async(what: int) -> Any:
-        return await _Awaitable(answer(what))
+        return await Awaiting(answer(what))
 
     register = scope.ctx.on_request(name, validate=_validate if name == "late" else None)
     register(answer_async if scope.is_async else answer)
@@ -204,7 +126,7 @@ def _validate(what: int) -> None:
 # -- what waits ---------------------------------------------------------------------------------------------------
 
 
-def _block(scope: _Scope, program: Program) -> Steps:
+def _block(scope: Scope, program: Program) -> Steps:
     for word, *operands in program:
         simple = _SIMPLE.get(word)
         if simple is not None:
@@ -215,14 +137,14 @@ def _block(scope: _Scope, program: Program) -> Steps:
             raise AssertionError(word)
 
 
-def _wait(scope: _Scope, number: int) -> Steps:
+def _wait(scope: Scope, number: int) -> Steps:
     task = scope.task(number)
     if task is not None:
         scope.log.append((yield from _seen(scope, task)))
 
 
-def _seen(scope: _Scope, task: Task[Any]) -> Steps:
-    steps: Steps = _awaited(task).__await__() if scope.is_async else iter(task)
+def _seen(scope: Scope, task: Task[Any]) -> Steps:
+    steps: Steps = wait_for(task).__await__() if scope.is_async else iter(task)
     try:
         value = yield from steps
     except (TaskError, PayloadError) as error:
@@ -230,7 +152,7 @@ def _seen(scope: _Scope, task: Task[Any]) -> Steps:
     return [scope.plain(value)]
 
 
-def _guarded(scope: _Scope, program: Program, clean_up: Program) -> Steps:
+def _guarded(scope: Scope, program: Program, clean_up: Program) -> Steps:
     try:
         yield from scope.inside(_block(scope, program))
     except Cancelled:
@@ -238,24 +160,24 @@ def _guarded(scope: _Scope, program: Program, clean_up: Program) -> Steps:
         yield from scope.inside(_block(scope, clean_up))
 
 
-def _finally(scope: _Scope, program: Program, at_last: Program) -> Steps:
+def _finally(scope: Scope, program: Program, at_last: Program) -> Steps:
     try:
         yield from scope.inside(_block(scope, program))
     finally:
         yield from scope.inside(_block(scope, at_last))
 
 
-def _loop(scope: _Scope, times: int, program: Program) -> Steps:
+def _loop(scope: Scope, times: int, program: Program) -> Steps:
     for _ in range(times):
         yield from _block(scope, program)
 
 
-def _choose(scope: _Scope, program: Program, other: Program) -> Steps:
+def _choose(scope: Scope, program: Program, other: Program) -> Steps:
     """One of two ways, by what was seen."""
     yield from _block(scope, other if len(str(scope.log)) % 2 else program)
 
 
-def _saga(scope: _Scope, program: Program, order: Any, undo: Program | None = None, is_part: object = None) -> Steps:
+def _saga(scope: Scope, program: Program, order: Any, undo: Program | None = None, is_part: object = None) -> Steps:
     ctx = scope.ctx
     part_of = scope.saga if is_part else None
     how: Any = "stop" if order == "stop" else "go_on"
@@ -264,12 +186,12 @@ def _saga(scope: _Scope, program: Program, order: Any, undo: Program | None = No
     within.saga, within.undo = saga, None
     steps = _undoable(within, saga, program, undo)
     try:
-        yield from (_in_saga(saga, steps).__await__() if scope.is_async else saga.guard(steps))
+        yield from (in_saga(saga, steps).__await__() if scope.is_async else saga.guard(steps))
     except (TaskError, LookupError, Cancelled) as error:
         scope.log.append(str(error))
 
 
-def _undoable(scope: _Scope, saga: Saga, program: Program, undo: Program | None) -> Steps:
+def _undoable(scope: Scope, saga: Saga, program: Program, undo: Program | None) -> Steps:
     for number, instruction in enumerate(program):
         if number % 2 and undo:
             compensation = saga.compensate_with(_compensate_async if scope.is_async else _block, scope, undo)
@@ -281,11 +203,11 @@ def _undoable(scope: _Scope, saga: Saga, program: Program, undo: Program | None)
             compensation.after(scope.tasks[-1])
 
 
-async def _compensate_async(scope: _Scope, undo: Program) -> None:
-    await _Awaitable(_block(scope, undo))
+async def _compensate_async(scope: Scope, undo: Program) -> None:
+    await Awaiting(_block(scope, undo))
 
 
-def _undo(scope: _Scope) -> Steps:
+def _undo(scope: Scope) -> Steps:
     """Undo by hand what there is so far."""
     if scope.saga is not None:
         try:
@@ -294,7 +216,7 @@ def _undo(scope: _Scope) -> Steps:
             scope.log.append(str(error))
 
 
-def _misuse(scope: _Scope, what: str) -> Steps:
+def _misuse(scope: Scope, what: str) -> Steps:
     """What no workflow should do, and is told so."""
     try:
         if what == "foreign":
@@ -312,7 +234,7 @@ def _misuse(scope: _Scope, what: str) -> Steps:
 # -- what does not ------------------------------------------------------------------------------------------------
 
 
-def _spawn(scope: _Scope, program: Program, shares: object = None) -> None:
+def _spawn(scope: Scope, program: Program, shares: object = None) -> None:
     """A branch; with the same tasks it may come to wait for itself."""
     beside = scope.copy()
     if not shares:
@@ -320,53 +242,53 @@ def _spawn(scope: _Scope, program: Program, shares: object = None) -> None:
     scope.tasks.append(scope.ctx.spawn(scope.styled(_block(beside, program))))
 
 
-def _activity(scope: _Scope, kind: str, number: int) -> None:
+def _activity(scope: Scope, kind: str, number: int) -> None:
     scope.tasks.append(scope.ctx.call_activity(CALLS[kind].made, kind, number))
 
 
-def _named(scope: _Scope, kind: str, number: int) -> None:
+def _named(scope: Scope, kind: str, number: int) -> None:
     call = CALLS[kind]
     task = scope.ctx.call_activity_by_name(call.activity.name, kind, number, result_type=str, **call.options)
     scope.tasks.append(task)
 
 
-def _timer(scope: _Scope, seconds: float) -> None:
+def _timer(scope: Scope, seconds: float) -> None:
     scope.tasks.append(scope.ctx.sleep(seconds))
 
 
-def _until(scope: _Scope, seconds: float) -> None:
+def _until(scope: Scope, seconds: float) -> None:
     scope.tasks.append(scope.ctx.create_timer(scope.ctx.now() + timedelta(seconds=seconds)))
 
 
-def _event(scope: _Scope, name: str, timeout: float | None) -> None:
+def _event(scope: Scope, name: str, timeout: float | None) -> None:
     scope.tasks.append(scope.ctx.wait_for_event(name, timeout=timeout))
 
 
-def _typed(scope: _Scope, name: str, timeout: float | None) -> None:
+def _typed(scope: Scope, name: str, timeout: float | None) -> None:
     """Wait for an event whose payload is a number, which it may not be."""
     scope.tasks.append(scope.ctx.wait_for_event(name, int, timeout=timeout))
 
 
-def _child(scope: _Scope, program: Program, close: Any, tries: int, own_id: str | None = None) -> None:
+def _child(scope: Scope, program: Program, close: Any, tries: int, own_id: str | None = None) -> None:
     retry = RetryPolicy(max_attempts=tries, initial=1)
     options = workflow_of(program).options(parent_close=close, retry=retry, instance_id=own_id)
     scope.tasks.append(scope.ctx.call_workflow(options, program, ROUNDS_MAX))
 
 
-def _called(scope: _Scope, version: int, close: Any) -> None:
+def _called(scope: Scope, version: int, close: Any) -> None:
     """A child of which only the name is known here."""
     program: Program = [["timer", 1], ["wait", -1], ["known"]]
     task = scope.ctx.call_workflow_by_name(PROGRAM.name, program, ROUNDS_MAX, version=version, parent_close=close)
     scope.tasks.append(task)
 
 
-def _message(scope: _Scope, other: str, name: str, number: int, has_id: object = None) -> None:
+def _message(scope: Scope, other: str, name: str, number: int, has_id: object = None) -> None:
     key = str(scope.ctx.uuid4())
     text = f"{scope.ctx.instance_id} says {number} {key}"
     scope.tasks.append(scope.ctx.raise_event(other, name, text, event_id=key if has_id else None))
 
 
-def _tell(scope: _Scope, other: str, what: str) -> None:
+def _tell(scope: Scope, other: str, what: str) -> None:
     handle = scope.ctx.handle(other)
     say: dict[str, Callable[[], Task[None]]] = {
         "cancel": handle.cancel,
@@ -377,33 +299,33 @@ def _tell(scope: _Scope, other: str, what: str) -> None:
     scope.tasks.append(say[what]())
 
 
-def _all(scope: _Scope, count: int) -> None:
+def _all(scope: Scope, count: int) -> None:
     scope.tasks.append(scope.ctx.when_all(scope.tasks[-count:]))
 
 
-def _any(scope: _Scope, count: int) -> None:
+def _any(scope: Scope, count: int) -> None:
     scope.tasks.append(scope.ctx.when_any(scope.tasks[-count:]))
 
 
-def _both(scope: _Scope, one: int, other: int) -> None:
+def _both(scope: Scope, one: int, other: int) -> None:
     a, b = scope.task(one), scope.task(other)
     if a is not None and b is not None:
         scope.tasks.append(scope.ctx.when_all(a, b))
 
 
-def _either(scope: _Scope, one: int, other: int) -> None:
+def _either(scope: Scope, one: int, other: int) -> None:
     a, b = scope.task(one), scope.task(other)
     if a is not None and b is not None:
         scope.tasks.append(scope.ctx.when_any(a, b))
 
 
-def _cancel(scope: _Scope, number: int) -> None:
+def _cancel(scope: Scope, number: int) -> None:
     task = scope.task(number)
     if task is not None:
         scope.log.append(task.cancel())
 
 
-def _peek(scope: _Scope, number: int) -> None:
+def _peek(scope: Scope, number: int) -> None:
     """What can be known of a task without waiting for it."""
     task = scope.task(number)
     if task is None:
@@ -417,7 +339,7 @@ def _peek(scope: _Scope, number: int) -> None:
     scope.log.append([task.done, task.cancelled, result])
 
 
-def _effect(scope: _Scope, fails: object = None) -> None:
+def _effect(scope: Scope, fails: object = None) -> None:
     def make() -> int:
         if fails:
             raise LookupError("no effect")
@@ -429,35 +351,35 @@ def _effect(scope: _Scope, fails: object = None) -> None:
         scope.log.append(str(error))
 
 
-def _status(scope: _Scope) -> None:
+def _status(scope: Scope) -> None:
     scope.ctx.set_custom_status(len(scope.log))
 
 
-def _patch(scope: _Scope, name: str) -> None:
+def _patch(scope: Scope, name: str) -> None:
     scope.log.append(scope.ctx.patched(name))
 
 
-def _dice(scope: _Scope) -> None:
+def _dice(scope: Scope) -> None:
     ctx = scope.ctx
     scope.log.append([ctx.random().random(), str(ctx.uuid4()), ctx.now().isoformat()])
 
 
-def _known(scope: _Scope) -> None:
+def _known(scope: Scope) -> None:
     ctx = scope.ctx
     ctx.logger.info("%d entries", len(scope.log))
     scope.log.append([ctx.is_cancelled, ctx.instance_id, ctx.parent_instance_id])
 
 
-def _raise(scope: _Scope) -> None:
+def _raise(scope: Scope) -> None:
     raise LookupError(len(scope.log))
 
 
-def _keep(scope: _Scope) -> None:
+def _keep(scope: Scope) -> None:
     if scope.saga is not None:
         scope.saga.keep()
 
 
-def _discard(scope: _Scope) -> None:
+def _discard(scope: Scope) -> None:
     if scope.undo is not None:
         scope.log.append(scope.undo.discard())
 

@@ -55,9 +55,10 @@ class Choice(NamedTuple):
 
 
 class Block(NamedTuple):
-    """An operand that is a program, of at least so many instructions."""
+    """An operand that is a program, of at least so many instructions; a flat one has no programs inside."""
 
     least: int = 1
+    is_flat: bool = False
 
 
 Operand: TypeAlias = Number | Choice | Block
@@ -79,17 +80,17 @@ class Word(NamedTuple):
         """How many instructions it has, whatever programs are in them."""
         return prod(operand.size for operand in self.operands if not isinstance(operand, Block))
 
-    def spell(self, number: int, block: Callable[[int], Program]) -> list[Any]:
+    def spell(self, number: int, block: Callable[[Block], Program]) -> list[Any]:
         """One of its instructions.
 
         Args:
             number: below `spellings`; says which.
-            block: gives a program for an operand that is one, of at least so many instructions.
+            block: gives a program for an operand that is one.
         """
         spelled: list[Any] = [self.name]
         for operand in self.operands:
             if isinstance(operand, Block):
-                spelled.append(block(operand.least))
+                spelled.append(block(operand))
             else:
                 number, place = divmod(number, operand.size)
                 spelled.append(operand.value(place))
@@ -151,7 +152,8 @@ BLOCK_WORDS: Final = (
     Word(5, "guarded", (Block(), Block())),
     Word(5, "saga", (Block(), Choice((False, True, "stop")), Block(0), _FLAG)),
     Word(5, "child", (Block(), _CLOSE, Number(1, 2), Choice((None, None, None, *OWN_IDS)))),
-    Word(2, "finally", (Block(), Block())),
+    # Flat, for Python gives up a generator, loudly, that waits again and again while it is put away.
+    Word(2, "finally", (Block(), Block(is_flat=True))),
     Word(1, "loop", (Number(0, 3), Block())),
     Word(1, "choose", (Block(), Block())),
 )

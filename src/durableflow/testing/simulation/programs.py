@@ -19,6 +19,7 @@ from durableflow.testing.simulation.language import (
     PLAIN_WORDS,
     TIDY,
     TIDY_SHARE,
+    Block,
     Program,
     Word,
 )
@@ -53,4 +54,7 @@ def _draw_one(dice: random.Random, words: Sequence[Word], weights: Sequence[int]
 
 
 def _spell(dice: random.Random, word: Word, depth: int) -> list[Any]:
-    return word.spell(dice.randrange(word.spellings), lambda least: _draw_block(dice, depth - 1, least))
+    def block(operand: Block) -> Program:
+        return _draw_block(dice, 0 if operand.is_flat else depth - 1, operand.least)
+
+    return word.spell(dice.randrange(word.spellings), block)
