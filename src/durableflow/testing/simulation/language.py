@@ -117,7 +117,7 @@ PLAIN_WORDS: Final = (
     Word(1, "until", (Number(-1, 5),)),
     Word(15, "event", (_EVENT, _TIMEOUT)),
     Word(1, "typed", (_EVENT, _TIMEOUT)),
-    Word(7, "message", (_OTHER, _EVENT, _SMALL, _FLAG)),
+    Word(10, "message", (_OTHER, _EVENT, _SMALL, _FLAG)),
     Word(2, "tell", (_OTHER, Choice(("cancel", "suspend", "resume", "resume", "terminate")))),
     Word(1, "called", (_VERSION, _CLOSE)),
     Word(4, "all", (_FEW,)),
@@ -135,7 +135,7 @@ PLAIN_WORDS: Final = (
     Word(1, "known"),
     Word(4, "patch", (Choice(PATCHES),)),
     # What goes wrong.
-    Word(1, "raise"),
+    Word(3, "raise"),
     Word(1, "misuse", (Choice(("foreign", "direct", "unstorable", "handler")),)),
     # A saga's, where there is one.
     Word(1, "undo"),
