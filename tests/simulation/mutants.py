@@ -218,7 +218,7 @@ def loses_what_a_round_was_told_too_late(patch: pytest.MonkeyPatch) -> None:
 # -- life ---------------------------------------------------------------------------------------------------------
 
 
-def _replace_handler(patch: pytest.MonkeyPatch, kind: type, **replaced: Any) -> None:
+def replace_handler(patch: pytest.MonkeyPatch, kind: type, **replaced: Any) -> None:
     note, deliver = observations.HANDLERS[kind]
     patch.setitem(observations.HANDLERS, kind, (replaced.get("note", note), replaced.get("deliver", deliver)))
 
@@ -253,7 +253,7 @@ def loses_what_came_while_suspended(patch: pytest.MonkeyPatch) -> None:
 
 @mutant()
 def does_not_end_what_is_terminated(patch: pytest.MonkeyPatch) -> None:
-    _replace_handler(patch, ev.InstanceTerminated, note=lambda execution, event: True)
+    replace_handler(patch, ev.InstanceTerminated, note=lambda execution, event: True)
 
 
 @mutant()
@@ -304,7 +304,7 @@ def hears_late_attempts(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(MemoryBackend, "_finish_one", finish_any)
     patch.setattr(MemoryBackend, "_check_server", lambda self, server_id: None)
-    _replace_handler(patch, ev.ActivityCompleted, note=note)
+    replace_handler(patch, ev.ActivityCompleted, note=note)
 
 
 @mutant()
