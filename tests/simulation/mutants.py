@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from planting import crowded, frozen, mutant
+from planting import calling, crowded, frozen, mutant
 
 from durableflow.backends.memory import MemoryBackend
 from durableflow.core import execution as execution_module
@@ -203,7 +203,7 @@ def leaves_messages_in_the_inbox(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryBackend, "_consume", lambda self, number: None)
 
 
-@mutant()
+@mutant(where=lambda plan: crowded(calling(["activity", "plain", 1], ["wait", 0], ["again", None])(plan)))
 def loses_what_a_round_was_told_too_late(patch: pytest.MonkeyPatch) -> None:
     real = Turns._begin_rounds
 
@@ -285,7 +285,7 @@ def retries_without_counting(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Effects, "request_due", request_due)
 
 
-@mutant("fleet", 300)
+@mutant("fleet", 300, where=lambda plan: frozen(calling(["activity", "queued", 1], ["wait", 0])(plan)))
 def hears_late_attempts(patch: pytest.MonkeyPatch) -> None:
     """Neither the store nor the instance asks whose word it is: one of the two is enough to be safe."""
     finish_one = MemoryBackend._finish_one

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from mutants import replace_handler
-from planting import mutant
+from planting import calling, frozen, mutant
 
 from durableflow.backends.memory import MemoryBackend
 from durableflow.backends.sqlite.transact import UserTransactions
@@ -30,7 +30,7 @@ from durableflow.testing.simulation.activities import LONE
 # -- tokens -------------------------------------------------------------------------------------------------------
 
 
-@mutant()
+@mutant(where=calling(["activity", "handed", 2], ["wait", 0]))
 def honours_a_token_again(patch: pytest.MonkeyPatch) -> None:
     real = MemoryBackend._finish_one
 
@@ -93,7 +93,7 @@ def counts_each_failure_of_a_circuit_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Circuits, "failed", failed)
 
 
-@mutant("fleet")
+@mutant("fleet", where=calling(["activity", "patient", 0], ["wait", 0]))
 def writes_circuits_over_those_of_others(patch: pytest.MonkeyPatch) -> None:
     async def swap_circuit(self: Any, circuit: Any) -> None:
         self._circuits[circuit.name] = circuit
@@ -114,12 +114,12 @@ def times_out_after_half_the_time(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(attempts_module, "limits_of", limits_of)
 
 
-@mutant()
+@mutant(where=calling(["activity", "steady", 1], ["wait", 0]))
 def hears_no_heartbeat(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Attempts, "note_beat", lambda self, attempt, details: None)
 
 
-@mutant()
+@mutant(where=lambda plan: frozen(calling(["activity", "steady", 1], ["wait", 0])(plan)))
 def tells_attempts_what_nobody_has_said(patch: pytest.MonkeyPatch) -> None:
     real = Worker._note_beat
 

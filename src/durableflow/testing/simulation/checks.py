@@ -104,6 +104,7 @@ class Checks(Judge):
         if self.ledger.made_twice:
             raise Violation("no_attempt_is_made_twice", f"{attempt!r} was made before")
         self.made["no_attempt_is_made_twice"] += 1
-        instance = self.shadow.instances.get(attempt.instance_id)
+        # Who was frozen in between begins what was called by one that has been purged since.
+        instance = next(reversed(self.shadow.lives(attempt.instance_id)), None)
         for each in self._at["attempt"]:
             self.call(each, attempt.instance_id, instance, attempt)

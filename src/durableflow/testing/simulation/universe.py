@@ -133,8 +133,6 @@ class Universe:
 
     def _note_attempt(self, attempt: LedgerAttempt) -> None:
         """User code begins, which must not be told what is thought of it."""
-        if self._is_over:
-            return  # a process that is taken apart: one attempt has made room for another, which is cancelled, too
         try:
             self.checks.on_attempt(attempt)
             self.circuits.note_attempt(self.shadow.instances.get(attempt.instance_id), attempt)
