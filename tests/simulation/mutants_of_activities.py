@@ -44,7 +44,7 @@ def honours_a_token_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryBackend, "_finish_one", finish_one)
 
 
-@mutant()
+@mutant(where=calling(["activity", "handed_beating", 2], ["wait", 0]))
 def honours_the_token_of_an_attempt_before(patch: pytest.MonkeyPatch) -> None:
     async def find(self: Any, parts: Any) -> Any:
         task = await self._backend.task(parts.instance_id, parts.task)
