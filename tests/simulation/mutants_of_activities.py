@@ -151,7 +151,7 @@ def begins_instances_at_once(patch: pytest.MonkeyPatch) -> None:
     replace_handler(patch, ev.InstanceStarted, deliver=deliver)
 
 
-@mutant()
+@mutant(where=calling(["activity", "lone", 1], ["activity", "lone", 2], ["wait", 0], ["wait", 1]))
 def runs_more_at_once_than_an_activity_allows(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LONE, "max_concurrency", None)
 
@@ -164,7 +164,7 @@ def retries_what_says_that_it_is_not_to_be(patch: pytest.MonkeyPatch) -> None:
 # -- rows of the user's own ---------------------------------------------------------------------------------------
 
 
-@mutant("sqlite")
+@mutant("sqlite", where=calling(["activity", "booked", 2], ["wait", 0]))
 def keeps_what_a_failed_transaction_wrote(patch: pytest.MonkeyPatch) -> None:
     real = UserTransactions._put_right
 
@@ -176,7 +176,7 @@ def keeps_what_a_failed_transaction_wrote(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(UserTransactions, "_put_right", put_right)
 
 
-@mutant("sqlite")
+@mutant("sqlite", where=calling(["activity", "booked", 1], ["wait", 0]))
 def makes_a_committed_transaction_again(patch: pytest.MonkeyPatch) -> None:
     """Who does not know whether it was committed does not look, and takes no notice of the answer that is there."""
 
