@@ -362,7 +362,7 @@ class Engine(Client):
     async def _query(self, instance_id: str, name: str, data: bytes, workflow: Workflow[..., Any] | None) -> bytes:
         self._check_open()
         if self._worker is not None and self._runs(self._worker, instance_id):
-            with suppress(InstanceNotActive, InstanceStalled):  # its history can be looked into all the same
+            with suppress(InstanceNotActive, InstanceStalled, InstanceElsewhere):  # its history tells all the same
                 return await self._worker.query(instance_id, name, data)
         return await super()._query(instance_id, name, data, workflow)
 

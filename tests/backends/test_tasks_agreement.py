@@ -27,6 +27,7 @@ from durableflow.backends.tasks import (
     NewTask,
     NextAttempt,
     Offer,
+    Outlook,
     QueueLimits,
     StoredTask,
     TaskBeat,
@@ -300,3 +301,22 @@ class TwoStores(RuleBasedStateMachine):
 
 TwoStores.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
 TestTwoStores = pytest.mark.slow(TwoStores.TestCase)
+
+
+async def test_who_looks_while_a_server_is_dead_is_told_of_that_and_not_when_the_next_one_may_be(
+    tmp_path: Path,
+) -> None:
+    looks: list[Outlook] = []
+    for backend in (MemoryBackend(), SqliteBackend(tmp_path / "store.db")):
+        await backend.open()
+        lease = await backend.acquire("worker", 1_000, 0)
+        assert lease is not None
+        new = [NewInstance("i", "order", 1, Status.RUNNING, 0, None, {})]
+        tasks = [NewTask("i", 1, "q", "mail", b"[]", b"", 0, "", 0, None, 0)]
+        await backend.commit(lease, Commit(new=new, tasks=tasks))
+        server = await backend.enlist_server("looks", 1_000, 0)
+        await backend.enlist_server("dead", 10, 0)
+        await backend.enlist_server("living", 100, 0)
+        looks.append(await backend.look_at_tasks(ClaimRequest(server, (), {}, 0, True, None), 20))
+        await backend.close()
+    assert looks == [Outlook(False, True, None)] * 2

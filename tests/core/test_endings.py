@@ -1,6 +1,8 @@
 """Cancelled, terminated, out of time, put away: how instances end, and what their code may still do."""
 
+import gc
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -277,6 +279,24 @@ def test_finally_blocks_run_when_code_is_put_away_but_their_context_is_inert(liv
     assert (story.execution.next_seq, story.execution.custom_status) == (before, None)
     assert story.rows == rows
     story.crash()
+
+
+def test_a_coroutine_that_is_spawned_while_its_instance_is_put_away_is_closed(live: Live) -> None:
+    async def branch(ctx: Context) -> None:
+        await ctx.sleep(1)
+
+    async def flow(ctx: Context) -> None:
+        try:
+            await ctx.sleep(60)
+        finally:
+            ctx.spawn(branch(ctx))
+
+    story = live(flow)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        story.execution.put_away()
+        gc.collect()
+    assert warned == []
 
 
 def test_an_activity_called_directly_in_a_finally_block_is_refused_also_then(live: Live) -> None:

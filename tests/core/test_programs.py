@@ -1,13 +1,14 @@
 """Random programs under random observations: what must hold of all of them.
 
-A program is a list of small instructions that one workflow interprets. What comes in is drawn
+The programs are those of the simulator, drawn by hypothesis from the tables of their language. What comes in is drawn
 too: results, failures, retries, events, requests, what became of children and messages, timers,
 suspensions, cancellations, results of attempts that are over. The laws are the names of the tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -24,188 +25,68 @@ from stories import (
     done,
     ended,
     failed,
-    program_of,
     received,
     returned,
     state,
-    work,
 )
 
-from durableflow import Cancelled, Context, RetryPolicy, Saga, Status, UsageError
-from durableflow.authoring.workflow import Workflow
-from durableflow.core.task import Task
-from durableflow.errors import TaskError
+from durableflow import Status
 from durableflow.model import events as ev
 from durableflow.model.failure import Failure
+from durableflow.testing.simulation.interpreter import VERSIONS, WORDS, workflow_of
+from durableflow.testing.simulation.language import (
+    AT_LAST,
+    BEFORE_TIDY,
+    BLOCK_MAX,
+    BLOCK_WORDS,
+    DEPTH_MAX,
+    HEADS,
+    OPENINGS,
+    PLAIN_WORDS,
+    TIDY,
+    Program,
+    Word,
+)
 
 pytestmark = pytest.mark.slow
 
-Program = list[Any]
+
+@st.composite
+def spelled(draw: Any, words: Sequence[Word], depth: int) -> list[Any]:
+    """An instruction of one of these words, each as often as it is in there."""
+    word = draw(st.sampled_from(words)) if len(words) > 1 else words[0]
+    number = draw(st.integers(0, word.spellings - 1)) if word.spellings > 1 else 0
+    return word.spell(number, lambda block: draw(blocks(0 if block.is_flat else depth - 1, block.least)))
 
 
-def _kid(ctx: Context, n: int) -> Any:
-    raise AssertionError("the core starts no children")
+def weighted(words: Sequence[Word]) -> list[Word]:
+    return [word for word in words for _ in range(word.weight)]
 
 
-kid = Workflow(_kid, name="kid")
+@cache
+def blocks(depth: int, least: int = 1) -> st.SearchStrategy[Program]:
+    """Blocks that go so deep."""
+    plain = spelled(weighted(PLAIN_WORDS), 0)
+    instruction = plain if depth <= 0 else st.one_of(plain, plain, plain, plain, spelled(weighted(BLOCK_WORDS), depth))
+    return st.lists(instruction, min_size=least, max_size=BLOCK_MAX if depth == DEPTH_MAX else 3)
 
 
-def interpret(ctx: Context, program: Program, round_number: int = 0) -> Any:
-    """Run `program`; its result is a log of all that it saw.
-
-    Its own words, not those of a block inside, may begin it anew: with another number, or at a checkpoint, which
-    knows the place and the log.
-    """
-    state: list[Any] = ctx.restore(list) or [0, [], False]
-    begin, log, is_open = state
-    tasks: list[Task[Any]] = []
-    _answer(ctx, "r", log)
-    if is_open:
-        _answer(ctx, "late", log)
-    for index, (word, *operands) in enumerate(program):
-        if index < begin:
-            continue
-        try:
-            if word == "again" and round_number < 2:
-                ctx.continue_as_new(program, round_number + 1)
-            elif word == "checkpoint":
-                ctx.checkpoint([index + 1, [*log, "checkpoint"], is_open])
-                log.append("checkpoint")
-                tasks.clear()
-            elif word == "open" and not is_open:
-                is_open = True
-                _answer(ctx, "late", log)
-        except UsageError as error:
-            log.append(str(error)[:20])
-        yield from _block(ctx, [[word, *operands]], tasks, log)
-    return log
+def _joined(head: list[Any] | None, *parts: Program) -> Program:
+    return [*([] if head is None else [head]), *(instruction for part in parts for instruction in part)]
 
 
-def _answer(ctx: Context, name: str, log: list[Any]) -> None:
-    @ctx.on_request(name)
-    def handler(what: int) -> Any:
-        if what % 3 == 0:
-            raise LookupError(what)
-        log.append([name, what])
-        if what % 3 == 1:
-            log.append((yield from ctx.call_activity(work, what)))
-        return len(log)
+_HEAD = st.none() | st.none() | spelled(weighted(HEADS), 0)
+_TIDY = st.sampled_from(TIDY).flatmap(lambda words: st.tuples(*(spelled([word], DEPTH_MAX - 1) for word in words)))
+PROGRAMS: st.SearchStrategy[Program] = st.one_of(
+    st.builds(_joined, _HEAD, st.sampled_from(OPENINGS), blocks(DEPTH_MAX), st.just(AT_LAST)),
+    st.builds(lambda head, parts: _joined(head, BEFORE_TIDY, *parts), _HEAD, st.lists(_TIDY, min_size=2, max_size=8)),
+)
+"""The whole language, by the tables that the simulator draws from, too."""
 
-
-def _block(  # noqa: C901  # a table of instructions
-    ctx: Context, program: Program, tasks: list[Task[Any]], log: list[Any]
-) -> Any:
-    for word, *operands in program:
-        match word, operands:
-            case "activity", [n]:
-                tasks.append(ctx.call_activity(work, n))
-            case "timer", [seconds]:
-                tasks.append(ctx.sleep(seconds))
-            case "event", [name, timeout]:
-                tasks.append(ctx.wait_for_event(name, timeout=timeout))
-            case "child", [n, close]:
-                options = kid.options(parent_close=close, retry=RetryPolicy(max_attempts=1 + n % 2, initial=1))
-                tasks.append(ctx.call_workflow(options, n))
-            case "message", [n]:
-                tasks.append(ctx.raise_event(f"them {n}", "hi", n))
-            case "all", [count]:
-                tasks.append(ctx.when_all(tasks[-count:]))
-            case "any", [count]:
-                tasks.append(ctx.when_any(tasks[-count:]))
-            case "spawn", [inner]:
-                tasks.append(ctx.spawn(_block(ctx, inner, tasks, log)))
-            case "guarded", [inner, clean_up]:
-                try:
-                    yield from _block(ctx, inner, tasks, log)
-                except Cancelled:
-                    log.append("cancelled")
-                    yield from _block(ctx, clean_up, tasks, log)
-            case "saga", [inner, parallel, undo]:
-                saga = ctx.saga(parallel=parallel)
-                try:
-                    yield from saga.guard(_undoable(ctx, saga, inner, undo, tasks, log))
-                except (TaskError, LookupError, Cancelled) as error:
-                    log.append(str(error))
-            case "cancel", [n]:
-                if tasks:
-                    log.append(tasks[n % len(tasks)].cancel())
-            case "effect", []:
-                log.append(ctx.side_effect(lambda: len(log)))
-            case "status", []:
-                ctx.set_custom_status(len(log))
-            case "patch", [name]:
-                log.append(ctx.patched(name))
-            case "dice", []:
-                log.append([ctx.random().random(), str(ctx.uuid4()), ctx.now().isoformat()])
-            case "raise", []:
-                raise LookupError(len(log))
-            case "wait", [n]:
-                if tasks:
-                    log.append((yield from _seen(tasks[n % len(tasks)])))
-            case "again" | "checkpoint" | "open", []:
-                pass
-            case _:
-                raise AssertionError(word)
-
-
-def _undoable(ctx: Context, saga: Saga, program: Program, undo: Program, tasks: list[Task[Any]], log: list[Any]) -> Any:
-    for n, instruction in enumerate(program):
-        if n % 2:
-            saga.compensate_with(_block, ctx, undo, tasks, log)
-        else:
-            saga.compensate_with(work, n)
-        yield from _block(ctx, [instruction], tasks, log)
-
-
-def _seen(task: Task[Any]) -> Any:
-    try:
-        value = yield from task
-    except TaskError as error:
-        return str(error)
-    return repr(value)
-
-
-_SMALL = st.integers(0, 5)
-_PLAIN = st.one_of(
-    st.tuples(st.just("wait"), st.integers(0, 30)),
-    st.tuples(st.just("wait"), st.integers(0, 30)),
-    st.tuples(st.just("activity"), _SMALL),
-    st.tuples(st.just("timer"), _SMALL),
-    st.tuples(st.just("event"), st.sampled_from("aAb"), st.none() | _SMALL),
-    st.tuples(st.just("patch"), st.sampled_from("pq")),
-    st.tuples(st.sampled_from(["all", "any"]), st.integers(1, 4)),
-    st.tuples(st.just("cancel"), st.integers(0, 30)),
-    st.tuples(
-        st.sampled_from(["effect", "status", "dice", "raise", "raise", "again", "checkpoint", "checkpoint", "open"])
-    ),
-    st.tuples(st.just("child"), _SMALL, st.sampled_from(["terminate", "cancel", "abandon"])),
-    st.tuples(st.just("message"), _SMALL),
-).map(list)
-
-
-def _blocks(inner: st.SearchStrategy[Program]) -> st.SearchStrategy[Program]:
-    nested = (
-        st.tuples(st.just("spawn"), inner)
-        | st.tuples(st.just("guarded"), inner, inner)
-        | st.tuples(st.just("saga"), inner, st.booleans(), inner)
-    )
-    return st.lists(_PLAIN | nested.map(list), min_size=2, max_size=8)
-
-
-PROGRAMS = st.recursive(st.lists(_PLAIN, min_size=1, max_size=8), _blocks, max_leaves=4).map(
-    lambda program: [["activity", 0], ["timer", 1], *program, ["wait", 0], ["wait", 1]]
-) | st.lists(
-    # Words that leave nothing open, for checkpoints and further rounds are not allowed else.
-    st.sampled_from([[["activity", 1], ["wait", -1]], [["event", "a", None], ["wait", -1]], [["dice"]],
-                     [["patch", "p"]], [["child", 2, "cancel"], ["wait", -1]], [["message", 1], ["wait", -1]],
-                     [["checkpoint"]],
-                     [["checkpoint"]], [["again"]], [["again"]], [["open"]], [["status"]], [["effect"]], [["raise"]]]),
-    min_size=3, max_size=12,
-).map(lambda parts: [["activity", 1], ["wait", -1], *(word for part in parts for word in part)])  # fmt: skip
 KINDS = (
     "child", "child", "message", "request", "request",
-    "result", "result", "result", "failure", "retry", "stale", "time", "time", "event", "event", "event",
-    "cancel", "suspend", "resume", "resume", "terminate",
+    "result", "result", "result", "failure", "retry", "stale", "handed", "again", "time", "time",
+    "event", "event", "event", "cancel", "suspend", "resume", "resume", "terminate",
 )  # fmt: skip
 CHOICES = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 11)), min_size=4, max_size=20)
 Choices = list[tuple[str, int]]
@@ -224,17 +105,17 @@ def observe(story: Story, kind: str, which: int) -> list[ev.Observation]:
     if kind == "event":
         return [received("aBab"[which % 4], which, f"id {which % 5}" if which % 2 else None)]
     if kind == "request":
-        return [asked(f"request {which}", "late" if which % 2 else "r", which)]
+        return [asked(f"request {which}", ("r", "late", "p")[which % 3], which // 2)]
     children, told = list(story.execution.children or ()), list(story.execution.messages or ())
     if kind == "child" and children:
         child = children[which % len(children)]
-        return [ended(child) if which % 3 == 0 else returned(child, which)]
+        return [ended(child, "" if which % 2 else "FAILED") if which % 3 == 0 else returned(child, which)]
     if kind == "message" and told:
         outcomes = ("delivered", "missing", "over")
         return [ev.MessageAnswered(told[which % len(told)], outcomes[which % 3])]
     activities = list(story.execution.activities.values())
     if kind == "time" or not activities:
-        story.now_us += which % 4 * SECOND
+        story.now_us += (30 if which == 11 else which % 4) * SECOND
         return story.execution.due_observations(story.now_us)
     activity = activities[which % len(activities)]
     task, attempt = activity.task, activity.attempt
@@ -246,7 +127,25 @@ def observe(story: Story, kind: str, which: int) -> list[ev.Observation]:
         return [ev.AttemptFailed(task, attempt, Failure("E"), story.now_us + SECOND, counts=bool(which % 2))]
     if kind == "stale":
         return [done(task, "stale", attempt + (which % 2 or -1))]
-    return [done(task, which, attempt)]
+    if kind == "handed":
+        return [ev.ActivityHandedOver(task, attempt)]
+    if kind == "again":
+        return [ev.ActivityRetried(task, attempt)]
+    return [done(task, which if which % 5 == 4 else f"result {which}", attempt)]
+
+
+def story_of(program: Program, *, begin: bool = True) -> Story:
+    """One of the workflow that runs `program`, with the times that the program asks for."""
+    flow = workflow_of(program)
+    options = flow.start_options
+    return Story(
+        flow,
+        program,
+        begin=begin,
+        versions=list(VERSIONS.values()),
+        start_at_s=options.start_delay_us / SECOND,
+        deadline_s=options.timeout_us / SECOND,
+    )
 
 
 class Taken(NamedTuple):
@@ -262,7 +161,7 @@ class Told:
 
     def __init__(self, program: Program, choices: Choices) -> None:
         self.program = program
-        self.story = story = Story(interpret, program)
+        self.story = story = story_of(program)
         self.taken = [Taken(0, NOON, story.started)]
         self.queued: dict[int, list[int]] = {}
         self.states: dict[int, Any] = {}
@@ -275,7 +174,8 @@ class Told:
                 refused = story.tell(*observed).refused
                 self.taken += [Taken(turn, story.now_us, e) for e in observed if e not in refused]
             # Now and then there is no room for an activity that the turn has asked for.
-            scheduled = [a.task for a in story.turn.scheduled if a.task in story.execution.activities]
+            here = [a for a in story.turn.scheduled if a.options is None or not a.options.queue]
+            scheduled = [a.task for a in here if a.task in story.execution.activities]
             if which % 3 == 0 and scheduled:
                 self.queued[turn] = scheduled[:1]
                 note_queued(story, scheduled[:1])
@@ -378,7 +278,7 @@ def test_numbers_are_dense_time_does_not_run_back_and_the_end_is_the_end(told: T
 @laws
 def test_one_by_one_gives_the_same_as_all_at_once(told: Told) -> None:
     """A turn for each observation, against one for all of a moment, against those of the story."""
-    apart, batched = (Story(interpret, told.program, begin=False) for _ in range(2))
+    apart, batched = (story_of(told.program, begin=False) for _ in range(2))
     for turn, group in groupby(told.taken, key=lambda item: item.turn):
         observed = list(group)
         apart.now_us = batched.now_us = observed[0].now_us
@@ -406,7 +306,7 @@ def test_a_suspension_inserted_anywhere_loses_nothing_and_changes_no_order(
     here = told.taken[place].turn
     window = [event for turn, _, event in told.taken[place : place + length] if turn == here]
     assume(not any(isinstance(event, (ev.InstanceSuspended, ev.InstanceResumed)) for event in window))
-    plain, halted = (Story(interpret, program, begin=False) for _ in range(2))
+    plain, halted = (story_of(program, begin=False) for _ in range(2))
     for story in (plain, halted):
         for turn, group in groupby(told.taken[:place], key=lambda item: item.turn):
             for _, now_us, event in group:
@@ -438,16 +338,26 @@ def test_a_suspension_inserted_anywhere_loses_nothing_and_changes_no_order(
         story.execution.put_away()
 
 
+def words_of(program: Program) -> Iterator[str]:
+    for word, *operands in program:
+        yield word
+        for operand in operands:
+            if isinstance(operand, list):
+                yield from words_of(operand)
+
+
 def test_the_language_reaches_what_it_is_meant_to_reach() -> None:
     """A net that catches nothing proves nothing: the drawn stories hold every kind of event."""
     seen: set[str] = set()
+    words: set[str] = set()
     replays = 0
 
-    @settings(max_examples=400, database=None, derandomize=True)
+    @settings(max_examples=600, database=None, derandomize=True)
     @given(PROGRAMS, CHOICES)
     def draw(program: Program, choices: Choices) -> None:
         nonlocal replays
         told = Told(program, choices)
+        words.update(words_of(program))
         seen.update(ev.tag_of(event) for event in told.story.events)
         replays += len(told.story.rows) > 4
         told.story.execution.put_away()
@@ -463,8 +373,9 @@ def test_the_language_reaches_what_it_is_meant_to_reach() -> None:
             ev.InstanceCancelled(), ev.PatchRecorded("p"), ev.EventAwaited(1, "a"), ev.TimerCreated(1, 1),
             ev.ChildScheduled(1, "kid", 1, b"", b""), ev.ChildCompleted(1, b""), ev.ChildFailed(1, Failure("E")),
             ev.MessageSent(1, "them", b""), ev.MessageAnswered(1, "over"), ev.RequestReceived("r", "r", b""),
-            ev.RequestAnswered("r", b""), ev.CheckpointTaken(b""), ev.ContinuedAsNew(b""),
+            ev.RequestAnswered("r", b""), ev.CheckpointTaken(b""), ev.ContinuedAsNew(b""), ev.InstanceBegan(),
+            ev.InstanceTimedOut(), ev.ActivityHandedOver(1, 1), ev.ActivityRetried(1, 1),
         )
     }  # fmt: skip
+    assert words == WORDS
     assert replays > 40
-    assert program_of(interpret).name == "interpret"

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from planting import crowded, frozen, mutant
+from planting import calling, crowded, frozen, mutant
 
 from durableflow.backends.memory import MemoryBackend
 from durableflow.core import execution as execution_module
@@ -203,7 +203,7 @@ def leaves_messages_in_the_inbox(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryBackend, "_consume", lambda self, number: None)
 
 
-@mutant()
+@mutant(where=lambda plan: crowded(calling(["activity", "plain", 1], ["wait", 0], ["again", None])(plan)))
 def loses_what_a_round_was_told_too_late(patch: pytest.MonkeyPatch) -> None:
     real = Turns._begin_rounds
 
@@ -218,7 +218,7 @@ def loses_what_a_round_was_told_too_late(patch: pytest.MonkeyPatch) -> None:
 # -- life ---------------------------------------------------------------------------------------------------------
 
 
-def _replace_handler(patch: pytest.MonkeyPatch, kind: type, **replaced: Any) -> None:
+def replace_handler(patch: pytest.MonkeyPatch, kind: type, **replaced: Any) -> None:
     note, deliver = observations.HANDLERS[kind]
     patch.setitem(observations.HANDLERS, kind, (replaced.get("note", note), replaced.get("deliver", deliver)))
 
@@ -253,7 +253,7 @@ def loses_what_came_while_suspended(patch: pytest.MonkeyPatch) -> None:
 
 @mutant()
 def does_not_end_what_is_terminated(patch: pytest.MonkeyPatch) -> None:
-    _replace_handler(patch, ev.InstanceTerminated, note=lambda execution, event: True)
+    replace_handler(patch, ev.InstanceTerminated, note=lambda execution, event: True)
 
 
 @mutant()
@@ -285,7 +285,7 @@ def retries_without_counting(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Effects, "request_due", request_due)
 
 
-@mutant("fleet", 300)
+@mutant("fleet", 300, where=lambda plan: frozen(calling(["activity", "queued", 1], ["wait", 0])(plan)))
 def hears_late_attempts(patch: pytest.MonkeyPatch) -> None:
     """Neither the store nor the instance asks whose word it is: one of the two is enough to be safe."""
     finish_one = MemoryBackend._finish_one
@@ -304,7 +304,7 @@ def hears_late_attempts(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(MemoryBackend, "_finish_one", finish_any)
     patch.setattr(MemoryBackend, "_check_server", lambda self, server_id: None)
-    _replace_handler(patch, ev.ActivityCompleted, note=note)
+    replace_handler(patch, ev.ActivityCompleted, note=note)
 
 
 @mutant()

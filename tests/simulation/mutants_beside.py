@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from planting import mutant
+from planting import calling, hesitant, mutant
 
 from durableflow.backends.base import SendResult
 from durableflow.backends.memory import MemoryBackend
@@ -73,7 +73,7 @@ def writes_no_letter_of_an_activity(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Execution, "note_exhausted", lambda self, activity, failed: None)
 
 
-@mutant(by="what_failed_for_good_has_a_dead_letter")
+@mutant(by="what_failed_for_good_has_a_dead_letter", where=calling(["activity", "doomed", 1], ["wait", 0], ["raise"]))
 def keeps_the_letters_of_what_goes_on(patch: pytest.MonkeyPatch) -> None:
     real = MemoryBackend._write_rewrites
 
@@ -86,7 +86,11 @@ def keeps_the_letters_of_what_goes_on(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryBackend, "_write_rewrites", write_rewrites)
 
 
-@mutant(by="a_rewind_keeps_what_was_received", universes=300)
+@mutant(
+    by="a_rewind_keeps_what_was_received",
+    universes=300,
+    where=calling(["activity", "doomed", 1], ["event", "a", None], ["wait", 0], ["wait", 1], ["raise"]),
+)
 def loses_events_at_a_rewind(patch: pytest.MonkeyPatch) -> None:
     real = rewriting._told_again
 
@@ -155,7 +159,7 @@ def forgets_a_slot_that_comes_with_another(patch: pytest.MonkeyPatch) -> None:
 # -- many at once -------------------------------------------------------------------------------------------------
 
 
-@mutant("fleet")
+@mutant("fleet", where=hesitant)
 def reads_no_number_that_appears_late(patch: pytest.MonkeyPatch) -> None:
     """The last number that was read is taken for the last that there will be."""
     patch.setattr(MemoryFleet, "_settled", lambda self: self._last_number)

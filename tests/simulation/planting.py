@@ -65,3 +65,18 @@ def crowded(plan: Plan) -> Plan:
         for number, each in enumerate(plan.spoken)
     ]
     return msgspec.structs.replace(plan, births=births, spoken=said)
+
+
+def hesitant(plan: Plan) -> Plan:
+    """Many transactions commit late, behind those that began after them."""
+    return msgspec.structs.replace(plan, climate=msgspec.structs.replace(plan.climate, late=0.5))
+
+
+def calling(*program: list[Any]) -> Where:
+    """All instances run this program."""
+
+    def where(plan: Plan) -> Plan:
+        births = [msgspec.structs.replace(birth, program=list(program)) for birth in plan.births]
+        return msgspec.structs.replace(plan, births=births)
+
+    return where

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import mutants  # noqa: F401  # it enters the bugs that it plants
 import mutants_beside  # noqa: F401  # likewise
+import mutants_of_activities  # noqa: F401  # likewise
 import pytest
 from planting import MUTANTS, Mutant
 
@@ -37,6 +38,6 @@ def test_a_failing_universe_is_made_small_and_fails_again_in_the_same_way() -> N
     smaller, outcome = shrink(plan, run=lambda tried: run_with(mutant, tried))
     assert outcome.violation == "a_timer_never_fires_early"
     assert smaller.size < plan.size
-    assert len(smaller.births) == 1
+    assert len(smaller.births) + len(smaller.schedules) == 1
     assert (smaller.blows, smaller.spoken) == ([], [])
     assert [run_with(mutant, smaller).trace for _ in range(2)] == [outcome.trace] * 2

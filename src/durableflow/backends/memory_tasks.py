@@ -184,9 +184,9 @@ class MemoryTasks:
             (t.expires_us for t in self._tasks.values() if t.expires_us is not None and t.state != CLAIMED),
             default=None,
         )
-        leases = [expires_us for each, expires_us in self._servers.items() if each != request.server_id]
-        is_overdue = (expiry is not None and expiry <= now_us) or any(each <= now_us for each in leases)
-        moments = [each for each in (due, opening, expiry, *leases) if each is not None and each > now_us]
+        lease = min((us for each, us in self._servers.items() if each != request.server_id), default=None)
+        is_overdue = any(each is not None and each <= now_us for each in (expiry, lease))
+        moments = [each for each in (due, opening, expiry, lease) if each is not None and each > now_us]
         return Outlook(is_claimable, is_overdue, min(moments, default=None))
 
     def _opening(self, request: ClaimRequest, now_us: int) -> tuple[bool, int | None]:

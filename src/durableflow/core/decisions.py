@@ -219,7 +219,11 @@ class Decider(Driver):
 
     def spawn(self, steps: Steps[Any], label: str) -> Task[Any]:
         """Drive `steps` beside the others; it begins when the caller next waits."""
-        self._check_usable()
+        try:
+            self._check_usable()
+        except BaseException:
+            steps.close()  # nobody will: of a coroutine that is just dropped, Python warns
+            raise
         task: Task[Any] = Task(self, 0, label)
         self._drive_branch(steps, task)
         return task

@@ -14,8 +14,6 @@ from durableflow.testing.simulation.ledger import Ledger, LedgerAttempt
 from durableflow.testing.simulation.shadow import Judge, Shadow, Writer
 from durableflow.testing.simulation.shadow_instance import ShadowInstance
 
-_ALL = (*INVARIANTS, *holdings.HOLDINGS)
-
 
 class Checks(Judge):
     """Calls the checkers; the first objection ends the run.
@@ -33,7 +31,7 @@ class Checks(Judge):
         self.shadow: Shadow
         self._store = store
         self._at: dict[str, list[Invariant]] = {}
-        for each in _ALL:
+        for each in (*INVARIANTS, *holdings.HOLDINGS):
             self._at.setdefault(each.place, []).append(each)
         self._of_kind: dict[type, list[Invariant]] = {}
 
@@ -106,6 +104,7 @@ class Checks(Judge):
         if self.ledger.made_twice:
             raise Violation("no_attempt_is_made_twice", f"{attempt!r} was made before")
         self.made["no_attempt_is_made_twice"] += 1
-        instance = self.shadow.instances.get(attempt.instance_id)
+        # Who was frozen in between begins what was called by one that has been purged since.
+        instance = next(reversed(self.shadow.lives(attempt.instance_id)), None)
         for each in self._at["attempt"]:
             self.call(each, attempt.instance_id, instance, attempt)

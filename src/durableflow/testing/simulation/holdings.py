@@ -86,6 +86,7 @@ _ANSWERS: Final = (
     ev.ActivityCompleted,
     ev.ActivityFailed,
     ev.ActivityRetried,
+    ev.AttemptFailed,
     ev.ChildCompleted,
     ev.ChildFailed,
     ev.MessageAnswered,

@@ -222,7 +222,7 @@ def a_result_is_that_of_the_attempt_that_it_names(at: Moment, event: ev.Activity
     attempt = at.ledger.attempts.get((at.instance.id, event.task, event.attempt))
     if attempt is None:
         return f"{event!r:.200}, but no such attempt was made"
-    if attempt.output != event.output:
+    if not attempt.has_returned(event.output):
         return f"{event!r:.200}, but the attempt returned {attempt.output!r}"
     return None
 

@@ -141,6 +141,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._timer_numbers = count()
         self._task_numbers = count(1)
         self._calls_at_once = 0
+        self._thread_us = 0
         self.set_task_factory(self._make_task)
 
     # -- asyncio's side -------------------------------------------------------------------------------------
@@ -161,7 +162,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def call_soon_threadsafe(
         self, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        """See `asyncio.loop.call_soon_threadsafe`; there is one thread."""
+        """See `asyncio.loop.call_soon_threadsafe`; there is one thread, or what stands for another: see `in_thread`."""
+        if self._thread_us:
+            return self._call_at_us(self.now_us + self._thread_us, callback, args, context)
         return self.call_soon(callback, *args, context=context)
 
     def call_later(
@@ -238,6 +241,15 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def call_after_us(self, delay_us: int, call: Callable[[], object], context: Context) -> None:
         """Make a call when so much time has passed."""
         self._call_at_us(self.now_us + delay_us, call, (), context)
+
+    @contextmanager
+    def in_thread(self, takes_us: int) -> Generator[None]:
+        """What is called inside stands for a thread that takes so long: its effects are now, its word comes then."""
+        self._thread_us = takes_us
+        try:
+            yield
+        finally:
+            self._thread_us = 0
 
     def line_up(self, calls: list[_Held]) -> None:
         """These are ready."""

@@ -120,8 +120,10 @@ class Network:
         answer: Any = None
         error: BaseException | None = None
         try:
+            # User code that runs inside the store runs for its process.
+            do = process.context.copy().run if method == "transact" else _call
             with self._numbered(numbers):
-                answer = self._do(method, args, kwargs, fate.fault)
+                answer = do(self._do, method, args, kwargs, fate.fault)
         except _Hidden as hidden:
             answer, error = hidden.answer, hidden
         except Exception as raised:
@@ -206,6 +208,10 @@ def _settle(future: asyncio.Future[Any], answer: Any, error: BaseException | Non
     else:
         future.set_exception(error)
         future.exception()  # its caller may be gone
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
 
 
 def finish(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -10,11 +10,12 @@ from durableflow.client import Client
 from durableflow.engine import Engine
 from durableflow.errors import StorageError
 from durableflow.runtime.settings import Settings
+from durableflow.testing.simulation.activities import ACTIVITIES
 from durableflow.testing.simulation.clocks import DriftingClock
+from durableflow.testing.simulation.interpreter import VERSIONS
 from durableflow.testing.simulation.loop import Process
 from durableflow.testing.simulation.network import Network, Wire, backend_of
 from durableflow.testing.simulation.poison import POISON
-from durableflow.testing.simulation.programs import PROGRAM, WORK
 
 T = TypeVar("T")
 
@@ -63,8 +64,8 @@ class Node(Process):
     def _engine(self, settings: Settings) -> Engine:
         return Engine(
             self._backend,
-            workflows=[PROGRAM, POISON],
-            activities=[WORK],
+            workflows=[*VERSIONS.values(), POISON],
+            activities=ACTIVITIES,
             name=self.name,
             settings=settings,
             clock=self.clock,

@@ -8,7 +8,8 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import msgspec
 
 from durableflow.model.schedule import Overlap
-from durableflow.testing.simulation.programs import EVENT_NAMES, draw_program
+from durableflow.testing.simulation.language import EVENT_NAMES
+from durableflow.testing.simulation.programs import draw_program
 from durableflow.testing.simulation.weather import Climate
 
 StoreKind: TypeAlias = Literal["memory", "fleet", "sqlite"]
@@ -197,8 +198,8 @@ def _draw_scheduled(dice: random.Random, number: int, lasts_s: float) -> Schedul
 def _draw_spoken(dice: random.Random, births: list[Birth], processes: int, talkers: int, lasts_s: float) -> Spoken:
     kind = dice.choice(_SPOKEN_KINDS)
     birth = dice.choice(births)
-    if kind == "fork" and _mentions(birth.program, "message"):
-        kind = "purge"  # what it says has its id in it, so a copy would ask for something else
+    if kind == "fork" and any(_mentions(birth.program, word) for word in _WITH_ID):
+        kind = "purge"
     by = dice.randrange(talkers)
     name, program = dice.choice(EVENT_NAMES), list[Any]()
     if kind == "debounce":
@@ -214,6 +215,10 @@ def _draw_spoken(dice: random.Random, births: list[Birth], processes: int, talke
         dice.choice([0, 0, 0, 1, 2]),
         program,
     )
+
+
+_WITH_ID: Final = ("message", "choose")
+"""What an instance does by these words has its id in it, or depends on that: a copy would ask for something else."""
 
 
 def _mentions(program: list[Any], word: str) -> bool:

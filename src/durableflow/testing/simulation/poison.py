@@ -9,7 +9,7 @@ from durableflow.authoring.context import Context
 from durableflow.authoring.workflow import Workflow
 from durableflow.errors import TaskError
 from durableflow.model.retry import RetryPolicy
-from durableflow.testing.simulation.programs import WORK
+from durableflow.testing.simulation.activities import WORK
 
 KINDS: Final = ("forgetful", "unsteady", "loud", "hopeless")
 

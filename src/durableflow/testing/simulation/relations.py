@@ -32,10 +32,15 @@ def _decisions(universe: Universe, *kinds: type) -> Iterator[tuple[ShadowInstanc
 def a_call_of_a_child_makes_one_child(universe: Universe) -> Iterator[str]:
     """Which knows whose it is, and what it returned is what its parent was told."""
     for parent, asked in _decisions(universe, ev.ChildScheduled):
-        children = universe.shadow.lives(parent.child_id(asked))
-        if not any(child.birth.parent == parent.id for child in children) and asked.task not in parent.copied:
-            yield f"{parent.id} called {parent.child_id(asked)}, which is not there, or another's"
+        lives = universe.shadow.lives(parent.child_id(asked))
+        children = [child for child in lives if child.birth.parent == parent.id]
         told = parent.answered.get(asked.task)
+        if asked.child_id and lives and not children and asked.task not in parent.copied:
+            if isinstance(told, ev.ChildCompleted) or (isinstance(told, ev.ChildFailed) and told.status):
+                yield f"{parent.id} was told {told!r:.100} of {asked.child_id}, which is another's"
+            continue
+        if not children and asked.task not in parent.copied:
+            yield f"{parent.id} called {parent.child_id(asked)}, which is not there, or another's"
         ends = [end for child in children for end in child.ends]
         if isinstance(told, ev.ChildCompleted) and asked.task not in parent.copied:
             if not any(isinstance(end, ev.InstanceCompleted) and end.output == told.output for end in ends):
@@ -54,7 +59,8 @@ def no_child_outlives_its_parent_against_its_will(universe: Universe) -> Iterato
     for parent, asked in _decisions(universe, ev.ChildScheduled):
         child = universe.shadow.instances.get(parent.child_id(asked))
         close = "terminate" if asked.options is None else asked.options.parent_close
-        if close == "terminate" and parent.end is not None and child is not None and child.end is None:
+        is_theirs = child is not None and child.birth.parent == parent.id
+        if close == "terminate" and is_theirs and parent.end is not None and child is not None and child.end is None:
             yield f"{child.id} goes on, though {parent.id} is over"
 
 

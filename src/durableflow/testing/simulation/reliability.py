@@ -25,6 +25,8 @@ _PLACES: Final = {
     "purge": "each purge",
     "twin": "the end, beside a second universe",
     "attempt": "each attempt, when its code begins",
+    "circuit": "each change of a circuit",
+    "attempt of a circuit": "each attempt of an activity with a circuit",
     "ack": "each acknowledgement",
     "end": "the end of each universe",
     "course": "the course of each universe",

@@ -9,21 +9,27 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Final
 from unittest.mock import patch
 
 from durableflow.backends.base import Backend
 from durableflow.backends.memory import MemoryBackend
-from durableflow.runtime import commits
+from durableflow.runtime import attempts, commits
 from durableflow.runtime.guard import TurnGuard
+from durableflow.testing.simulation import limits
 from durableflow.testing.simulation.fleet import MemoryFleet
 from durableflow.testing.simulation.invariants import Violation
 from durableflow.testing.simulation.loop import Deadlock, Livelock, SimulatedLoop
 from durableflow.testing.simulation.network import finish
 from durableflow.testing.simulation.plan import Plan
 from durableflow.testing.simulation.sqlite import InlineSqlite
+from durableflow.testing.simulation.threads import SimulatedThreads
 from durableflow.testing.simulation.twins import Run, Seen, compare
 from durableflow.testing.simulation.universe import Outcome, Universe
 from durableflow.testing.simulation.verdicts import judge
+
+PROMISES: Final = (limits,)
+"""Beside `invariants`: their checkers are entered when they are imported."""
 
 
 def run_plan(plan: Plan, *, keeps_trace: bool = False, look: Callable[[Universe], object] | None = None) -> Outcome:
@@ -112,8 +118,12 @@ def _alone(plan: Plan) -> Generator[None]:
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        # Turns are guarded by a thread that would look at the real clock.
-        with patch.object(commits, "_AHEAD_MIN", plan.ahead), patch.object(TurnGuard, "start", _watch_nothing):
+        with (
+            patch.object(commits, "_AHEAD_MIN", plan.ahead),
+            # Turns are guarded by a thread that would look at the real clock.
+            patch.object(TurnGuard, "start", _watch_nothing),
+            patch.object(attempts, "DaemonThreads", partial(SimulatedThreads, str(plan.seed))),
+        ):
             yield
     finally:
         if was_enabled:

@@ -8,12 +8,18 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from durableflow.testing.simulation.language import BLOCK_WORDS, Program
 from durableflow.testing.simulation.plan import Plan
-from durableflow.testing.simulation.programs import Program
 
-_ASK: Final = ("activity", "timer", "child", "all")
+_ASK: Final = ("activity", "named", "timer", "until", "child", "all")
 """Words that make a task."""
-_SAY: Final = ("wait", "effect", "status", "patch", "raise", "guarded", "saga", "again", "checkpoint", *_ASK)
+_SAY: Final = (
+    *("wait", "effect", "status", "patch", "known", "raise", "guarded", "saga", "finally", "loop"),
+    *("again", "checkpoint", "async", "plain", "query", "after"),
+    *_ASK,
+)
+_KINDS: Final = ("plain", "flaky", "hasty", "beating", "steady", "stubborn", "queued", "hopeless")
+"""Activities that nobody else says anything to, wait for no others, and whose last attempt says always the same."""
 _CHANGE: Final = ("terminate", "cancel", "request", "rewind", "redrive", "purge")
 """What somebody may say to an instance that makes its result another."""
 _COUNTED: Final = re.compile(r"(attempt |after |#)\d+")
@@ -34,13 +40,24 @@ def without_counts(output: bytes) -> str:
 
 
 def _is_settled(program: Program) -> bool:
-    words = [instruction[0] for instruction in _all(program)]
-    kinds = {instruction[1] for instruction in _all(program) if instruction[0] == "activity"}
-    if not set(words) <= set(_SAY) or "doomed" in kinds:
-        return False  # a crash is an attempt too: what the last one failed of depends on that
-    if "all" in words and not {"raise", "child"}.isdisjoint(words):
+    instructions = _all(program)
+    words = [instruction[0] for instruction in instructions]
+    kinds = {instruction[1] for instruction in instructions if instruction[0] in ("activity", "named")}
+    if not set(words) <= set(_SAY) or not kinds <= set(_KINDS):
+        return False
+    if any(_is_open_to_time(instruction) for instruction in instructions):
+        return False
+    if "all" in words and not {"raise", "child", "hopeless"}.isdisjoint({*words, *kinds}):
         return False  # which failure comes first, time decides
     return {"again", "checkpoint"}.isdisjoint(words) or _is_tidy(program)
+
+
+def _is_open_to_time(instruction: list[Any]) -> bool:
+    """A child that others may have made, or a saga that undoes whatever has been done by then."""
+    word, *operands = instruction
+    return (word == "child" and operands[3:] not in ([], [None])) or (
+        word == "saga" and operands[2:3] not in ([], [[]])
+    )
 
 
 def _all(program: Program) -> list[list[Any]]:
@@ -60,5 +77,8 @@ def _is_tidy(program: Program) -> bool:
     return all(
         word not in _ASK or after == ["wait", -1]
         for (word, *_), after in zip(program, following, strict=True)
-        if word not in ("guarded", "saga")
-    ) and not any(word in ("guarded", "saga") for word, *_ in program)
+        if word not in _BLOCKS
+    ) and _BLOCKS.isdisjoint(word for word, *_ in program)
+
+
+_BLOCKS: Final = frozenset(word.name for word in BLOCK_WORDS) - {"child"}

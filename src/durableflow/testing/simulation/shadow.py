@@ -156,7 +156,7 @@ class Shadow:
             else:
                 copy = self._bear(rewrite.instance, 0)
                 copy.copy_rows(rewrite.rows)
-                copy.copied = frozenset(copy.answered)
+                copy.is_copy, copy.copied = True, frozenset(copy.answered)
         for rewrite in rewrites:
             for message in rewrite.messages:
                 self._born_by_sending(message)

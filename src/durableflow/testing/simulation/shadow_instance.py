@@ -56,6 +56,7 @@ class ShadowInstance:
         self.ends: list[ev.Event] = []
         """All that it ever had: a rewind lets it go on behind one."""
         self.rewinds = 0
+        self.is_copy = False
         self.copied: frozenset[int] = frozenset()
         """Tasks that were answered to the one of which it is a copy."""
         self._know_nothing()

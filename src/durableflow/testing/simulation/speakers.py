@@ -25,12 +25,13 @@ from durableflow.errors import (
 from durableflow.model import converter
 from durableflow.model.duration import to_datetime
 from durableflow.model.schedule import Interval, Schedule
+from durableflow.testing.simulation.activities import QUEUE
 from durableflow.testing.simulation.clocks import START_US
+from durableflow.testing.simulation.interpreter import PROGRAM, workflow_of
 from durableflow.testing.simulation.invariants import Ack
 from durableflow.testing.simulation.nodes import NoAnswer, Node
 from durableflow.testing.simulation.plan import VIA_LEADER, Birth, Scheduled, Spoken
 from durableflow.testing.simulation.poison import KINDS, POISON
-from durableflow.testing.simulation.programs import PROGRAM, QUEUE
 
 _TRIES_MAX: Final = 60
 _PAUSE_S: Final = 0.5
@@ -64,7 +65,8 @@ class Speakers:
     async def start(self, birth: Birth) -> None:
         """Start an instance, from several places at once."""
         await asyncio.sleep(birth.at_s)
-        options = PROGRAM.options(instance_id=birth.instance_id, queue=QUEUE if birth.queue else None)
+        queue = QUEUE if birth.queue else None
+        options = workflow_of(birth.program).options(instance_id=birth.instance_id, queue=queue)
 
         async def ask(client: Client) -> None:
             await client.start(options, birth.program)

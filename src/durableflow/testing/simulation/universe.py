@@ -14,15 +14,19 @@ import msgspec
 
 from durableflow.backends.base import Backend, InstanceRecord, Query, ScheduleRow
 from durableflow.errors import DurableflowError, InstanceNotActive
+from durableflow.model import events as ev
 from durableflow.model.status import Status
 from durableflow.runtime.settings import Settings
 from durableflow.testing.simulation.checks import Checks
+from durableflow.testing.simulation.circuit_book import CircuitBook
 from durableflow.testing.simulation.clocks import DriftingClock
+from durableflow.testing.simulation.couriers import Couriers
 from durableflow.testing.simulation.invariants import Ack, Violation
 from durableflow.testing.simulation.ledger import Ledger, LedgerAttempt, open_ledger
 from durableflow.testing.simulation.loop import Process, SimulatedLoop
 from durableflow.testing.simulation.network import Applied, Network, finish
 from durableflow.testing.simulation.nodes import NoAnswer, Node
+from durableflow.testing.simulation.onlookers import Onlookers
 from durableflow.testing.simulation.plan import Blow, Plan, Spoken
 from durableflow.testing.simulation.poison import POISON
 from durableflow.testing.simulation.shadow import Shadow
@@ -91,12 +95,17 @@ class Universe:
         self.blows: Counter[str] = Counter()
         self.weather = Weather(plan.climate, str(plan.seed), plan.only)
         self.checks = Checks(self.made, store)
-        self.ledger = self.checks.ledger = Ledger(str(plan.seed), self._note_attempt)
+        self.ledger = self.checks.ledger = Ledger(
+            str(plan.seed), self._note_attempt, self._note_hand_over, self._clock_us
+        )
         self.shadow = self.checks.shadow = Shadow(self.checks, self._clock_us, is_fleet=store.is_fleet)
+        self.circuits = CircuitBook(self.checks, self.ledger, self._clock_us)
         self.network = Network(store, loop, self.weather, self._note, self.trace)
         self.nodes: list[Node] = []
         self.asker: Node
         self.speakers: Speakers
+        self.couriers: Couriers
+        self.onlookers: Onlookers
         self._graves: list[Node] = []
         self._node_numbers = 0
         self._objection: Violation | None = None
@@ -115,6 +124,7 @@ class Universe:
     def _note(self, applied: Applied) -> None:
         try:
             self.shadow.note(applied)
+            self.circuits.note(applied)
         except Violation as violation:
             self.object_to(violation)
         if applied.method == "commit":
@@ -125,8 +135,16 @@ class Universe:
         """User code begins, which must not be told what is thought of it."""
         try:
             self.checks.on_attempt(attempt)
+            self.circuits.note_attempt(self.shadow.instances.get(attempt.instance_id), attempt)
         except Violation as violation:
             self.object_to(violation)
+
+    def _note_hand_over(self, attempt: LedgerAttempt, token: str) -> None:
+        self.couriers.take(attempt, token)
+
+    def _received(self) -> set[bytes]:
+        rows = (row for instance in self.shadow.everybody() for _, _, row in instance.rows)
+        return {event.payload for row in rows for event in row if isinstance(event, ev.EventReceived)}
 
     def _note_ack(self, ack: Ack) -> None:
         self.trace("ack", ack.kind, ack.instance_id, ack.outcome, ack.tries)
@@ -175,11 +193,14 @@ class Universe:
         for node in self.nodes:
             node.boot(self._settings)
         self.speakers = Speakers(str(plan.seed), self.nodes, self.asker, self._note_ack, is_fleet=self.store.is_fleet)
+        self.couriers = Couriers(str(plan.seed), self.nodes, self.asker)
+        self.onlookers = Onlookers(str(plan.seed), self.nodes, self._received)
         by_speaker: dict[int, list[Spoken]] = {}
         for said in plan.spoken:
             by_speaker.setdefault(said.by, []).append(said)
         speaking = [asyncio.create_task(self.speakers.start(birth)) for birth in plan.births]
         speaking += [asyncio.create_task(self.speakers.speak(each)) for each in by_speaker.values()]
+        speaking += [asyncio.create_task(self.onlookers.watch(birth, plan.lasts_s)) for birth in plan.births]
         speaking += [asyncio.create_task(self.speakers.schedule(each)) for each in plan.schedules]
         speaking += [asyncio.create_task(self.speakers.poison(number)) for number in range(plan.poison)]
         blows = [asyncio.create_task(self._befall(blow)) for blow in plan.blows]
@@ -195,6 +216,9 @@ class Universe:
     def _look_after(self) -> None:
         if self._objection is not None:
             raise self._objection
+        for task in self.couriers.tasks:
+            if task.done():
+                task.result()
         for node in self.nodes:
             failure = node.failure()
             if failure is not None:
@@ -305,8 +329,10 @@ class Universe:
     def _check_that_it_only_waits(self, instance_id: str) -> None:
         """What has been given all that comes from outside, and goes on waiting, must have nothing open."""
         instance = self.shadow.instances[instance_id]
-        over = {each.id for each in self.shadow.instances.values() if each.end is not None}
-        open_ = instance.what_is_open(self._clock_us(self.asker) - _OVERDUE_US, over)
+        before_us = self._clock_us(self.asker) - _OVERDUE_US
+        known = self.shadow.instances.values()
+        over = {each.id for each in known if each.end is not None and each.last_us < before_us}
+        open_ = instance.what_is_open(before_us, over)
         if open_:
             raise Violation("what_is_due_happens", f"{instance_id} has waited for {self.loop.time():.0f} s: {open_}")
         self.made["what_is_due_happens"] += 1

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from durableflow.backends.base import HistoryRow
 from durableflow.core.execution import Execution, replay_rows
 from durableflow.model import events as ev
+from durableflow.testing.simulation.interpreter import PROGRAM, VERSIONS
 from durableflow.testing.simulation.invariants import Invariant, Violation
 from durableflow.testing.simulation.judging import entering
 from durableflow.testing.simulation.network import finish
-from durableflow.testing.simulation.programs import PROGRAM
+from durableflow.testing.simulation.outside import OUTSIDE
 from durableflow.testing.simulation.relations import RELATIONS
 from durableflow.testing.simulation.shadow_instance import ShadowInstance
 from durableflow.testing.simulation.testimony import TESTIMONY
@@ -66,8 +67,7 @@ def a_replay_of_each_history_asks_for_the_same(universe: Universe) -> Iterator[s
     """Each decision is asked for again, and the end is the recorded one."""
     for name, instance in _programs(universe):
         for rows in _rounds(instance):
-            twin = Execution(name, PROGRAM)
-            twin.next_seq = rows[0][0]
+            twin = _twin(name, rows)
             try:
                 replay_rows(twin, rows)
             except Exception as error:
@@ -84,6 +84,15 @@ def _programs(universe: Universe) -> Iterator[tuple[str, ShadowInstance]]:
     return ((name, each) for name, each in universe.shadow.instances.items() if each.birth.workflow == PROGRAM.name)
 
 
+def _twin(name: str, rows: list[Row]) -> Execution:
+    """What has not taken any row of a round yet, with the code of its version."""
+    first_seq, _, (started, *_) = rows[0]
+    assert isinstance(started, ev.InstanceStarted)
+    twin = Execution(name, VERSIONS[started.version])
+    twin.next_seq = first_seq
+    return twin
+
+
 @verdict("I14")
 def one_by_one_gives_the_same(universe: Universe) -> Iterator[str]:
     """Observations that were taken in one turn lead to the same decisions when each has a turn of its own."""
@@ -94,16 +103,15 @@ def one_by_one_gives_the_same(universe: Universe) -> Iterator[str]:
             whole = rows if number == len(rounds) - 1 else rows[:-1]
             if all(_is_one_by_one(events) for _, _, events in whole):
                 continue
-            yield from (f"{name}: {objection}" for objection in _apart(name, rows[0][0], whole))
+            yield from (f"{name}: {objection}" for objection in _apart(name, whole))
 
 
 def _is_one_by_one(row: list[ev.Event]) -> bool:
     return sum(type(event) not in ev.DECISIONS | ev.NOTES for event in row) < 2
 
 
-def _apart(name: str, first_seq: int, rows: list[Row]) -> Iterator[str]:
-    twin = Execution(name, PROGRAM)
-    twin.next_seq = first_seq
+def _apart(name: str, rows: list[Row]) -> Iterator[str]:
+    twin = _twin(name, rows)
     try:
         for seq, at_us, events in rows:
             asked: list[ev.Event] = []
@@ -163,4 +171,4 @@ def nothing_is_left_behind(universe: Universe) -> Iterator[str]:
             yield f"tasks are left: {queue!r}"
 
 
-VERDICTS: Final = (*_STORE, *TESTIMONY, *RELATIONS)
+VERDICTS: Final = (*_STORE, *TESTIMONY, *RELATIONS, *OUTSIDE)
