@@ -57,7 +57,7 @@ def honours_the_token_of_an_attempt_before(patch: pytest.MonkeyPatch) -> None:
 
 @mutant()
 def loses_what_a_token_brought(patch: pytest.MonkeyPatch) -> None:
-    async def finish(self: Any, task: Any, event: Any) -> bool:
+    async def finish(self: Any, task: Any, event: Any, details: Any = None) -> bool:
         return True
 
     patch.setattr(Tokens, "_finish", finish)
