@@ -1,0 +1,218 @@
+"""What must be so of a record, by rules that know nothing of how it was made.
+
+The beginning is left out: caches fill, retention has nothing to remove yet. Of the rest the first part is compared with
+the last. A rule about time says nothing of a soak that is shorter than what it asks about.
+"""
+
+import argparse
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from benchmarks.soak.record import CLIENT, STEADY, Record
+
+WARM_SHARE: Final = 0.1
+WARM_MIN_S: Final = 300.0
+PART: Final = 0.1
+LATENCY_PART_S: Final = 600.0
+COUNTED_FROM_S: Final = 600.0
+DRIFT_FROM_S: Final = 1_800.0
+"""In less, a tenth is a single fault, and a slope of memory or a drift of latency cannot be told from noise."""
+
+RSS_MAX_KB_PER_MIN: Final = 50.0
+BLOCKS_MAX_PER_MIN: Final = 100.0
+COUNT_FACTOR: Final = 1.1
+COUNT_MARGIN: Final = 2.0
+TABLE_FACTOR: Final = 1.25
+TABLE_MARGIN: Final = 50.0
+ROWS_MAX: Final = {"takeovers": 1_000}
+"""Tables that keep so many of the latest rows, and fill until then."""
+P50_FACTOR, P50_MARGIN_MS = 1.25, 2.0
+P99_FACTOR, P99_MARGIN_MS = 1.5, 20.0
+RATE_SHARE: Final = 0.99
+
+Points = Sequence[tuple[float, float]]
+
+
+class Check(NamedTuple):
+    """A rule, and what was found; `passed` is None where the soak is too short for it."""
+
+    name: str
+    rule: str
+    found: str
+    passed: bool | None
+
+
+def checks(record: Record) -> list[Check]:
+    """All rules, in the order in which they are told."""
+    return [*_memory(record), *_counts(record), *_tables(record), *_latency(record), *_work(record)]
+
+
+def passed(record: Record) -> bool:
+    """No rule is broken."""
+    return all(check.passed is not False for check in checks(record))
+
+
+# -- the rules --------------------------------------------------------------------------------------------------------
+
+
+def _memory(record: Record) -> Iterator[Check]:
+    """Of the two that live through all of it; a line through all values, which single ones cannot tilt."""
+    is_long = record.terms.duration_s >= DRIFT_FROM_S
+    for who in (STEADY, CLIENT):
+        for column, unit, most in (("rss_kb", "kB", RSS_MAX_KB_PER_MIN), ("blocks", "blocks", BLOCKS_MAX_PER_MIN)):
+            points = _warm(record, who, column)
+            per_min = slope(points) * 60
+            what = "resident memory" if unit == "kB" else "blocks of the interpreter"
+            yield Check(
+                f"{what} of {who}",
+                f"grows by at most {most:g} {unit}/min",
+                f"{per_min:+.1f} {unit}/min, {_told(points)}",
+                (len(points) > 1 and per_min <= most) if is_long else None,
+            )
+
+
+def _counts(record: Record) -> Iterator[Check]:
+    """What is opened is closed. Attempts that run have a task each; they are not counted."""
+    rule = f"at the end at most {COUNT_FACTOR:g} times those of the beginning, and {COUNT_MARGIN:g}"
+    for who in sorted(name for name in record.series if name == CLIENT or name.startswith("w")):
+        for column, what in (("idle_tasks", "tasks"), ("threads", "threads"), ("files", "open files")):
+            yield _grown(record, who, column, f"{what} of {who}", rule, COUNT_FACTOR, COUNT_MARGIN)
+    yield _grown(record, "server", "sessions", "sessions of the server", rule, COUNT_FACTOR, COUNT_MARGIN)
+    yield _grown(record, STEADY, "live", f"instances in memory of {STEADY}", _table_rule(), TABLE_FACTOR, TABLE_MARGIN)
+
+
+def _tables(record: Record) -> Iterator[Check]:
+    """Retention keeps them bounded."""
+    for column in record.series.get("server", {}):
+        table = column.removeprefix("rows_")
+        if table in ROWS_MAX:
+            most = max(value for _, value in record.column("server", column))
+            rule = f"at most {ROWS_MAX[table]:,}"
+            yield Check(f"rows of {table}", rule, f"{most:,.0f}", most <= ROWS_MAX[table])
+        elif table != column:
+            yield _grown(record, "server", column, f"rows of {table}", _table_rule(), TABLE_FACTOR, TABLE_MARGIN)
+    yield _grown(record, "server", "store_mb", "megabytes of all tables", _table_rule(), TABLE_FACTOR, TABLE_MARGIN)
+
+
+def _table_rule() -> str:
+    return f"at the end at most {TABLE_FACTOR:g} times those of the beginning, and {TABLE_MARGIN:g}"
+
+
+def _latency(record: Record) -> Iterator[Check]:
+    """From the moment at which a start was due to its result; medians over windows, so that a fault tilts none."""
+    for column, what, factor, margin in (
+        ("all_p50_ms", "p50 of all kinds", P50_FACTOR, P50_MARGIN_MS),
+        ("all_p99_ms", "p99 of all kinds", P99_FACTOR, P99_MARGIN_MS),
+        ("steady_p50_ms", "p50 of five activities in sequence", P50_FACTOR, P50_MARGIN_MS),
+        ("start_p50_ms", "p50 of acknowledged starts", P50_FACTOR, P50_MARGIN_MS),
+    ):
+        rule = f"in the last ten minutes at most {factor:g} times that of the first ten, and {margin:g} ms"
+        points = _warm(record, CLIENT, column)
+        if record.terms.duration_s < DRIFT_FROM_S or not points:
+            is_short = record.terms.duration_s < DRIFT_FROM_S
+            yield Check(what, rule, "no values" if not points else _told(points), None if is_short else False)
+            continue
+        first = [value for at_s, value in points if at_s < points[0][0] + LATENCY_PART_S]
+        last = [value for at_s, value in points if at_s > points[-1][0] - LATENCY_PART_S]
+        before, after = statistics.median(first), statistics.median(last)
+        found = f"{before:.1f} ms, then {after:.1f} ms"
+        yield Check(what, rule, found, after <= before * factor + margin)
+
+
+def _work(record: Record) -> Iterator[Check]:
+    totals = record.totals
+    began, judged, acked = (totals.get(name, 0) for name in ("began", "judged", "acknowledged"))
+    planned = record.terms.rate * record.terms.duration_s
+    yield Check(
+        "starts",
+        f"at least {RATE_SHARE:.0%} of those that were due were made, and all acknowledged",
+        f"{began:,.0f} of {planned:,.0f} made, {acked:,.0f} acknowledged",
+        began >= planned * RATE_SHARE and acked == began,
+    )
+    yield Check(
+        "judgement",
+        "each acknowledged instance came to its end, and all that ended were judged",
+        f"{judged:,.0f} judged, {totals.get('judged_acknowledged', 0):,.0f} of them acknowledged starts",
+        totals.get("judged_acknowledged", -1) == acked and acked > 0,
+    )
+    yield Check(
+        "violations",
+        "nothing lost, nothing doubled, nothing out of order",
+        "; ".join(record.violations[:3]) or "none",
+        not record.violations,
+    )
+    done = {fault.what for fault in record.faults}
+    yield Check(
+        "faults",
+        "all that were planned were done, kills among them",
+        f"{len(record.faults)} of {record.planned_faults}",
+        len(record.faults) >= record.planned_faults and "kill" in done,
+    )
+
+
+# -- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def slope(points: Points) -> float:
+    """Units in a second, by Theil and Sen: the median of the slopes between all pairs of points.
+
+    Source: P. K. Sen, "Estimates of the regression coefficient based on Kendall's tau", JASA 63, 1968.
+    """
+    slopes = [
+        (later - value) / (later_s - at_s)
+        for number, (at_s, value) in enumerate(points)
+        for later_s, later in points[number + 1 :]
+        if later_s > at_s
+    ]
+    return statistics.median(slopes) if slopes else 0.0
+
+
+def _warm(record: Record, series: str, column: str) -> Points:
+    """What came after the beginning, while the load lasted."""
+    points = record.column(series, column)
+    duration_s = record.terms.duration_s
+    warm_s = min(max(duration_s * WARM_SHARE, WARM_MIN_S), duration_s / 2)
+    return [(at_s, value) for at_s, value in points if warm_s <= at_s <= duration_s]
+
+
+def _parts(points: Points) -> tuple[Sequence[float], Sequence[float]]:
+    """The first and the last tenth."""
+    count = max(1, round(len(points) * PART))
+    values = [value for _, value in points]
+    return values[:count], values[-count:]
+
+
+def _grown(record: Record, series: str, column: str, name: str, rule: str, factor: float, margin: float) -> Check:
+    points = _warm(record, series, column)
+    if not points or record.terms.duration_s < COUNTED_FROM_S:
+        return Check(name, rule, _told(points), None if record.terms.duration_s < COUNTED_FROM_S else False)
+    before, after = (statistics.median(part) for part in _parts(points))
+    return Check(name, rule, _told(points), after <= before * factor + margin)
+
+
+def _told(points: Points) -> str:
+    if not points:
+        return "no values"
+    before, after = (statistics.median(part) for part in _parts(points))
+    return f"{before:,.0f}, then {after:,.0f}"
+
+
+def lines(record: Record) -> Iterator[str]:
+    """For people, a line for each rule."""
+    for check in checks(record):
+        mark = {True: "ok  ", False: "FAIL", None: "  - "}[check.passed]
+        yield f"{mark} {check.name}: {check.found} ({check.rule})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak.verdict", description=__doc__)
+    parser.add_argument("record", type=Path)
+    record = Record.load(parser.parse_args().record)
+    print(*lines(record), sep="\n")
+    raise SystemExit(0 if passed(record) else 1)
+
+
+if __name__ == "__main__":
+    main()
