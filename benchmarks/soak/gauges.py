@@ -1,6 +1,7 @@
 """What is measured from outside: what the server says of itself, and the load of the machine."""
 
 import os
+import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ _SESSIONS: Final = """
     from pg_stat_activity
     where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
 """
+_PROBE: Final = "update public.probe set number = number + 1"
+_PROBES: Final = 3
 _STORE: Final = """
     select sum(pg_total_relation_size(oid))::float8 / 1e6 from pg_class
     where relnamespace = 'durableflow'::regnamespace and relkind = 'r'
@@ -37,15 +40,27 @@ class ServerGauge:
     async def read(self) -> Mapping[str, float]:
         if not self._tables:
             self._tables = [name for (name,) in await self._fleet.sql(_TABLES)]
+            await self._fleet.run("create table public.probe as select 0 as number")
+        probe_ms = await self._probe_ms()
         counts = ", ".join(f"(select count(*) from {name})" for name in self._tables)
         ((*rows,),) = await self._fleet.sql(f"select {counts}")
         ((sessions, in_transaction, oldest_s),) = await self._fleet.sql(_SESSIONS)
-        told = {"sessions": sessions, "in_transaction": in_transaction, "oldest_transaction_s": round(oldest_s, 2)}
+        told = {"probe_ms": probe_ms, "sessions": sessions, "in_transaction": in_transaction}
+        told["oldest_transaction_s"] = round(oldest_s, 2)
         told |= {f"rows_{name}": count for name, count in zip(self._tables, rows, strict=True)}
         told["open"] = await self._fleet.value("select count(*) from instances where finished_us is null")
         told["store_mb"] = round(await self._fleet.value(_STORE), 1)
         told["memory_mb"] = round(process.proportional_bytes(self._fleet.server.pids()) / 1e6, 1)
         return told
+
+    async def _probe_ms(self) -> float:
+        """How long a commit of one row takes that has nothing to do with the store."""
+        took_ms = []
+        for _ in range(_PROBES):
+            began_s = time.perf_counter()
+            await self._fleet.sql(_PROBE)
+            took_ms.append((time.perf_counter() - began_s) * 1000)
+        return round(statistics.median(took_ms), 2)
 
 
 class MachineGauge:

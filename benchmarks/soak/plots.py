@@ -65,6 +65,7 @@ FILES: Final[Mapping[str, Sequence[Panel]]] = {
             ],
             is_logarithmic=True,
         ),
+        Panel("a commit of others, ms", [Line("server", "probe_ms", "one row, beside the load", every=3)]),
         Panel("instances, not over", [Line("server", "open", "not over")]),
         Panel(
             "cores in use",

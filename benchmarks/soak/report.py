@@ -51,7 +51,8 @@ what was acknowledged of it, and what its activities wrote down when they ran.
 
 Every {every:g} s each process writes down its memory, files, threads and tasks, and the client the latencies since the
 last time; the server is asked for its sessions and tables. A latency counts from the moment at which the start was
-due: a standstill is seen as one.
+due: a standstill is seen as one. Other work ran on this machine, now more, now less. A commit of one row, which has
+nothing to do with the load, is timed beside it on the same server, and says how slow the machine was.
 """
 
 RULES: Final = """\
