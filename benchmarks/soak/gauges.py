@@ -39,8 +39,8 @@ class ServerGauge:
 
     async def read(self) -> Mapping[str, float]:
         if not self._tables:
+            await self._fleet.sql("create table if not exists public.probe as select 0 as number")
             self._tables = [name for (name,) in await self._fleet.sql(_TABLES)]
-            await self._fleet.run("create table public.probe as select 0 as number")
         probe_ms = await self._probe_ms()
         counts = ", ".join(f"(select count(*) from {name})" for name in self._tables)
         ((*rows,),) = await self._fleet.sql(f"select {counts}")

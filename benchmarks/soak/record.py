@@ -20,7 +20,7 @@ class Terms:
     """What was asked for."""
 
     duration_s: float = 3_600.0
-    rate: float = 150.0  # starts in a second, those of the schedule and of children not counted
+    rate: float = 60.0  # starts in a second, those of the schedule and of children not counted
     seed: int = 1
     lease_s: float = 10.0
     fault_every_s: tuple[float, float] = (30.0, 60.0)
