@@ -48,7 +48,7 @@ FILES: Final[Mapping[str, Sequence[Panel]]] = {
         Panel("server's memory, MB", [Line("server", "memory_mb", "all processes of the server")]),
     ),
     "soak-counts.svg": (
-        Panel("tasks beside attempts", _of_members("idle_tasks", EVERYBODY, every=3)),
+        Panel("tasks beside attempts", _of_members("idle_tasks", EVERYBODY, every=6)),
         Panel("open files", _of_members("files", EVERYBODY)),
         Panel("threads", _of_members("threads", EVERYBODY)),
         Panel("sessions", [Line("server", "sessions", "sessions of the server")]),
@@ -65,13 +65,13 @@ FILES: Final[Mapping[str, Sequence[Panel]]] = {
             ],
             is_logarithmic=True,
         ),
-        Panel("a commit of others, ms", [Line("server", "probe_ms", "one row, beside the load", every=3)]),
+        Panel("a bare commit, ms", [Line("server", "probe_ms", "one row, beside the load", every=6)]),
         Panel("instances, not over", [Line("server", "open", "not over")]),
         Panel(
             "cores in use",
             [
-                Line("machine", "all_cores", "by all on the machine", every=3),
-                Line("machine", "own_cores", "by the soak and its server", every=3),
+                Line("machine", "all_cores", "by all on the machine", every=6),
+                Line("machine", "own_cores", "by the soak and its server", every=6),
             ],
         ),
     ),

@@ -58,7 +58,7 @@ nothing to do with the load, is timed beside it on the same server, and says how
 RULES: Final = """\
 ## The verdict
 
-The rules were written before the run ([`benchmarks/soak/verdict.py`](../../benchmarks/soak/verdict.py));
+The rules ([`benchmarks/soak/verdict.py`](../../benchmarks/soak/verdict.py)) were settled before there was a result;
 `tests/benchmarks/test_soak_verdict.py` plants a leak of each kind and shows that it is found. The first tenth (at least
 five minutes) is left out; of the rest, "beginning" is the first tenth, and "end" the last.
 """

@@ -28,8 +28,8 @@ def recorded(terms: Terms = HOUR) -> Record:
         CLIENT: {"rss_kb": (60_000, 500), "blocks": (200_000, 3_000), "idle_tasks": (6, 2), "threads": (1, 0)}
         | {"files": (9, 1), "all_p50_ms": (60, 20), "all_p99_ms": (1_500, 500), "steady_p50_ms": (70, 20)}
         | {"start_p50_ms": (5, 2)},
-        "server": {"sessions": (19, 3), "rows_instances": (24_000, 900), "rows_inbox": (5, 5), "store_mb": (80, 4)}
-        | {"rows_takeovers": (30, 30), "probe_ms": (4, 0.5)},
+        "server": {"sessions": (46, 3), "rows_instances": (24_000, 900), "rows_inbox": (5, 5), "store_mb": (80, 4)}
+        | {"rows_takeovers": (30, 30), "rows_windows": (2, 2), "probe_ms": (4, 0.5)},
     }
     series = {
         name: {"at_s": moments}
@@ -73,12 +73,14 @@ def test_a_soak_in_which_nothing_grew_passes() -> None:
         (CLIENT, "rss_kb", 90.0, "resident memory of client"),
         (STEADY, "blocks", 240.0, "blocks of the interpreter of w1"),  # a block for each tenth instance
         (STEADY, "idle_tasks", 0.3, "tasks of w1"),  # a task for each fourth fault
-        ("w2", "files", 0.2, "open files of w2"),
+        ("w2", "files", 0.3, "open files of w2"),
+        (STEADY, "threads", 0.3, "threads of w1"),
         (CLIENT, "threads", 0.1, "threads of client"),
-        ("server", "sessions", 0.2, "sessions of the server"),
+        ("server", "sessions", 0.4, "sessions of the server"),
         (STEADY, "live", 10.0, "instances in memory of w1"),
         ("server", "rows_instances", 200.0, "rows of instances"),
         ("server", "rows_inbox", 3.0, "rows of inbox"),
+        ("server", "rows_windows", 3.0, "rows of windows"),
         ("server", "store_mb", 3.0, "megabytes of all tables"),
         ("server", "rows_takeovers", 20.0, "rows of takeovers"),
         (CLIENT, "all_p50_ms", 0.8, "p50 of all kinds"),
@@ -92,6 +94,14 @@ def test_what_grows_is_found_and_named(series: str, column: str, per_min: float,
     grow(record, series, column, per_min)
     assert broken(record) == [named]
     assert not passed(record)
+
+
+def test_what_a_burst_has_opened_within_its_bounds_is_no_leak() -> None:
+    record = recorded()
+    for name, column, least, most in (("w2", "threads", 8.0, 35.0), (STEADY, "files", 14.0, 23.0)):
+        half = len(record.series[name]["at_s"]) // 2
+        record.series[name][column] = [least] * half + [most] * half
+    assert broken(record) == []
 
 
 def test_memory_that_is_high_for_a_while_is_no_leak() -> None:
