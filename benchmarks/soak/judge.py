@@ -7,7 +7,7 @@ write or run has come by then. What comes later is a violation by itself.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +30,7 @@ _ENDED: Final = """
 _PARENTS: Final = """
     select id, extract(epoch from clock_timestamp())::float8 - created_us / 1e6 from instances where workflow = $1
 """
+_EMPTIED: Final = ("instances", "history", "inbox", "tasks", "heartbeats", "dead_letters", "windows")
 _MARGIN_S: Final = 1.0
 """For what passes between two looks at a clock."""
 _BOOKED: Final = (
@@ -166,14 +167,19 @@ class Judge:
     # -- at the end ---------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """When all is over: nothing was left out, and the tables as a whole are in order."""
+        """When all is over: nothing was left out, nothing is owned by the dead, and retention can empty the store."""
         await self.look(over_for_s=0.0)
         tables = await check_tables.read(self._fleet.url)
         acks = [ack for acks in self._acks.values() for ack in acks]
-        self.violations += check_tables.violations(tables, acks)
+        self.violations += check_tables.violations(_without(tables, self._known), acks)
         unasked = [entry for entries in self._ledger.values() for entry in entries]
         self.violations += [f"{entry['key']} ran, and belongs to nothing that came to an end" for entry in unasked]
         self.violations += self._missed_slots()
+        self.removed += await self._client.purge_finished(older_than=0)
+        left = {table: await self._fleet.value(f"select count(*) from {table}") for table in _EMPTIED}
+        self.violations += [
+            f"{count} rows of {table} are left when all is removed" for table, count in left.items() if count
+        ]
 
     def _missed_slots(self) -> list[str]:
         """Of a schedule, each moment from the first to the last has its one instance."""
@@ -189,6 +195,14 @@ class Judge:
             "removed": self.removed,
             "slots": len(self._slots),
         }
+
+
+def _without(tables: check_tables.Tables, judged: Container[str]) -> check_tables.Tables:
+    """What was judged is not judged again: of a family, retention may have removed a part since."""
+    return tables._replace(
+        instances={each: row for each, row in tables.instances.items() if each not in judged},
+        history={each: rows for each, rows in tables.history.items() if each not in judged},
+    )
 
 
 def _statuses(acks: Sequence[check_tables.Ack], tables: check_tables.Tables) -> Iterator[str]:

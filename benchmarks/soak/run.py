@@ -169,6 +169,7 @@ async def soak(terms: Terms, output: Path, *, folder: Path | None = None, comman
         record = Record(terms=terms, started=f"{datetime.now(UTC):%Y-%m-%d %H:%M}", command=command)
         record.revision = _revision()
         record.machine = machine.facts(place) | machine.conditions(place) | {"PostgreSQL": server.version}
+        record.machine["niceness of the soak"] = str(os.nice(0))
         async with fleet_in(server, place) as fleet, Client(fleet.url) as client:
             await Soak(fleet, client, record, output).run()
     return record
