@@ -83,7 +83,7 @@ class Faults:
                 await asyncio.to_thread(self._fleet.server.restart, "immediate")
 
     async def _end_sessions(self) -> None:
-        """On a connection of its own: that of the kit may be lost, and not know it."""
+        """On a connection of its own: that of the kit is one of those that may be ended."""
         connection = await asyncpg.connect(self._fleet.url)
         try:
             await connection.execute(_END_SESSIONS.format(SESSIONS))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import asyncpg
-from fleetkit.processes import Fleet, Member, eventually, fleet_in
+from fleetkit.processes import LOST, Fleet, Member, eventually, fleet_in
 
 from benchmarks import machine
 from benchmarks.environments import REPOSITORY
@@ -35,7 +35,7 @@ SAVE_EVERY_S: Final = 60.0
 LONG_FROM_S: Final = 90.0
 """Shorter soaks do without instances that nap."""
 DRAIN_S: Final = 3 * NAP_S + 60.0
-NOT_NOW: Final = (StorageError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+NOT_NOW: Final = (StorageError, asyncpg.PostgresError, *LOST)
 """The server is away, or has ended this session: what was to be asked is asked the next time."""
 
 

@@ -22,6 +22,14 @@ PATIENCE_S = 45.0
 LEASE_S = 2.0
 ROUNDS = int(os.environ.get("DURABLEFLOW_FLEET_ROUNDS", "1"))
 """How many times as many faults as in a usual run."""
+LOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""What a question raises whose connection was lost."""
 T = TypeVar("T")
 _BOOKED_OTHERWISE = """
     select i.id, array_agg(b.number) from instances i left join public.booked b on b.instance = i.id
@@ -138,7 +146,11 @@ class Fleet:
             if self._connection is None or self._connection.is_closed():
                 here = {"search_path": "durableflow,public"}
                 self._connection = await asyncpg.connect(self.url, server_settings=here)
-            return [tuple(row) for row in await self._connection.fetch(text, *parameters)]
+            try:
+                return [tuple(row) for row in await self._connection.fetch(text, *parameters)]
+            except LOST:  # it may not know itself that it is of no use any more
+                self._connection.terminate()
+                raise
 
     async def run(self, script: str) -> None:
         """Statements that have nothing to answer."""
