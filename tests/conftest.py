@@ -5,6 +5,7 @@ a test module may call its workflows and activities what it likes, whatever the 
 """
 
 import hashlib
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -70,6 +71,17 @@ def names_of_this_module(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def heeds_sigint() -> Iterator[None]:
+    """Children of this test can be interrupted, also where the tests run in the background of a script.
+
+    A shell without job control has what it puts into the background ignore SIGINT, and its children inherit that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

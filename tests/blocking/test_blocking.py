@@ -338,6 +338,7 @@ print(engine.run(seven))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("heeds_sigint")
 def test_an_interrupted_script_gives_its_call_up_and_closes_its_engine(tmp_path: Path) -> None:
     program = """
 import asyncio, signal, threading

@@ -51,9 +51,14 @@ def test_an_example_that_ends_at_a_moment_of_a_commit_comes_to_the_same_end(fold
 def test_an_application_that_ends_at_any_call_to_the_disk_loses_nothing_that_it_was_promised(
     library: Path, folder: Path
 ) -> None:
-    """Also where no hook is: within the one statement that a commit is, its last write torn."""
+    """Also where no hook is: within the one statement that a commit is, its last write torn.
+
+    How many calls a run makes hangs on the load of the machine, for commits that come together are one. So those that
+    are to be killed ask on until they are.
+    """
     (folder / "calm").mkdir()
-    calm = Job(program=APP, arguments=[str(INSTANCES)], folder=str(folder / "calm"), log=str(folder / "log"))
+    asked = [str(INSTANCES)]
+    calm = Job(program=APP, arguments=asked, folder=str(folder / "calm"), log=str(folder / "log"))
     (outcome,) = run([calm], folder, library)
     assert (outcome.code, outcome.wrong) == (0, []), outcome.err
     calls = sum(each.is_of_the_store for each in read_log(folder / "log"))
@@ -61,13 +66,12 @@ def test_an_application_that_ends_at_any_call_to_the_disk_loses_nothing_that_it_
     for at in some(range(1, calls), DEEP_KILLS, "deep kills"):
         harm = [Harm.DIE_BEFORE, Harm.DIE_TORN, Harm.DIE_AFTER][at % 3]
         (folder / str(at)).mkdir()
-        jobs.append(Job(program=APP, arguments=[str(INSTANCES)], folder=str(folder / str(at)), harm=harm, at=at))
+        jobs.append(Job(program=APP, arguments=[*asked, "--on"], folder=str(folder / str(at)), harm=harm, at=at))
     killed = run(jobs, folder, library)
-    assert unexpected(killed) == []
-    assert sum(each.code == DEAD for each in killed) > len(killed) * 2 // 3
+    assert [f"{each.job}: {each.code}, {each.err[-2500:]}" for each in killed if each.code != DEAD] == []
     found = [
         f"{each.job.folder}: {each.code}, {each.wrong} {each.err[-1000:]}"
-        for each in run(again(killed), folder)
+        for each in run([Job(program=APP, arguments=asked, folder=each.job.folder) for each in killed], folder)
         if each.code or each.wrong
     ]
     assert found == []

@@ -94,9 +94,11 @@ def test_a_store_that_is_kept_holds_what_was_shown_and_can_be_played_on_again(tm
     asyncio.run(look())
 
 
-def test_ctrl_c_stops_the_worker_too() -> None:
+@pytest.mark.usefixtures("heeds_sigint")
+@pytest.mark.parametrize("line", [r"worker (\d+) .*begins", r"worker (\d+) .*ship +begins"], ids=["begun", "waiting"])
+def test_ctrl_c_stops_the_worker_too(line: str) -> None:
     with begin() as demo:
-        worker = int(read_to(demo, r"worker (\d+) .*begins"))
+        worker = int(read_to(demo, line))
         demo.send_signal(signal.SIGINT)
         _, complaint = demo.communicate(timeout=10)
     assert (demo.returncode, complaint.strip()) == (130, "interrupted; the worker is stopped")

@@ -17,5 +17,5 @@ def test_the_first_program_has_twelve_lines() -> None:
 def test_a_stranger_needs_two_commands() -> None:
     assert blocks("console") == [
         "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/durableflow demo\n",
-        ".venv/bin/pip install -e '.[dev]' && .venv/bin/pytest\n",
+        ".venv/bin/pip install -e '.[dev]' && .venv/bin/pytest -n auto\n",
     ]

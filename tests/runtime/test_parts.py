@@ -274,6 +274,37 @@ def test_a_blow_that_comes_at_the_last_moment_strikes_nobody_else() -> None:
     assert outcomes <= {"done", "stopped"}
 
 
+TRACES = """
+import sys
+from durableflow.errors import TurnTooLong
+from durableflow.runtime.guard import TurnGuard
+
+def spins():
+    while True:
+        pass
+
+guard = TurnGuard(0.001, 0.002, lambda *_: None)
+guard.start()
+try:
+    guard.run("i", spins)
+except TurnTooLong:
+    pass
+guard.stop()
+seen = []
+sys.settrace(lambda frame, event, argument: seen.append(frame.f_code.co_name))
+(lambda: None)()
+sys.settrace(None)
+print(seen)
+"""
+
+
+@pytest.mark.slow
+def test_a_debugger_can_still_follow_a_thread_in_which_a_turn_was_stopped() -> None:
+    """An interpreter that is told to look for an exception that was taken back looks for ever, when it is traced."""
+    done = subprocess.run([sys.executable, "-c", TRACES], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.stdout, done.stderr) == ("['<lambda>']\n", "")
+
+
 def test_a_guard_without_a_limit_only_reports(reports: list[tuple[str, str]]) -> None:
     guard = TurnGuard(0.01, 0, lambda instance_id, _, location: reports.append((instance_id, location)))
     guard.start()

@@ -200,10 +200,13 @@ class _Play:
                 return failed.message, YELLOW
 
         waiting = asyncio.ensure_future(end())
-        while not waiting.done():
-            self._tell_news()
-            self._check_worker()
-            await asyncio.sleep(_LOOK_S)
+        try:
+            while not waiting.done():
+                self._tell_news()
+                self._check_worker()
+                await asyncio.sleep(_LOOK_S)
+        finally:
+            waiting.cancel()  # else it would find the store closed, and say so behind everything else
         text, colour = await waiting
         self._tell_news()
         status = (await handle.status()).status

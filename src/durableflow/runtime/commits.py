@@ -273,8 +273,10 @@ class Commits:
         absent = CommitOutcomeUnknown(f"the commit failed, and this is not in the log; try again: {why}")
         absent.__cause__ = why
         for taken in batch.taken:
-            is_durable = not taken.turn.events or (taken.live.id, taken.turn.first_seq) in there
-            answer(taken.told, None if is_durable else absent)
+            if not taken.turn.events or (taken.live.id, taken.turn.first_seq) in there:
+                self._effects.acknowledge(taken)  # which refuses what came behind an end
+            else:
+                answer(taken.told, absent)
         over = {item.record.id for item in loaded if item.record.status.is_terminal}
         known = {item.record.id for item in loaded}
         for instance_id in ids:

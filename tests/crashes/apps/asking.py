@@ -1,6 +1,6 @@
 """An application on one store, which asks for instances of many kinds and writes down what it was promised.
 
-    asking.py COUNT [--unsafe] [--patient]
+    asking.py COUNT [--unsafe] [--on]
 
 It keeps `store.db`, the ledger of its activities and its acknowledgements in the current folder. Killed and started
 again, it goes on. Each promise is written down before anything is built on it, and each activity when it begins, so
@@ -9,6 +9,7 @@ what is in these files has been seen by somebody.
 
 import argparse
 import asyncio
+import itertools
 import sqlite3
 import sys
 from datetime import timedelta
@@ -71,23 +72,24 @@ class Patience(Exception):
     """The store has not answered for too long."""
 
 
-async def ask(count: int, *, safe: bool) -> None:
+async def ask(count: int, *, safe: bool, on: bool) -> None:
     backend = SqliteBackend("store.db", power_loss_safe=safe)
     settings = Settings(lease_s=2.0, grace_s=0.5)
     async with Engine(backend, settings=settings, listeners=[member.listen]) as engine:
         acks = member.Acks(Path("acks.jsonl"))
         asker = member.Asker(engine, "a", acks, 0)
-        async with asyncio.TaskGroup() as group:
-            for number in range(count):
-                group.create_task(asker._one(number))
+        for first in itertools.count(0, count) if on else [0]:
+            async with asyncio.TaskGroup() as group:
+                for number in range(first, first + count):
+                    group.create_task(asker._one(number))
     print("asked")
 
 
-async def insist(count: int, *, safe: bool) -> None:
+async def insist(count: int, *, safe: bool, on: bool) -> None:
     """As whoever runs a service: an engine that had to stop is started again."""
     for _ in range(60):  # each start may meet one failing call
         try:
-            await ask(count, safe=safe)
+            await ask(count, safe=safe, on=on)
         except* (StorageError, EngineClosed) as errors:
             print(f"stopped: {errors.exceptions[0]!r}", flush=True)
             await asyncio.sleep(0.05)
@@ -106,7 +108,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("count", type=int)
     parser.add_argument("--unsafe", action="store_true", help="synchronous=NORMAL")
+    parser.add_argument("--on", action="store_true", help="ask for as many again, and again, until somebody ends it")
     given = parser.parse_args()
     ledger.open_ledger("ledger.jsonl")
-    asyncio.run(insist(given.count, safe=not given.unsafe))
+    asyncio.run(insist(given.count, safe=not given.unsafe, on=given.on))
     check_notes()

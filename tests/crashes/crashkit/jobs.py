@@ -13,7 +13,8 @@ import msgspec
 FORGE: Final = Path(__file__).with_name("forge.py")
 AT_ONCE: Final = 20
 """Children at a time: most of what the programs do is wait."""
-TIMEOUT_S: Final = 60
+TIMEOUT_S: Final = 240
+"""Far more than any of them takes on a machine that does much else."""
 DEAD: Final = 86
 """How a child ends that ended where it was told to; the library for the disk says the same."""
 

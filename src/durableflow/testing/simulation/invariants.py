@@ -73,6 +73,7 @@ class Ack(msgspec.Struct, frozen=True):
         is_direct: an engine answered that ran the instance itself, and not a store that keeps the message for it.
         outcome: "done", or the name of the error by which it was refused.
         tries: how often it was asked before without an answer.
+        place: the process in which it was said.
     """
 
     kind: str
@@ -84,6 +85,7 @@ class Ack(msgspec.Struct, frozen=True):
     is_direct: bool
     outcome: str
     tries: int
+    place: str
 
 
 class Moment(NamedTuple):
@@ -257,7 +259,7 @@ def an_event_id_is_received_once(at: Moment, event: ev.EventReceived) -> str | N
 @invariant("I21", "event", ev.InstanceStarted)
 def a_new_round_keeps_what_was_not_taken(at: Moment, event: ev.InstanceStarted) -> str | None:
     """Events are never lost between rounds: what is kept is the end of what was received, in order for each name."""
-    if event.round is None or at.instance.first is None or at.instance.held:
+    if event.round is None or at.instance.first is None or at.instance.held or at.instance.told_again:
         return None
     taken = _taken_by_waits(at.instance)
     for name, received in _received_by_name(at.instance).items():
@@ -280,10 +282,14 @@ def _received_by_name(instance: ShadowInstance) -> dict[str, list[bytes]]:
 
 
 def _taken_by_waits(instance: ShadowInstance) -> Counter[str]:
-    """How many events each name's waits can have taken: those that neither timed out nor were given up."""
+    """How many events each name's waits can have taken: those that neither timed out nor were given up.
+
+    One that timed out while it was suspended may have been answered by what came before that, when it was resumed.
+    """
     taken: Counter[str] = Counter()
     for task, asked in instance.asked.items():
-        is_given_up = task in instance.answered or task in instance.cancelled
+        is_over = task in instance.answered and task not in instance.over_while_suspended
+        is_given_up = is_over or task in instance.cancelled
         if isinstance(asked, ev.EventAwaited) and not is_given_up:
             taken[asked.name] += 1
     return taken
@@ -353,7 +359,7 @@ def an_attempt_is_counted_before_it_runs(instance: ShadowInstance | None, attemp
 @invariant("I18", "ack")
 def an_acknowledgement_follows_the_commit(instance: ShadowInstance | None, ack: Ack) -> str | None:
     """What is acknowledged is durable at that moment: the instance is there, the event in its history."""
-    if ack.outcome != "done":
+    if ack.outcome != "done" or ack.kind == "schedule":
         return None
     if instance is None:
         return f"{ack.kind} {ack.payload!r:.100} is acknowledged, but the instance is not there"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
+from durableflow.model.schedule import Overlap
 from durableflow.testing.simulation.programs import EVENT_NAMES, draw_program
 from durableflow.testing.simulation.weather import Climate
 
@@ -54,6 +55,18 @@ class Birth(msgspec.Struct, frozen=True):
     queue: bool = False
 
 
+class Scheduled(msgspec.Struct, frozen=True):
+    """A schedule that a client makes; its last slot is before `until_s`."""
+
+    schedule_id: str
+    at_s: float
+    every_s: float
+    until_s: float
+    overlap: Overlap
+    program: list[Any]
+    via: int
+
+
 class Blow(msgspec.Struct, frozen=True):
     """Something that befalls a process; `seconds` are until it is back, or by how much its clock jumps."""
 
@@ -82,6 +95,7 @@ class Plan(msgspec.Struct, frozen=True):
     blows: list[Blow]
     lasts_s: float
     ahead: int = 16
+    schedules: list[Scheduled] = []
     only: tuple[int, ...] | None = None
 
     @property
@@ -89,7 +103,7 @@ class Plan(msgspec.Struct, frozen=True):
         """For comparing: what is smaller is easier to understand."""
         words = len(msgspec.json.encode([birth.program for birth in self.births]))
         faults = -1 if self.only is None else len(self.only)
-        return len(self.births), len(self.blows), faults, len(self.spoken), len(self.rates), words
+        return len(self.births), len(self.schedules), len(self.blows), faults, len(self.spoken), len(self.rates), words
 
 
 def draw_plan(seed: int, store: StoreKind | None = None) -> Plan:
@@ -126,6 +140,7 @@ def plan_by(dice: random.Random, seed: int, store: StoreKind | None = None) -> P
         sorted((_draw_blow(dice, processes, lasts_s) for _ in range(dice.choice([0, 3, 6, 10]))), key=_at_s),
         lasts_s,
         dice.choice([1, 4, 16]),
+        [_draw_scheduled(dice, number, lasts_s) for number in range(dice.choice([0, 0, 1, 2]))],
     )
 
 
@@ -141,6 +156,18 @@ def _draw_birth(dice: random.Random, number: int, processes: int, lasts_s: float
         draw_program(dice),
         tuple(dice.randrange(-1, processes) for _ in range(callers)),
         dice.random() < 0.15,
+    )
+
+
+def _draw_scheduled(dice: random.Random, number: int, lasts_s: float) -> Scheduled:
+    return Scheduled(
+        f"s{number}",
+        round(dice.random() * lasts_s / 2, 3),
+        dice.choice([0.5, 1.0, 2.0]),
+        lasts_s,
+        dice.choice(get_args(Overlap)),
+        [dice.choice([["activity", "plain", 1], ["activity", "flaky", 1], ["timer", 2]]), ["wait", -1]],
+        dice.choice([VIA_LEADER, -1]),
     )
 
 

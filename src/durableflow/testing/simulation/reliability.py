@@ -32,6 +32,7 @@ COURSE: Final = {
     "no_engine_dies_of_itself": ("I43", "No fault of the store ends a worker's loops."),
     "no_exception_goes_astray": ("I43", "Nor is an exception lost."),
     "whoever_asks_is_answered": ("I26", "When nothing goes wrong, each call has an answer."),
+    "an_idle_fleet_asks_little": ("I48", "When all is over, the store is asked now and then only."),
     "time_passes": ("I48", "No loop turns without waiting."),
 }
 """What is no function of its own, because the universe itself would not go on."""

@@ -13,6 +13,7 @@ from unittest.mock import patch
 from durableflow.backends.base import Backend
 from durableflow.backends.memory import MemoryBackend
 from durableflow.runtime import commits
+from durableflow.runtime.guard import TurnGuard
 from durableflow.testing.simulation.fleet import MemoryFleet
 from durableflow.testing.simulation.invariants import Violation
 from durableflow.testing.simulation.loop import Deadlock, Livelock, SimulatedLoop
@@ -73,6 +74,10 @@ def _store(plan: Plan) -> Generator[tuple[Backend, SimulatedLoop]]:
         loop.close()
 
 
+def _watch_nothing(_: TurnGuard) -> None:
+    """No turn of a program takes long."""
+
+
 @contextmanager
 def _alone(plan: Plan) -> Generator[None]:
     """No log, no collector of garbage, whose moments would be chance, and the constants that a plan chooses."""
@@ -83,7 +88,8 @@ def _alone(plan: Plan) -> Generator[None]:
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        with patch.object(commits, "_AHEAD_MIN", plan.ahead):
+        # Turns are guarded by a thread that would look at the real clock.
+        with patch.object(commits, "_AHEAD_MIN", plan.ahead), patch.object(TurnGuard, "start", _watch_nothing):
             yield
     finally:
         if was_enabled:

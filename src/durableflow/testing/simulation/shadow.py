@@ -9,7 +9,16 @@ import hashlib
 from collections.abc import Callable, Container, Sequence
 from typing import Any, Final, NamedTuple
 
-from durableflow.backends.base import Commit, HistoryRow, InstanceChange, Lease, NewInstance, Outgoing, SendResult
+from durableflow.backends.base import (
+    Commit,
+    HistoryRow,
+    InstanceChange,
+    Lease,
+    NewInstance,
+    Outgoing,
+    ScheduleWrite,
+    SendResult,
+)
 from durableflow.core.others import derived_id
 from durableflow.model import events as ev
 from durableflow.model.status import Status
@@ -59,7 +68,11 @@ class ShadowInstance:
         self.is_suspended = False
         self.asked: dict[int, ev.Event] = {}
         self.answered: dict[int, ev.Event] = {}
+        self.over_while_suspended: set[int] = set()
+        """Waits that timed out while it was suspended."""
         self.cancelled: set[int] = set()
+        self.given_up: set[int] = set()
+        """Whose answer no round waits for: they were open when theirs ended, unless an event had settled them."""
         self.allowed: set[tuple[int, int]] = set()
         self.current: dict[int, int] = {}
         self.due_us: dict[int, int] = {}
@@ -111,9 +124,11 @@ class ShadowInstance:
             if self.since_us[task] < before_us:
                 owed.append(f"activity {task}, attempt {number}")
         for task, asked in self.asked.items():
-            if isinstance(asked, ev.MessageSent) and task not in self.answered and task not in self.cancelled:
+            if task in self.answered or task in self.cancelled or task in self.given_up:
+                continue
+            if isinstance(asked, ev.MessageSent):
                 owed.append(f"message {task}")
-            if isinstance(asked, ev.ChildScheduled) and task not in self.answered and task not in self.cancelled:
+            elif isinstance(asked, ev.ChildScheduled):
                 child_id = asked.child_id or derived_id(self.id, task)
                 owed += [f"the result of {child_id}"] if child_id in over else []
         return ", ".join(owed)
@@ -125,7 +140,11 @@ class ShadowInstance:
 def _start(instance: ShadowInstance, event: ev.InstanceStarted) -> None:
     instance.first = instance.first or event
     instance.is_between_rounds = False
-    instance.told_again, instance.held = instance.held, []
+    if event.round is not None and event.round.state is not None:
+        instance.told_again += instance.held
+    else:
+        instance.told_again.clear()  # what a round that begins anew has not used is among what it keeps
+    instance.held.clear()
 
 
 def _schedule(instance: ShadowInstance, event: ev.ActivityScheduled) -> None:
@@ -162,6 +181,12 @@ def _ask(instance: ShadowInstance, event: Any) -> None:
         instance.due_us[event.task] = due_us
 
 
+def _fire(instance: ShadowInstance, event: ev.TimerFired) -> None:
+    if instance.is_suspended:
+        instance.over_while_suspended.add(event.task)
+    _answer(instance, event)
+
+
 def _cancel(instance: ShadowInstance, event: ev.TaskCancelled) -> None:
     instance.cancelled.add(event.task)
     instance.due_us.pop(event.task, None)
@@ -196,6 +221,7 @@ def _resume(instance: ShadowInstance, _: ev.Event) -> None:
 
 def _end_round(instance: ShadowInstance, _: ev.Event) -> None:
     instance.is_between_rounds = True
+    instance.given_up.update(instance.asked.keys() - instance.answered.keys())
     instance.due_us.clear()
     instance.current.clear()
 
@@ -211,7 +237,7 @@ _TAKERS: Final[dict[type, Callable[[ShadowInstance, Any], None]]] = {
     ev.ChildCompleted: _answer,
     ev.ChildFailed: _answer,
     ev.MessageAnswered: _answer,
-    ev.TimerFired: _answer,
+    ev.TimerFired: _fire,
     ev.ChildScheduled: _ask,
     ev.MessageSent: _ask,
     ev.TimerCreated: _ask,
@@ -307,6 +333,11 @@ class Shadow:
         for message, result in zip(messages, results, strict=True):
             if message.new is not None and result.outcome == "delivered":
                 self._bear(message.new, 0)
+
+    def _note_write_schedule(self, applied: Applied, write: ScheduleWrite, *_: object) -> None:
+        if applied.answer:
+            for message in write.messages:
+                self._born_by_sending(message)
 
     def _bear(self, new: NewInstance, owner: int) -> ShadowInstance:
         self._judge.on_birth(self.instances.get(new.id), new)

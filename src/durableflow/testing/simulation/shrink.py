@@ -48,6 +48,8 @@ def _smaller(plan: Plan, outcome: Outcome) -> Iterator[Plan]:
     """Plans with something taken away, first those that lack most."""
     for births in _without(plan.births):
         yield msgspec.structs.replace(plan, births=births)
+    for schedules in _without(plan.schedules):
+        yield msgspec.structs.replace(plan, schedules=schedules)
     for spoken in _without(plan.spoken):
         yield msgspec.structs.replace(plan, spoken=spoken)
     for blows in _without(plan.blows):

@@ -21,9 +21,12 @@ from durableflow.errors import (
     StorageError,
 )
 from durableflow.model import converter
+from durableflow.model.duration import to_datetime
+from durableflow.model.schedule import Interval, Schedule
+from durableflow.testing.simulation.clocks import START_US
 from durableflow.testing.simulation.invariants import Ack
 from durableflow.testing.simulation.nodes import NoAnswer, Node
-from durableflow.testing.simulation.plan import VIA_LEADER, Birth, Spoken
+from durableflow.testing.simulation.plan import VIA_LEADER, Birth, Scheduled, Spoken
 from durableflow.testing.simulation.programs import PROGRAM, QUEUE
 
 _TRIES_MAX: Final = 60
@@ -64,6 +67,20 @@ class Speakers:
             await self._insist("start", birth.instance_id, caller, via, ask, payload=birth.program)
 
         await asyncio.gather(*(insist(caller, via) for caller, via in enumerate(birth.via)))
+
+    async def schedule(self, planned: Scheduled) -> None:
+        """Make a schedule."""
+        await asyncio.sleep(planned.at_s)
+        schedule = Schedule(
+            Interval(planned.every_s),
+            overlap=planned.overlap,
+            end=to_datetime(START_US + round(planned.until_s * 1_000_000)),
+        )
+
+        async def ask(client: Client) -> None:
+            await client.schedules.put(planned.schedule_id, schedule, PROGRAM, planned.program)
+
+        await self._insist("schedule", planned.schedule_id, 0, planned.via, ask)
 
     # -- talking --------------------------------------------------------------------------------------------
 
@@ -154,7 +171,7 @@ class Speakers:
             except (InstanceNotFound, InstanceNotActive, RequestFailed, DurableflowError) as error:
                 outcome = type(error).__name__
             told = payload if answer is None else answer
-            ack = Ack(kind, instance_id, sender, name, told, event_id, is_direct, outcome, tries)
+            ack = Ack(kind, instance_id, sender, name, told, event_id, is_direct, outcome, tries, node.name)
             self.acks.append(ack)
             self._on_ack(ack)
             return

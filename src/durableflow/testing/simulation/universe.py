@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from durableflow.backends.base import Backend, InstanceRecord, Query
+from durableflow.backends.base import Backend, InstanceRecord, Query, ScheduleRow
 from durableflow.errors import InstanceNotActive
 from durableflow.model.ids import check_name
 from durableflow.runtime.settings import Settings
@@ -35,6 +35,8 @@ _LATE_US: Final = 6_000_000
 _HEAL_ROUND_S: Final = 8.0
 _SETTLE_S: Final = 12.0
 _LOOK_S: Final = 1.0
+_CALLS_IDLE: Final = 20
+"""So many calls a second a process makes at the most that has nothing to do."""
 _EVENTS_CLOSING: Final = ("a", "b")
 
 
@@ -173,6 +175,7 @@ class Universe:
             by_speaker.setdefault(said.by, []).append(said)
         speaking = [asyncio.create_task(self.speakers.start(birth)) for birth in plan.births]
         speaking += [asyncio.create_task(self.speakers.speak(each)) for each in by_speaker.values()]
+        speaking += [asyncio.create_task(self.speakers.schedule(each)) for each in plan.schedules]
         blows = [asyncio.create_task(self._befall(blow)) for blow in plan.blows]
         while any(not task.done() for task in (*speaking, *blows)) or self.loop.time() < plan.lasts_s:
             await asyncio.sleep(_LOOK_S)
@@ -248,7 +251,7 @@ class Universe:
             if not rounds:
                 self._check_that_timers_have_fired()
             active = [each for each in self.records() if not each.status.is_terminal]
-            if not active:
+            if not active and all(row.due_us is None for row in self.schedules()):
                 break
             for record in active:
                 await self._urge(record.id, rounds)
@@ -259,8 +262,13 @@ class Universe:
             told = ", ".join(f"{each.id} is {each.status}" for each in self.records() if not each.status.is_terminal)
             raise Violation("all_that_was_begun_ends", f"after {self.loop.time():.0f} s, {told}")
         self.made["all_that_was_begun_ends"] += 1
+        before = self.network.calls
         await asyncio.sleep(_SETTLE_S)
         self._look_after()
+        asked = self.network.calls - before
+        if asked > _SETTLE_S * _CALLS_IDLE * (len(self.nodes) + 1):
+            raise Violation("an_idle_fleet_asks_little", f"{asked} calls in {_SETTLE_S:g} s, though all is over")
+        self.made["an_idle_fleet_asks_little"] += 1
 
     def _check_that_timers_have_fired(self) -> None:
         """Before anybody says anything to their instances, which would bring them in."""
@@ -301,6 +309,10 @@ class Universe:
     def records(self) -> list[InstanceRecord]:
         """All instances of the store."""
         return finish(self.store.list_records(Query(limit=100_000)))
+
+    def schedules(self) -> list[ScheduleRow]:
+        """All schedules of the store."""
+        return finish(self.store.list_schedules("", 1_000))
 
     async def _bury(self) -> None:
         self._is_over = True

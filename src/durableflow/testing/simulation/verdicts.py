@@ -12,6 +12,8 @@ from durableflow.core.execution import Execution, replay_rows
 from durableflow.core.others import derived_id
 from durableflow.errors import WorkflowCancelled, WorkflowFailed, WorkflowTerminated
 from durableflow.model import events as ev
+from durableflow.model.schedule import slot_id
+from durableflow.runtime.firings import load_state
 from durableflow.testing.simulation.invariants import Ack, Invariant, Violation
 from durableflow.testing.simulation.network import finish
 from durableflow.testing.simulation.programs import PROGRAM
@@ -160,26 +162,21 @@ def an_acknowledged_event_is_received(universe: Universe) -> Iterator[str]:
 
 @verdict("I22")
 def events_of_one_sender_keep_their_order(universe: Universe) -> Iterator[str]:
-    """For each name: whoever waits for the acknowledgement before sending the next finds them received in order.
-
-    What was repeated counts by its first coming.
-    """
-    for name, instance in universe.shadow.instances.items():
-        latest: dict[str, int] = {}
-        seen: set[bytes] = set()
-        for event in instance.received:
-            text = event.payload.decode()
-            if not text.startswith('"from ') or event.payload in seen:
-                continue
-            seen.add(event.payload)
-            sender, _, number = text.strip('"').partition(": ")
-            if int(number) < latest.get(sender, 0) and _was_acknowledged(universe, name, text.strip('"')):
-                yield f"{name}: {text} comes after number {latest[sender]}"
-            latest[sender] = max(latest.get(sender, 0), int(number))
-
-
-def _was_acknowledged(universe: Universe, name: str, payload: str) -> bool:
-    return any(a.instance_id == name and a.payload == payload and a.outcome == "done" for a in _acks(universe, "event"))
+    """For each name: whoever waits in one process for each acknowledgement finds its events received in that order."""
+    latest: dict[tuple[str, str, str, int], tuple[int, str]] = {}
+    for ack in _acks(universe, "event"):
+        instance = universe.shadow.instances.get(ack.instance_id)
+        if ack.outcome != "done" or ack.tries or instance is None:
+            continue  # it may have come by another way
+        payload = msgspec.json.encode(ack.payload)
+        place = next((n for n, event in enumerate(instance.received) if event.payload == payload), None)
+        if place is None:
+            continue  # it came too late
+        line = (ack.instance_id, ack.place, ack.name.casefold(), ack.sender)
+        before, text = latest.get(line, (-1, ""))
+        if place < before:
+            yield f"{ack.instance_id}: {ack.payload!r} was received before {text!r}, which was said before it"
+        latest[line] = (place, ack.payload)
 
 
 @verdict("I20")
@@ -296,6 +293,30 @@ def a_message_of_an_instance_arrives_once(universe: Universe) -> Iterator[str]:
             yield f"{sender.id} was told that {message.payload!r} was delivered, but {receiver.id} has not received it"
         if outcome in ("missing", "over") and count:
             yield f"{sender.id} was told {outcome!r} of {message.payload!r}, which {receiver.id} has received"
+
+
+@verdict("I33")
+def a_schedule_has_one_instance_a_slot(universe: Universe) -> Iterator[str]:
+    """Each slot was fired, skipped by the policy or missed; what was fired is there, once, and nothing else."""
+    rows = {row.id: load_state(row) for row in universe.schedules()}
+    for ack in _acks(universe, "schedule"):
+        if ack.outcome == "done" and ack.instance_id not in rows:
+            yield f"schedule {ack.instance_id} was acknowledged, and is not there"
+    for schedule_id, state in rows.items():
+        slots: list[str] = []
+        slot_us = state.schedule.after(state.created_us)
+        while slot_us is not None and slot_us <= state.cursor_us:
+            slots.append(slot_id(schedule_id, slot_us))
+            slot_us = state.schedule.after(slot_us)
+        settled = state.fired + state.skipped + state.missed
+        if settled != len(slots):
+            yield f"schedule {schedule_id} has had {len(slots)} slots, and settled {settled}: {state!r:.300}"
+        made = {name for name in universe.shadow.instances if name.startswith(f"{schedule_id}/")}
+        roots = {name for name in made if universe.shadow.instances[name].birth.parent is None}
+        if len(roots) != state.fired or not roots <= set(slots):
+            yield f"schedule {schedule_id} fired {state.fired} times, and made {sorted(roots)}"
+        if state.schedule.overlap == "allow" and len(roots) != len(slots) - state.missed:
+            yield f"schedule {schedule_id} skipped slots though it allows all: {state!r:.300}"
 
 
 # -- what workflows saw -------------------------------------------------------------------------------------------
