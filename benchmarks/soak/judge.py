@@ -5,7 +5,6 @@ write or run has come by then. What comes later is a violation by itself.
 """
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import check_tables
-import flows
 import msgspec
 from fleetkit.processes import Fleet
 
@@ -27,8 +25,9 @@ _ENDED: Final = """
     where finished_us < extract(epoch from clock_timestamp() - $1 * interval '1 second') * 1000000 and parent is null
     order by finished_us
 """
-_PARENTS: Final = """
-    select id, extract(epoch from clock_timestamp())::float8 - created_us / 1e6 from instances where workflow = $1
+_OLDEST: Final = """
+    select coalesce(max(extract(epoch from clock_timestamp())::float8 - created_us / 1e6), 0)::float8 from instances
+    where parent is null and not exists (select from unnest($1::text[]) as known where known = id)
 """
 _EMPTIED: Final = ("instances", "history", "inbox", "tasks", "heartbeats", "dead_letters", "windows")
 _MARGIN_S: Final = 1.0
@@ -75,7 +74,6 @@ class Judge:
         self._ledger: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         self._known: set[str] = set()
         """Judged, and not yet removed."""
-        self._judged_until_s = time.monotonic()
         self._is_count_unknown = False
         self._slots: list[float] = []
         self.violations: list[str] = []
@@ -84,23 +82,25 @@ class Judge:
     # -- now and then -------------------------------------------------------------------------------------------------
 
     async def look(self, *, over_for_s: float) -> None:
-        """Judge all that has been over for so long."""
-        now_s = time.monotonic()
+        """Judge all that has been over for so long, if its client has been told so: then no more is to come of it."""
         self._read_files()
-        ended = [each for (each,) in await self._fleet.sql(_ENDED, over_for_s) if each not in self._known]
+        over = [each for (each,) in await self._fleet.sql(_ENDED, over_for_s)]
+        ended = [each for each in over if each not in self._known and self._is_told(each)]
         for begin in range(0, len(ended), _PAGE):
             await self._judge(ended[begin : begin + _PAGE])
-        self._judged_until_s = now_s - over_for_s
+
+    def _is_told(self, instance: str) -> bool:
+        """Whether its end was acknowledged; what the schedule has started nobody waits for."""
+        ends = [ack for ack in self._acks.get(instance, ()) if ack.what in ("result", "status")]
+        return bool(ends) or instance.startswith(f"{SCHEDULE}/")
 
     async def remove(self) -> None:
         """Have retention remove what is old; it must have been judged, and be gone.
 
         Who judges late removes late. Children are judged with their parent, and end after it was made.
         """
-        parents = await self._fleet.sql(_PARENTS, flows.children.name)
-        unjudged_s = [age_s for each, age_s in parents if each not in self._known]
-        unjudged_s.append(time.monotonic() - self._judged_until_s)
-        older_than = max(self._terms.retention_s, *(age_s + _MARGIN_S for age_s in unjudged_s))
+        oldest_s = await self._fleet.value(_OLDEST, list(self._known))
+        older_than = max(self._terms.retention_s, oldest_s + _MARGIN_S)
         try:
             removed = await self._client.purge_finished(older_than=older_than)
         except StorageError:

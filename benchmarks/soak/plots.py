@@ -44,6 +44,7 @@ EVERYBODY: Final = tuple(TITLES)
 FILES: Final[Mapping[str, Sequence[Panel]]] = {
     "soak-memory.svg": (
         Panel("resident memory, MB", _of_members("rss_kb", EVERYBODY, 1_000.0)),
+        Panel("C heap in use, MB", _of_members("heap_kb", (STEADY, CLIENT), 1_000.0)),
         Panel("interpreter's blocks, thousands", _of_members("blocks", (STEADY, CLIENT), 1_000.0)),
         Panel("server's memory, MB", [Line("server", "memory_mb", "all processes of the server")]),
     ),
@@ -99,7 +100,8 @@ def main() -> None:
 
 
 def draw(record: Record, panels: Sequence[Panel], file: Path) -> None:
-    """Panels above each other, with a mark at each fault."""
+    """Panels above each other, with a mark at each fault; those of which nothing was measured are left out."""
+    panels = [panel for panel in panels if any(record.column(line.series, line.column) for line in panel.lines)]
     figure, rows = plt.subplots(
         len(panels), figsize=(9, 1.9 * len(panels) + 0.9), layout="constrained", sharex=True, squeeze=False
     )

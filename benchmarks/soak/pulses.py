@@ -1,6 +1,7 @@
 """What a process says of itself, again and again: a line of JSON each time."""
 
 import asyncio
+import ctypes
 import json
 import os
 import sys
@@ -13,6 +14,23 @@ from typing import Any, Final
 import ledger
 
 _PAGE_KB: Final = os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+_MALLOC_FIELDS: Final = (
+    *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+    *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+)
+
+
+class _MallocInfo(ctypes.Structure):
+    """See mallinfo(3)."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _MALLOC_FIELDS)
+
+
+_LIBC: Final = ctypes.CDLL(None)
+if hasattr(_LIBC, "mallinfo2"):
+    _LIBC.mallinfo2.restype = _MallocInfo
 
 
 async def pulse(path: Path, every_s: float, more: Callable[[], Mapping[str, float]]) -> None:
@@ -30,8 +48,13 @@ async def pulse(path: Path, every_s: float, more: Callable[[], Mapping[str, floa
 
 
 def _of_this_process() -> Mapping[str, float]:
-    """Memory is also counted in blocks of the interpreter's: these are given back, where pages may not be."""
+    """Memory is also counted by what is in use of it: pages in which something lives are not given back.
+
+    That is what the C library has given out, where it says so, and the blocks of the interpreter's own allocator.
+    """
+    heap = _LIBC.mallinfo2() if hasattr(_LIBC, "mallinfo2") else None
     return {
+        **({"heap_kb": (heap.uordblks + heap.hblkhd) // 1024} if heap is not None else {}),
         "pid": os.getpid(),
         "rss_kb": int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_KB,
         "blocks": sys.getallocatedblocks(),

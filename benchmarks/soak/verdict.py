@@ -21,6 +21,7 @@ DRIFT_FROM_S: Final = 1_800.0
 """In less, a tenth is a single fault, and a slope of memory or a drift of latency cannot be told from noise."""
 
 RSS_MAX_KB_PER_MIN: Final = 50.0
+HEAP_MAX_KB_PER_MIN: Final = 10.0
 BLOCKS_MAX_PER_MIN: Final = 100.0
 COUNT_FACTOR: Final = 1.1
 COUNT_MARGIN: Final = 2.0
@@ -65,10 +66,15 @@ def _memory(record: Record) -> Iterator[Check]:
     """Of the two that live through all of it; a line through all values, which single ones cannot tilt."""
     is_long = record.terms.duration_s >= DRIFT_FROM_S
     for who in (STEADY, CLIENT):
-        for column, unit, most in (("rss_kb", "kB", RSS_MAX_KB_PER_MIN), ("blocks", "blocks", BLOCKS_MAX_PER_MIN)):
+        for column, what, unit, most in (
+            ("rss_kb", "resident memory", "kB", RSS_MAX_KB_PER_MIN),
+            ("heap_kb", "memory in use by C code", "kB", HEAP_MAX_KB_PER_MIN),
+            ("blocks", "blocks of the interpreter", "blocks", BLOCKS_MAX_PER_MIN),
+        ):
             points = _warm(record, who, column)
+            if column == "heap_kb" and not points:  # not every C library tells
+                continue
             per_min = slope(points) * 60
-            what = "resident memory" if unit == "kB" else "blocks of the interpreter"
             yield Check(
                 f"{what} of {who}",
                 f"grows by at most {most:g} {unit}/min",

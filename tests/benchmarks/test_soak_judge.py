@@ -19,7 +19,7 @@ TOLD = {
     "book_twice": "-booking-5 has booked [5, 6, 6]",
     "run_late": "s was over and judged when it ran",
     "leave_a_history": "1 rows of history are left",
-    "remove_behind_its_back": "0 instances were removed; of those that were judged 1 are gone",
+    "remove_behind_its_back": "instances were removed; of those that were judged",
 }
 
 
