@@ -27,7 +27,7 @@ HEAD: Final = """\
 # Soak
 
 An hour under load while workers are killed: does anything grow that should not? This page is written by
-`python -m benchmarks.soak.report`; do not edit it.
+`python -m benchmarks.soak.report` from what was measured, and from what people saw in it (both in `benchmarks/results`).
 """
 
 METHOD: Final = """\
@@ -82,12 +82,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "reliability" / "soak.md")
     options = parser.parse_args()
     plots = drawn(options.input.absolute(), options.output.parent.absolute(), "benchmarks.soak.plots")
-    options.output.write_text(page(Record.load(options.input), plots))
+    seen = options.input.with_suffix(".md")
+    options.output.write_text(page(Record.load(options.input), plots, seen.read_text() if seen.exists() else ""))
     print(f"{os.path.relpath(options.input)} -> {os.path.relpath(options.output)}")
 
 
-def page(record: Record, plots: Sequence[str] = ()) -> str:
-    """The whole page; `plots` are files beside it."""
+def page(record: Record, plots: Sequence[str] = (), seen: str = "") -> str:
+    """The whole page.
+
+    Args:
+        plots: files beside it.
+        seen: what people saw in the curves.
+    """
     shown = "\n".join(f"![{PLOTS[name]}]({name})\n" for name in plots)
     verdict = "No rule is broken." if passed(record) else "**At least one rule is broken; see the table.**"
     rules = table(("what", "rule", "found", ""), [(*check[:3], VERDICTS[check.passed]) for check in checks(record)])
@@ -96,6 +102,7 @@ def page(record: Record, plots: Sequence[str] = ()) -> str:
         f"{verdict}\n",
         table(("", ""), list(_facts(record))),
         f"## The curves\n\nThin lines mark faults.\n\n{shown}" if plots else "",
+        seen,
         _method(record),
         f"{RULES}\n{rules}",
         AGAIN,

@@ -51,9 +51,9 @@ def test_it_does_not_hide_a_broken_rule() -> None:
 
 
 def test_each_plot_is_shown_with_what_it_is_of() -> None:
-    told = page(short_record(), list(PLOTS))
+    told = page(short_record(), list(PLOTS), "## What was seen\n\nNothing.\n")
     assert [name for name in PLOTS if f"]({name})" not in told] == []
-    assert "## The curves" in told
+    assert told.index("## The curves") < told.index("## What was seen\n\nNothing.\n") < told.index("## What ran")
 
 
 def test_every_plot_that_is_drawn_has_its_words() -> None:
