@@ -27,7 +27,7 @@ HEAD: Final = """\
 # Soak
 
 An hour under load while workers are killed: does anything grow that should not? This page is written by
-`python -m benchmarks.soak.report` from what was measured, and from what people saw in it (both in `benchmarks/results`).
+`python -m benchmarks.soak.report` from what was measured, and what people saw in it (both in `benchmarks/results`).
 """
 
 METHOD: Final = """\
