@@ -75,6 +75,13 @@ def simulate(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """`nox -s soak -- --minutes 60`: load and faults on Postgres, and what must not grow meanwhile."""
+    install(session)
+    session.run("python", "-m", "benchmarks.soak", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     install(session)
     session.run("pytest", "tests/docs", "tests/architecture/test_surface.py", *session.posargs)

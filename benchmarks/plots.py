@@ -29,6 +29,7 @@ COLOURS: Final = (
     "#e41a1c",
 )
 MARKERS: Final = "osD^vP*X<>"
+STYLE: Final = {"svg.hashsalt": "durableflow", "svg.fonttype": "path", "font.size": 10}
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("measurement", type=Path)
     parser.add_argument("directory", type=Path)
     options = parser.parse_args()
-    mpl.rcParams |= {"svg.hashsalt": "durableflow", "svg.fonttype": "path", "font.size": 10}
+    mpl.rcParams |= STYLE
     measurement = Measurement.load(options.measurement)
     draw(
         throughput(measurement),
@@ -61,16 +62,26 @@ def draw(curves: Sequence[Curve], file: Path, *, x: str, y: str) -> None:
     for number, curve in enumerate(curves):
         _line(axes, curve, COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)])
     axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
-    axes.grid(visible=True, which="major", color="#dddddd")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+    plain(axes)
     ticks = sorted({point[0] for curve in curves for point in curve.points})
     if len(ticks) <= len(COLOURS):  # a few that were chosen, rather than powers of ten
         axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
         axes.minorticks_off()
     figure.legend(loc="outside right upper", frameon=False)
+    save(figure, file)
+
+
+def plain(axes: Any) -> None:
+    """A grid, no box, and numbers as people write them."""
+    axes.grid(visible=True, which="major", color="#dddddd")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+
+
+def save(figure: Any, file: Path) -> None:
+    """The same figure is the same file; its name goes to whoever called."""
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)
     print(file)

@@ -17,6 +17,11 @@ def cpu_s(pids: Sequence[int]) -> float:
     return own.ru_utime + own.ru_stime + sum(_cpu_of_s(pid) for pid in _with_descendants(pids))
 
 
+def family_cpu_s(pid: int) -> float:
+    """User and system seconds of a process and of all that it ever started."""
+    return sum(_cpu_of_s(each) for each in _with_descendants([pid]))
+
+
 def _cpu_of_s(pid: int) -> float:
     """With those of its children that have ended; nothing if it has ended itself."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -46,7 +51,12 @@ def _with_descendants(pids: Sequence[int]) -> list[int]:
 
 def resident_bytes(pids: Sequence[int]) -> int:
     """Resident memory of this process and of `pids` with all their descendants; shared pages are parted among them."""
-    return sum(_resident_of_bytes(pid) for pid in (os.getpid(), *_with_descendants(pids)))
+    return proportional_bytes((os.getpid(), *_with_descendants(pids)))
+
+
+def proportional_bytes(pids: Sequence[int]) -> int:
+    """Resident memory of just these; a page that several processes share is parted among them."""
+    return sum(_resident_of_bytes(pid) for pid in pids)
 
 
 def _resident_of_bytes(pid: int) -> int:

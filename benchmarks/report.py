@@ -90,10 +90,10 @@ def _candidates() -> tuple[Path, Path]:
     return DIRECTORY / "full.json", DIRECTORY / "quick.json"
 
 
-def drawn(source: Path, directory: Path) -> list[str]:
-    """The names of the plots in `directory`, which are drawn anew; none if nothing can draw here."""
+def drawn(source: Path, directory: Path, by: str = "benchmarks.plots") -> list[str]:
+    """The names of the plots in `directory`, which this module draws anew; none if nothing can draw here."""
     try:
-        command = [str(environments.drawing_python()), "-m", "benchmarks.plots", str(source), str(directory)]
+        command = [str(environments.drawing_python()), "-m", by, str(source), str(directory)]
     except environments.InstallError as error:
         print(f"no plots: {error}")
         return []
@@ -140,7 +140,7 @@ def _circumstances(measurement: Measurement) -> str:
         warning = (
             "**A quick measurement, of small sizes: it shows that everything works, and is not to be quoted.**\n\n"
         )
-    return "## Where and when\n\n" + warning + _table(("", ""), rows)
+    return "## Where and when\n\n" + warning + table(("", ""), rows)
 
 
 def _conditions(measurement: Measurement) -> Iterator[tuple[str, str]]:
@@ -157,7 +157,7 @@ def _contenders(measurement: Measurement) -> str:
         else:
             versions, settings = f"not runnable: {entrant.reason}", ""
         rows.append((entrant.title, versions, settings))
-    return "## Contenders\n\n" + _table(("contender", "versions", "durability, as it was in force"), rows)
+    return "## Contenders\n\n" + table(("contender", "versions", "durability, as it was in force"), rows)
 
 
 def _facts(facts: dict[str, str]) -> str:
@@ -200,7 +200,7 @@ def _ratio_table(measurement: Measurement, peers: Sequence[str]) -> str:
         if any(cells):
             rows.append((f"{workload.title} ({heading})", *(cell or "–" for cell in cells)))
     head = ("how many times better durableflow was", *(f"than {measurement.entrants[peer].title}" for peer in peers))
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _ratio(measurement: Measurement, workload: Workload, figure: str, peer: str) -> str:
@@ -231,8 +231,8 @@ def _workload(measurement: Measurement, workload: Workload) -> str:
     if not rows:
         return ""
     about = "".join(f"{line}\n" for line in textwrap.wrap(_about(measurement, workload), WIDTH))
-    table = _table(("contender", *workload.shown.values()), rows)
-    return f"## {workload.title}\n\n" + (f"{about}\n" if about else "") + table
+    figures_of_all = table(("contender", *workload.shown.values()), rows)
+    return f"## {workload.title}\n\n" + (f"{about}\n" if about else "") + figures_of_all
 
 
 def _about(measurement: Measurement, workload: Workload) -> str:
@@ -300,7 +300,7 @@ def _number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 

@@ -14,7 +14,6 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -103,9 +102,8 @@ def violations(
 ) -> list[str]:
     """All that is not as it must be."""
     histories = {each: numbered([row[:3] for row in rows]) for each, rows in tables.history.items()}
-    found = [*_rows(tables), *_owners(tables), *_left_over(tables)]
+    found = [*_rows(tables), *_owners(tables), *_left_over(tables), *_ends(tables, histories)]
     for instance, history in histories.items():
-        found += _ends(instance, history, tables.instances.get(instance))
         found += _answers(instance, history)
     found += _children(tables, histories)
     found += _acknowledged(acks, tables, histories)
@@ -165,19 +163,33 @@ def _left_over(tables: Tables) -> Iterator[str]:
                 yield f"{instance} is {'missing' if row is None else row.status} and has {count} rows in {table}"
 
 
-def _ends(instance: str, history: Sequence[HistoryEvent], row: Instance | None) -> Iterator[str]:
-    """An instance begins with its start and ends once, with its last event, as its row says."""
-    if history and not isinstance(history[0].event, ev.InstanceStarted):
-        yield f"{instance} begins with {history[0]}"
-    for before, after in pairwise(history):
-        if type(before.event) in ev.ENDS and not isinstance(after.event, ev.InstanceRewound):
-            yield f"{instance} goes on after its end {before}: {after}"
-    last = history[-1].event if history else None
-    ended_as = ENDED_AS.get(type(last)) if last is not None else None
-    if row is not None and row.is_over and ended_as != row.status:
-        yield f"{instance} is {row.status}, but its history says {ended_as or 'that it is not over'}"
-    if row is not None and not row.is_over and ended_as is not None:
-        yield f"{instance} is {row.status}, but its history says {ended_as}"
+def _ends(tables: Tables, histories: Histories) -> Iterator[str]:
+    """An instance begins with its start and ends once, in its last row, as its own row says."""
+    for instance, rows in tables.history.items():
+        history = histories[instance]
+        if history and not isinstance(history[0].event, ev.InstanceStarted):
+            yield f"{instance} begins with {history[0]}"
+        for place, row in enumerate(rows):
+            end = next((event for event in row.events if type(event) in ev.ENDS), None)
+            if end is None:
+                continue
+            behind = row.events[row.events.index(end) + 1 :]
+            later = next((event for each in rows[place + 1 :] for event in each.events), None)
+            if not _may_follow(end, behind) or not (later is None or isinstance(later, ev.InstanceRewound)):
+                yield f"{instance} #{row.first_seq} goes on after its end {end}: {[*behind, later]}"
+        row_says = tables.instances.get(instance)
+        last = ev.end_of(rows[-1].events) if rows else None
+        ended_as = ENDED_AS.get(type(last)) if last is not None else None
+        if row_says is not None and row_says.is_over and ended_as != row_says.status:
+            yield f"{instance} is {row_says.status}, but its history says {ended_as or 'that it is not over'}"
+        if row_says is not None and not row_says.is_over and ended_as is not None:
+            yield f"{instance} is {row_says.status}, but its history says {ended_as}"
+
+
+def _may_follow(end: ev.Event, behind: Sequence[ev.Event]) -> bool:
+    """Behind an end that came in from outside stand, in its row, decisions that others which came in have caused."""
+    decided = [type(event) in ev.DECISIONS - ev.ENDS for event in behind]
+    return all(decided) and (not decided or type(end) not in ev.DECISIONS)
 
 
 def _answers(instance: str, history: Sequence[HistoryEvent]) -> Iterator[str]:
@@ -346,25 +358,32 @@ def _replays(tables: Tables) -> Iterator[str]:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-async def read(url: str, schema: str = "durableflow") -> Tables:
-    """All tables, as they are at one moment."""
+async def read(url: str, schema: str = "durableflow", *, ids: Sequence[str] | None = None) -> Tables:
+    """All tables, as they are at one moment; with `ids`, what they hold of these instances and of their children."""
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await connection.execute(f'set local search_path to "{schema}"')
             workers = await connection.fetch(_WORKERS)
             instances = await connection.fetch(
-                "select id, status, finished_us is not null, owner, parent from instances"
+                "select id, status, finished_us is not null, owner, parent, number from instances "
+                "where $1::text[] is null or id = any($1) or parent = any($1)",
+                ids,
             )
+            chosen = None if ids is None else [row["id"] for row in instances]
             rows = await connection.fetch(
                 "select coalesce(i.id, 'number ' || h.instance_number), h.first_seq, h.at_us, h.events "
-                "from history h left join instances i on i.number = h.instance_number order by 1, 2"
+                "from history h left join instances i on i.number = h.instance_number "
+                "where $1::bigint[] is null or h.instance_number = any($1) order by 1, 2",
+                None if ids is None else [row["number"] for row in instances],
             )
-            inbox = await connection.fetch("select instance, data from inbox order by number")
+            of_chosen = "where $1::text[] is null or instance = any($1)"
+            inbox = await connection.fetch(f"select instance, data from inbox {of_chosen} order by number", chosen)
             others = {}
             for table in ("heartbeats", "windows", "tasks"):
                 if await connection.fetchval("select to_regclass($1)", table):
-                    others[table] = [each for (each,) in await connection.fetch(f"select instance from {table}")]
+                    hanging = await connection.fetch(f"select instance from {table} {of_chosen}", chosen)
+                    others[table] = [each for (each,) in hanging]
     finally:
         await connection.close()
     history = defaultdict[str, list[Row]](list)
@@ -372,7 +391,7 @@ async def read(url: str, schema: str = "durableflow") -> Tables:
         history[instance].append(_decoded(first_seq, at_us, data))
     return Tables(
         dict(map(tuple, workers)),
-        {row[0]: Instance(*tuple(row)[1:]) for row in instances},
+        {row[0]: Instance(*tuple(row)[1:5]) for row in instances},
         history,
         [(instance, _event(data)) for instance, data in map(tuple, inbox)],
         others,

@@ -122,6 +122,18 @@ PLANTED: dict[str, tuple[Callable[[Scene], object], str]] = {
         lambda s: s.history["p"].append(Row(5, 21, [ev.EventReceived("go", b"1")])),
         "goes on after its end",
     ),
+    "two ends in one row": (
+        lambda s: set_row(s, "p", 1, events=[ev.InstanceTerminated("x"), ev.InstanceCompleted(b"[8]")]),
+        "goes on after its end",
+    ),
+    "a decision behind the end that was decided": (
+        lambda s: set_row(s, "p", 1, events=[ev.InstanceCompleted(b"[8]"), ev.EventAwaited(2, "go")]),
+        "goes on after its end",
+    ),
+    "something that came in behind an end": (
+        lambda s: set_row(s, "p", 1, events=[ev.InstanceTerminated("x"), ev.EventReceived("go", b"1")]),
+        "goes on after its end",
+    ),
     "an end that is another": (lambda s: set_instance(s, "p", status="FAILED"), "history says COMPLETED"),
     "an end that is not in the history": (
         lambda s: set_row(s, "p", 1, events=[ev.ChildCompleted(1, b"8")]),
@@ -213,6 +225,19 @@ def test_a_fleet_that_has_closed_may_leave_what_is_not_over_to_nobody() -> None:
     scene = Scene()
     scene.workers.clear()
     set_instance(scene, "w", owner=None)
+    assert scene.judged() == []
+
+
+def test_behind_a_termination_may_stand_what_came_in_before_has_caused() -> None:
+    scene = Scene()
+    scene.history["w"].append(
+        Row(7, 13, [ev.ActivityCompleted(3, b"7", 1), ev.InstanceTerminated("x"), scheduled(4, "add", 7, 1)])
+    )
+    set_instance(scene, "w", status="TERMINATED", is_over=True)
+    scene.inbox.clear()
+    scene.others.clear()
+    scene.acks.remove(Ack("event", "w", "e3", 3))
+    scene.ledger.append({"what": "end", "key": "w/3", "activity": "add", "args": [5, 2], "attempt": 1})
     assert scene.judged() == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -18,6 +19,7 @@ from durableflow import (
     Engine,
     InstanceExists,
     NonRetryableError,
+    RetryPolicy,
     Settings,
     Status,
     activity,
@@ -27,6 +29,7 @@ from durableflow import (
 from durableflow.backends.postgres import PostgresBackend
 from durableflow.errors import StorageError
 from durableflow.model import events as ev
+from durableflow.runtime import transactions
 from durableflow.testing.postgres import PostgresServer
 
 
@@ -181,6 +184,27 @@ async def test_a_cancellation_of_its_own_making_is_a_failed_attempt(town: Town) 
         first, second = await (await engine.start(flow, "a")).result(), await (await engine.start(flow, "b")).result()
     assert (first[0], second) == ("asyncio.exceptions.CancelledError", 1)
     assert await town.bookings() == ["b"]
+
+
+async def test_one_that_is_told_to_stop_before_its_first_step_was_never_called(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is there a coroutine that nobody awaits: the interpreter would warn of it."""
+    called: list[int] = []
+    stopped: list[bool] = []
+
+    def stopped_at_once(*args: Any, **options: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(*args, **options)
+        if not stopped:
+            stopped.append(task.cancel())
+        return task
+
+    monkeypatch.setattr(transactions, "asyncio", SimpleNamespace(Task=stopped_at_once))
+    async with town.engine() as engine, asyncio.timeout(10):
+        flow = trip(booker(called, retry=RetryPolicy(max_attempts=2, initial=0.01)))
+        assert await (await engine.start(flow, "a")).result() == 1
+    assert (stopped, called) == ([True], [2])
+    assert await town.bookings() == ["a"]
 
 
 @pytest.mark.slow

@@ -157,8 +157,8 @@ class Transactions:
         definition = attempt.definition
         try:
             args, kwargs = definition.arguments.load(attempt.activity.input)
-            made = context.run(definition.function, connection, *args, **kwargs)
-            task = attempt.task = asyncio.Task(_finish(made), name=definition.name, context=context)
+            called = _call_inside(partial(definition.function, connection, *args, **kwargs))
+            task = attempt.task = asyncio.Task(called, name=definition.name, context=context)
             output = self._attempts.dump(definition, await task)
         except BaseException as error:
             if attempt.over:
@@ -172,8 +172,9 @@ class Transactions:
         return data
 
 
-async def _finish(made: Awaitable[Any]) -> Any:
-    return await made
+async def _call_inside(function: Callable[[], Awaitable[Any]]) -> Any:
+    """Called by the task itself: one that is told to stop before its first step has then made nothing."""
+    return await function()
 
 
 def _context_of(attempt: Attempt, waiting: Sequence[Message]) -> Context:

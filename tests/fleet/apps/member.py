@@ -39,6 +39,16 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+async def insist(call: Callable[[], Awaitable[T]]) -> T:
+    """Ask again until the store can answer."""
+    while True:
+        try:
+            return await call()
+        except StorageError as error:
+            say(f"again: {type(error).__name__}: {error}")
+            await asyncio.sleep(0.05)
+
+
 class Acks:
     """What was asked for, and what was acknowledged, in a file; each is there before anything is built on it."""
 
@@ -95,7 +105,7 @@ class Asker:
     async def _one(self, number: int) -> None:
         kind, instance, acks = flows.KINDS[number % len(flows.KINDS)], self._id(number), self._acks
         if ("start", instance) not in acks:
-            await self._insist(lambda: self._talker.start(kind.options(instance_id=instance), number))
+            await insist(lambda: self._talker.start(kind.options(instance_id=instance), number))
             acks.add("start", instance, value=number)
         handle = self._talker.handle(instance, kind)
         for value in flows.event_values(number) if kind is flows.events else ():
@@ -103,22 +113,14 @@ class Asker:
             if ("event", instance, event) not in acks:
                 try:
                     for _ in range(1 + number % 2):  # twice with the same id: it counts once
-                        await self._insist(lambda v=value, e=event: handle.raise_event("go", v, event_id=e))
+                        await insist(lambda v=value, e=event: handle.raise_event("go", v, event_id=e))
                 except InstanceNotActive:  # it had come, though that was not known, and the instance is over
                     continue
                 acks.add("event", instance, event, value=value)
-        result = await self._insist(handle.result)
+        result = await insist(handle.result)
         acks.add("result", instance, value=result)
         if result != flows.expected(kind.name, number):
             raise AssertionError(f"{instance} gave {result!r}, not {flows.expected(kind.name, number)!r}")
-
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
-        while True:
-            try:
-                return await call()
-            except StorageError as error:
-                say(f"again: {type(error).__name__}: {error}")
-                await asyncio.sleep(0.05)
 
 
 def listen(fact: facts.Fact) -> None:

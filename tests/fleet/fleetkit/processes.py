@@ -22,6 +22,14 @@ PATIENCE_S = 45.0
 LEASE_S = 2.0
 ROUNDS = int(os.environ.get("DURABLEFLOW_FLEET_ROUNDS", "1"))
 """How many times as many faults as in a usual run."""
+LOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""What a question raises whose connection was lost."""
 T = TypeVar("T")
 _BOOKED_OTHERWISE = """
     select i.id, array_agg(b.number) from instances i left join public.booked b on b.instance = i.id
@@ -120,6 +128,7 @@ class Fleet:
         self.ledger = folder / "ledger.jsonl"
         self.members: list[Member] = []
         self._connection: asyncpg.Connection | None = None
+        self._turns = asyncio.Lock()
 
     @property
     def database(self) -> str:
@@ -133,9 +142,15 @@ class Fleet:
 
     async def sql(self, text: str, *parameters: object) -> list[Any]:
         """The rows of an answer; the tables of the store need no schema before their names."""
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await asyncpg.connect(self.url, server_settings={"search_path": "durableflow,public"})
-        return [tuple(row) for row in await self._connection.fetch(text, *parameters)]
+        async with self._turns:
+            if self._connection is None or self._connection.is_closed():
+                here = {"search_path": "durableflow,public"}
+                self._connection = await asyncpg.connect(self.url, server_settings=here)
+            try:
+                return [tuple(row) for row in await self._connection.fetch(text, *parameters)]
+            except LOST:  # it may not know itself that it is of no use any more
+                self._connection.terminate()
+                raise
 
     async def run(self, script: str) -> None:
         """Statements that have nothing to answer."""
@@ -185,9 +200,10 @@ class Fleet:
         command += ["--name", name, "--lease", str(lease_s), "--clock", str(clock_s), "--at-once", str(at_once)]
         command += ["--serve"] if serve else []
         command += ["--ask", name, "--acks", str(self.acks_of(name))] if ask else []
-        return self._begin(name, command)
+        return self.begin_program(name, command)
 
-    def _begin(self, name: str, command: Sequence[str]) -> Member:
+    def begin_program(self, name: str, command: Sequence[str]) -> Member:
+        """Start a process of these arguments of Python's, under this name."""
         member = Member(name, command, self.folder / f"{name}.txt")
         self.members.append(member)
         return member
@@ -195,7 +211,7 @@ class Fleet:
     def again(self, member: Member) -> Member:
         """Start one that was killed once more."""
         self.members.remove(member)
-        return self._begin(member.name, member.command)
+        return self.begin_program(member.name, member.command)
 
     async def workers(self, count: int, **options: Any) -> list[Member]:
         """So many new workers, at work."""
