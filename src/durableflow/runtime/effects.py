@@ -85,8 +85,6 @@ class Effects:
         if taken.missing is not None:
             self._stalls.stall(live, reason_of(not_registered("activity", taken.missing)))
             return
-        if execution.unstarted:
-            self.request_due(live)
         self.arm(live)
         soft_limit = self._means.settings.history_soft_limit
         events = execution.next_seq - live.base_seq
@@ -161,31 +159,38 @@ class Effects:
 
     # -- the clock ------------------------------------------------------------------------------------------
 
-    def request_due(self, live: Live) -> None:
-        """Ask for a place for each activity whose next attempt is due."""
-        for activity in live.execution.due_retries(self._means.clock.now_us()):
-            if activity.task not in live.requests:
-                self._attempts.request(live, activity, self._registry.activities[activity.name])
-
     def arm(self, live: Live) -> None:
-        """Have the instance woken when its next timer is due."""
-        if not live.execution.may_be_due:
-            return
-        due_us = live.execution.next_due_us(self._means.clock.now_us())
+        """Ask for a place for each activity whose next attempt is due, and have it woken for what is due next.
+
+        By one reading of the clock: what came due between two would be asked for by neither.
+        """
+        if live.execution.may_be_due:
+            self._arm(live, self._means.clock.now_us())
+
+    def _arm(self, live: Live, now_us: int) -> None:
+        if live.execution.unstarted:
+            self._request_due(live, now_us)
+        due_us = live.execution.next_due_us(now_us)
         if due_us is not None and (live.alarm_us is None or due_us < live.alarm_us):
             if live.alarm is not None:
                 live.alarm.cancel()
             live.alarm_us = due_us
             live.alarm = self._means.alarms.at(due_us, partial(self._ring, live))
 
+    def _request_due(self, live: Live, now_us: int) -> None:
+        for activity in live.execution.due_retries(now_us):
+            if activity.task not in live.requests:
+                self._attempts.request(live, activity, self._registry.activities[activity.name])
+
     def _ring(self, live: Live) -> None:
         if live.gone or live.execution.ended is not None:  # its last commit is under way
             return
         live.alarm_us = None
-        observed = self.gate(live, live.execution.due_observations(self._means.clock.now_us()))
+        now_us = self._means.clock.now_us()
+        observed = self.gate(live, live.execution.due_observations(now_us))
         for event in observed:
             live.tell(event)
-        if live.execution.unstarted:
-            self.request_due(live)
-        if not observed:
-            self.arm(live)
+        if observed:  # what is due next is for the turn that takes them
+            self._request_due(live, now_us)
+        else:
+            self._arm(live, now_us)

@@ -269,7 +269,6 @@ class Loader:
         for number, event in messages:
             if type(event) in FROM_OUTSIDE or (elsewhere and is_word(event) and event.task in elsewhere):
                 live.tell(cast("ev.Observation", event), None, number)
-        self._effects.request_due(live)
         self._effects.arm(live)
 
     def _tell_answers(self, live: Live, messages: Sequence[tuple[int, ev.Event]], beats: Sequence[Heartbeat]) -> None:
