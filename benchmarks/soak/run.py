@@ -34,6 +34,7 @@ JUDGE_EVERY_S: Final = 5.0
 SAVE_EVERY_S: Final = 60.0
 LONG_FROM_S: Final = 90.0
 """Shorter soaks do without instances that nap."""
+_NOT_OVER: Final = "select id, status, wake_us, owner from instances where finished_us is null limit 10"
 DRAIN_S: Final = 3 * NAP_S + 60.0
 NOT_NOW: Final = (StorageError, asyncpg.PostgresError, *LOST)
 """The server is away, or has ended this session: what was to be asked is asked the next time."""
@@ -141,7 +142,8 @@ class Soak:
             await self._fleet.end([asking], timeout_s=DRAIN_S)
             await eventually(self._fleet.is_quiet, "all is over and the inbox is empty")
         except AssertionError as error:
-            self._judge.violations.append(f"{error}; {await self._fleet.what_is_open()}")
+            self._judge.violations.append(str(error))
+            self._judge.violations += [f"not over: {row}" for row in await self._fleet.sql(_NOT_OVER)]
         self._asked = sum(float(line.removeprefix(ASKED)) for line in asking.heard(ASKED))
         await self._judge.close()
         self._judge.violations += asking.heard("wrong")
