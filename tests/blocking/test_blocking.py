@@ -327,7 +327,7 @@ def test_a_store_that_cannot_be_opened_leaves_nothing_behind(tmp_path: Path) -> 
     for _ in range(2):
         with pytest.raises(Exception, match="nowhere"), engine:
             pytest.fail("opened")
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # a thread of an earlier test may have ended meanwhile
 
 
 @pytest.mark.slow
