@@ -5,6 +5,7 @@ a test module may call its workflows and activities what it likes, whatever the 
 """
 
 import hashlib
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -39,6 +40,12 @@ def _is_seen(module: str, folder: str) -> bool:
     """Whether tests of this folder see what a module defines that is no test itself."""
     file = Path(_defined[module][0].function.__code__.co_filename)
     return not file.is_relative_to(TESTS) or file.relative_to(TESTS).parts[0] == folder
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: much of what tests of real processes do is wait."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(wrapper=True)
