@@ -126,6 +126,7 @@ def _fill(axes: Any, record: Record, panel: Panel) -> None:
         axes.set_ylim(bottom=0)
     axes.set_ylabel(panel.y)
     plain(axes)
+    axes.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,g}"))
     axes.grid(visible=False, axis="x")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
 

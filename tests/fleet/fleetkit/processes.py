@@ -266,8 +266,8 @@ class Fleet:
             "not over": "select id, status, wake_us, owner from instances where finished_us is null limit 10",
             "last of their history": "select i.id, max(h.first_seq) from history h join instances i "
             "on i.number = h.instance_number where i.finished_us is null group by 1 limit 10",
-            "inbox": "select b.number, instance, status, owner from inbox b "
-            "left join instances on id = instance limit 10",
+            "inbox": "select b.number, instance, status, owner from inbox b left join instances on id = instance "
+            "limit 10",
             "workers": "select id, name, expires - clock_timestamp() as lease, accepts from workers",
             "sessions": "select pid, usename, state, wait_event, pg_blocking_pids(pid) as blocked_by, "
             "left(query, 200) from pg_stat_activity where state <> 'idle' and pid <> pg_backend_pid() limit 10",
