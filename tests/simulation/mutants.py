@@ -277,12 +277,12 @@ def tells_no_parent_of_a_failure(patch: pytest.MonkeyPatch) -> None:
 
 @mutant()
 def retries_without_counting(patch: pytest.MonkeyPatch) -> None:
-    def request_due(self: Any, live: Any) -> None:
-        for activity in live.execution.due_retries(self._means.clock.now_us()):
+    def request_due(self: Any, live: Any, now_us: int) -> None:
+        for activity in live.execution.due_retries(now_us):
             if activity.task not in live.attempts:
                 self._attempts.begin(live, activity, self._registry.activities[activity.name])
 
-    patch.setattr(Effects, "request_due", request_due)
+    patch.setattr(Effects, "_request_due", request_due)
 
 
 @mutant("fleet", 300, where=lambda plan: frozen(calling(["activity", "queued", 1], ["wait", 0])(plan)))
