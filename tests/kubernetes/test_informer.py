@@ -34,7 +34,6 @@ class Watched:
             Job,
             seen=self.see,
             lost=self.lose,
-            listed=lambda: None,
             times=times,
         )
 

@@ -73,7 +73,6 @@ class Informer(Generic[D]):
         kind: what they are read as.
         seen: called with each object that is new or has changed.
         lost: called with uid and, if the server told, the last state of each that is gone.
-        listed: called after each list.
         draw: uniform in [0, 1).
     """
 
@@ -86,7 +85,6 @@ class Informer(Generic[D]):
         *,
         seen: Callable[[D], None],
         lost: Callable[[str, D | None], None],
-        listed: Callable[[], None],
         times: Times,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -96,7 +94,6 @@ class Informer(Generic[D]):
         self._kind = kind
         self._seen = seen
         self._lost = lost
-        self._listed = listed
         self._times = times
         self._draw = draw
         self._versions: dict[str, str] = {}
@@ -167,7 +164,6 @@ class Informer(Generic[D]):
         self._version = page["metadata"]["resourceVersion"]
         self._list_again_s = time.monotonic() + self._times.relist_s * (0.8 + 0.4 * self._draw())
         self._lists += 1
-        self._listed()
         self.synced.set()
 
     # -- a watch --------------------------------------------------------------------------------------------

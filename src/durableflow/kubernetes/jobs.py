@@ -112,7 +112,6 @@ class KubernetesJobs:
             Job,
             seen=self.board.see_job,
             lost=self.board.lose_job,
-            listed=_nothing,
             times=times,
         )
         self._pods: Informer[Pod] = Informer(
@@ -122,7 +121,6 @@ class KubernetesJobs:
             Pod,
             seen=self.board.see_pod,
             lost=self.board.lose_pod,
-            listed=_nothing,
             times=times,
         )
 
@@ -454,7 +452,3 @@ class KubernetesJobs:
             return
         self._tally.outcomes[outcome.kind.value] += 1
         self._tally.reasons[outcome.reason] += 1
-
-
-def _nothing() -> None:
-    """A list came to its end."""

@@ -75,7 +75,6 @@ class Ledger:
             Job,
             seen=lambda job: self.names.update({job.metadata.uid: job.metadata.name}),
             lost=lambda uid, job: None,
-            listed=lambda: None,
             times=Times(watch_s=60, silence_s=30, relist_s=60),
         )
 
