@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from crashkit.disk import Harm, read_log
 from crashkit.jobs import DEAD, Job, run, unexpected
-from crashkit.sweep import ALL, some
+from crashkit.sweep import ALL, moments_of, some
 from example_ends import ENDS, FOLDER
 
 pytestmark = pytest.mark.slow  # real processes
@@ -30,12 +30,7 @@ def example(folder: Path, name: str, moment: str, at: int) -> Job:
 def test_an_example_that_ends_at_a_moment_of_a_commit_comes_to_the_same_end(folder: Path) -> None:
     """How often each comes to which moment is counted first; it may be some fewer when others run beside it."""
     calm = run([example(folder, name, "begin", 0) for name in some(sorted(ENDS), EXAMPLES, "examples")], folder)
-    moments = [
-        (Path(each.job.program).stem, moment, at)
-        for each in calm
-        for moment, count in sorted(each.moments.items())
-        for at in range(1, count + 1)
-    ]
+    moments = moments_of(calm)
     chosen = some(moments, KILLS, "kills")
     random.Random(1).shuffle(chosen)  # so that those that take long do not run side by side
     deaths = 0

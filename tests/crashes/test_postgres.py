@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import check_tables
 import pytest
 from crashkit.jobs import DEAD, Job, Outcome, run, unexpected
-from crashkit.sweep import ALL, some
+from crashkit.sweep import ALL, moments_of, some
 from example_ends import ENDS, FOLDER
 
 from durableflow.testing import PostgresServer
@@ -98,12 +98,7 @@ def test_ended_at_a_moment_of_a_commit_each_comes_to_the_same_end(
     """How often each comes to which moment is counted first; it may be some fewer when others run beside it."""
     calm = run([job(name, moment="begin") for name in some(NAMES, EXAMPLES, "examples")], folder, at_once=AT_ONCE)
     assert list(wrong(postgres, calm)) == []
-    moments = [
-        (Path(each.job.program).stem, moment, at)
-        for each in calm
-        for moment, count in sorted(each.moments.items())
-        for at in range(1, count + 1)
-    ]
+    moments = moments_of(calm)
     chosen = some(moments, KILLS, "kills")
     random.Random(1).shuffle(chosen)  # so that those that take long do not run side by side
     deaths = 0

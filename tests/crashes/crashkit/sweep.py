@@ -3,7 +3,10 @@
 import os
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, TypeVar
+
+from crashkit.jobs import Outcome
 
 T = TypeVar("T")
 
@@ -16,3 +19,13 @@ def some(whole: Sequence[T], count: int, seed: str) -> list[T]:
     if ALL or count >= len(whole):
         return list(whole)
     return [whole[index] for index in sorted(random.Random(seed).sample(range(len(whole)), count))]
+
+
+def moments_of(calm: Sequence[Outcome]) -> list[tuple[str, str, int]]:
+    """The moments to which undisturbed runs came, each as program, name and which time."""
+    return [
+        (Path(each.job.program).stem, moment, at)
+        for each in calm
+        for moment, times in sorted(each.moments.items())
+        for at in range(1, times + 1)
+    ]
