@@ -344,6 +344,20 @@ async def test_a_heartbeat_that_comes_before_the_code_has_left_is_not_forgotten(
         assert asking.known_details == [None, "of the token"]
 
 
+async def test_a_heartbeat_with_the_token_of_an_attempt_that_is_lost_before_its_code_has_left_is_not_forgotten(
+    world: World, queue: str | None
+) -> None:
+    asking = Asking(queue, stays=True)
+    engine = await world.open(**asking.known)
+    await asking.begin(world, engine)
+    assert await engine.heartbeat(asking.tokens[0], "of the token")
+    await world.crash(engine)
+    engine = await world.open(**asking.known)
+    await world.until(lambda: len(asking.known_details) == 2)
+    assert asking.known_details == [None, "of the token"]
+    await world.crash(engine)
+
+
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_what_the_code_said_itself_before_it_left_is_known_to_the_next_attempt(
     world: World, queue: str | None, restarts: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, cast
 
 from durableflow.authoring.registry import AnyWorkflow, Registry
@@ -33,6 +34,7 @@ from durableflow.runtime.live import Live, reject
 from durableflow.runtime.means import Means
 from durableflow.runtime.messages import FROM_OUTSIDE, Word, event_in, events_of, is_termination, is_word
 from durableflow.runtime.stalls import Stalls, history_too_long, not_registered, reason_of
+from durableflow.runtime.tasks import damage_of
 from durableflow.runtime.wakes import Wakes
 
 _LOAD_BATCH: Final = 200
@@ -216,8 +218,20 @@ class Loader:
             self._means.tell(facts.InstanceRecovered(instance_id, live.execution.next_seq - live.base_seq))
         if self._wakes.was_under_way(instance_id) and loaded.rows and record.status is not Status.STALLED:
             self._means.recovered.instances += 1
-        self._go_on(live, messages, loaded.heartbeats)
+        self._go_on(live, messages, await self._beats(live, loaded.heartbeats))
         return live
+
+    async def _beats(self, live: Live, beats: Sequence[Heartbeat]) -> Sequence[Heartbeat]:
+        """The last words of attempts that may be lost; what was said with a token is with the token's task."""
+        offered, elsewhere = self._means.offered, live.execution.elsewhere or ()
+        said: list[Heartbeat] = []
+        for activity in live.execution.activities.values() if offered else ():
+            if activity.started and activity.task not in elsewhere and (live.id, activity.task) in offered:
+                ask = partial(self._means.backend.task, live.id, activity.task)
+                task = await self._means.patiently(ask)
+                if task is not None and task.details is not None and not damage_of(task):
+                    said.append(Heartbeat(live.id, activity.task, task.attempt, task.details))
+        return [*beats, *said]
 
     async def _replay(self, loaded: LoadedInstance) -> Live:
         record = loaded.record
