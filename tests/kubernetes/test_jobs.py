@@ -4,91 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from apikit.server import ApiServer, until
+from apikit.shop import Shop, hurry
 
-from durableflow import ActivityFailed, Context, Engine, RetryPolicy, Settings, UsageError, workflow
-from durableflow.authoring.registry import DEFAULT
+from durableflow import Context, Engine, RetryPolicy, UsageError, workflow
 from durableflow.kubernetes import jobs as module
 from durableflow.kubernetes import submit as submit_module
-from durableflow.kubernetes.activity import GpuJob, gpu_job
 from durableflow.kubernetes.envelope import FAILURE, RESULT, Envelope, seal
-from durableflow.kubernetes.informer import Times
 from durableflow.kubernetes.jobs import KubernetesJobs
 from durableflow.kubernetes.spec import Gpu
 
 pytestmark = pytest.mark.slow  # a server each
 
 
-@dataclass
-class Trained:
-    loss: float
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit_module, "_BACKOFF_S", 0.01)
-    monkeypatch.setattr(submit_module, "_GONE_POLL_S", 0.01)
-    monkeypatch.setattr(module, "_RETRY_S", 0.02)
-    monkeypatch.setattr(module, "_DELETE_AGAIN_S", 0.3)
-    monkeypatch.setattr("durableflow.kubernetes.outcome.SETTLE_US", 200_000)
-
-
-class Shop:
-    """An activity and a workflow that calls it; a store in a file; and an API server."""
-
-    def __init__(self, api: ApiServer, configure: Any, folder: Path) -> None:
-        self.api = api
-        self.configure = configure
-        self.url = f"sqlite:///{folder / 'store.db'}"
-        self.jobs: KubernetesJobs
-        self.define()
-
-    def define(self, **options: Any) -> None:
-        DEFAULT.activities.pop("train", None)
-        options.setdefault("retry", RetryPolicy(max_attempts=3, initial=0.01))
-        self.train: GpuJob[Trained] = gpu_job("train", image="trainer:1", result=Trained, **options)
-
-        @workflow(name="training")
-        async def training(ctx: Context, size: int) -> Any:
-            try:
-                return (await ctx.call_activity(self.train, {"size": size})).loss
-            except ActivityFailed as error:
-                return [error.type_name, error.attempts, error.message, error.traceback_text]
-
-        self.training = training
-
-    @asynccontextmanager
-    async def open(self, **options: Any) -> AsyncIterator[Engine]:
-        options.setdefault("sweep_s", 0.3)
-        options.setdefault("times", Times(watch_s=20, silence_s=20, relist_s=30))
-        engine = Engine(self.url, workflows=[self.training], activities=[self.train], settings=Settings(grace_s=0.2))
-        self.jobs = KubernetesJobs(engine, deployment="shop", namespace="gpus", configure=self.configure, **options)
-        async with engine, self.jobs:
-            yield engine
-
-    async def job(self, number: int = 1) -> str:
-        """The name of the number-th Job that was ever made, when it is there."""
-        await until(lambda: len(self.api.created) >= number)
-        name = self.api.created[number - 1]
-        await until(lambda: name in self.api.objects["jobs"])
-        return name
-
-    async def empty(self) -> None:
-        """Return when nothing is left in the cluster."""
-        await until(lambda: not any(self.api.objects[kind] for kind in ("jobs", "pods", "configmaps")))
-
-    async def succeed(self, name: str, loss: float = 0.5) -> None:
-        pod = await self.api.start_pod(name)
-        await self.api.end_pod(pod, message=seal(Envelope(name, RESULT, {"loss": loss})))
-        with suppress(KeyError):  # whoever reads the message is quicker than the Job's controller
-            await self.api.finish(name)
+    hurry(monkeypatch)
 
 
 @pytest.fixture
@@ -107,7 +42,7 @@ async def test_a_job_is_sent_with_its_input_and_its_result_comes_back(shop: Shop
         given = json.loads(shop.api.objects["configmaps"][name]["data"]["input.json"])
         assert given == {"input": {"size": 7}, "attempt": 1, "details": None}
         await shop.succeed(name)
-        assert await handle.result(timeout=10) == 0.5
+        assert await handle.result(timeout=60) == 0.5
         await shop.empty()
         (deletion,) = shop.api.asked("DELETE", "/jobs/")
         assert deletion["propagationPolicy"] == "Foreground"
@@ -126,7 +61,7 @@ async def test_a_waiting_activity_is_a_row_and_no_coroutine(shop: Shop) -> None:
         before = len(asyncio.all_tasks())
         for name in shop.api.created:
             await shop.succeed(name)
-        assert [await each.result(timeout=10) for each in handles] == [0.5] * 20
+        assert [await each.result(timeout=60) for each in handles] == [0.5] * 20
         assert before <= len(asyncio.all_tasks()) + 2
         await shop.empty()
 
@@ -149,7 +84,7 @@ async def test_a_post_without_an_answer_leaves_one_job(shop: Shop, how: Any) -> 
         shop.jobs.connection._request_s = 0.3
         handle = await engine.start(shop.training, 1)
         await shop.succeed(await shop.job())
-        assert await handle.result(timeout=10) == 0.5
+        assert await handle.result(timeout=60) == 0.5
         await shop.empty()
         assert shop.jobs.statistics().adopted == (how == "cut after")
     assert len(shop.api.created) == 1
@@ -176,7 +111,7 @@ async def test_the_next_attempt_adopts_the_job_of_one_that_was_interrupted_while
         await until(lambda: shop.api.objects["configmaps"])
         await until(lambda: shop.jobs.statistics().adopted == 1)
         await shop.succeed(await shop.job())
-        assert await engine.result("t", timeout=10) == 0.5
+        assert await engine.result("t", timeout=60) == 0.5
         await shop.empty()
     assert len(shop.api.created) == 1
     assert handle.id == "t"
@@ -191,7 +126,7 @@ async def test_an_engine_that_closes_leaves_its_jobs_and_the_next_one_goes_on(sh
     assert not shop.api.asked("DELETE", "/jobs/")
     await shop.succeed(name, 0.25)  # while nobody works
     async with shop.open() as engine:
-        assert await engine.result("t", timeout=10) == 0.25
+        assert await engine.result("t", timeout=60) == 0.25
         await shop.empty()
     assert shop.api.created == [name]
 
@@ -205,7 +140,7 @@ async def test_a_job_of_another_definition_is_a_conflict_and_is_left_alone(shop:
     shop.api.faults.clear()
     shop.define(cpu="2")
     async with shop.open() as engine:
-        result = await engine.result("t", timeout=10)
+        result = await engine.result("t", timeout=60)
         assert result[:2] == ["NameConflict", 1]
         await shop.empty()  # it was ours, and nobody wants it any more
     assert shop.api.created == [name]
@@ -227,7 +162,7 @@ async def test_a_job_that_somebody_deletes_is_waited_for_and_the_attempt_fails(s
         assert len(shop.api.created) == 1
         await shop.api.delete("jobs", name)
         await shop.succeed(await shop.job(2))
-        assert await engine.result("t", timeout=10) == 0.5
+        assert await engine.result("t", timeout=60) == 0.5
     assert len(set(shop.api.created)) == 2
 
 
@@ -243,7 +178,7 @@ async def test_each_attempt_that_had_an_answer_has_a_job_of_its_own(shop: Shop) 
             shop.api.logs[pod] = "Epoch 1\nHF_TOKEN=hf_abcdefghijklmnopqrstu\nnan\n"
             await shop.api.end_pod(pod, 3, "loss is nan")
             await shop.api.finish(name, "Failed", "BackoffLimitExceeded")
-        kind, attempts, message, log = await handle.result(timeout=10)
+        kind, attempts, message, log = await handle.result(timeout=60)
         assert (kind, attempts) == ("ExitCode", 3)
         assert "the container exited with 3: loss is nan" in message
         assert "retryable; job df-train-" in message
@@ -262,7 +197,7 @@ async def test_infrastructure_has_a_budget_of_its_own(shop: Shop) -> None:
         for number in range(1, 6):
             pod = await shop.api.start_pod(await shop.job(number))
             await shop.api.end_pod(pod, 143, conditions=[evicted])
-        kind, attempts, message, _ = await handle.result(timeout=10)
+        kind, attempts, message, _ = await handle.result(timeout=60)
         assert (kind, attempts) == ("Evicted", 1)
         assert message.endswith("given up after 5 attempts that failed by infrastructure")
         await shop.empty()
@@ -276,7 +211,7 @@ async def test_what_would_happen_again_is_not_tried_again(shop: Shop) -> None:
         pod = await shop.api.start_pod(name)
         await shop.api.end_pod(pod, 137, reason="OOMKilled")
         await shop.api.finish(name, "Failed", "BackoffLimitExceeded")
-        assert (await handle.result(timeout=10))[:2] == ["OutOfMemory", 1]
+        assert (await handle.result(timeout=60))[:2] == ["OutOfMemory", 1]
         await shop.empty()
 
 
@@ -287,7 +222,7 @@ async def test_the_pods_own_failure_has_its_name(shop: Shop) -> None:
         pod = await shop.api.start_pod(name)
         said = {"type": "Diverged", "message": "at step 3", "retryable": False}
         await shop.api.end_pod(pod, 1, seal(Envelope(name, FAILURE, said)))
-        kind, _, message, _ = await handle.result(timeout=10)
+        kind, _, message, _ = await handle.result(timeout=60)
         assert kind == "Diverged"
         assert message.startswith("at step 3 [fatal")
 
@@ -298,7 +233,7 @@ async def test_a_result_of_another_type_is_a_failure_and_no_stall(shop: Shop) ->
         name = await shop.job()
         pod = await shop.api.start_pod(name)
         await shop.api.end_pod(pod, message=seal(Envelope(name, RESULT, {"loss": "low"})))
-        assert (await handle.result(timeout=10))[0] == "ResultInvalid"
+        assert (await handle.result(timeout=60))[0] == "ResultInvalid"
 
 
 async def test_a_job_that_was_deleted_by_hand_is_attempted_again(shop: Shop) -> None:
@@ -308,7 +243,7 @@ async def test_a_job_that_was_deleted_by_hand_is_attempted_again(shop: Shop) -> 
         await until(lambda: engine.statistics().running_attempts == 0)
         await shop.api.delete("jobs", first)
         await shop.succeed(await shop.job(2))
-        assert await handle.result(timeout=10) == 0.5
+        assert await handle.result(timeout=60) == 0.5
         assert shop.jobs.statistics().reasons == {"JobDeleted": 1}
 
 
@@ -320,7 +255,7 @@ async def test_a_job_that_vanished_while_nobody_looked_is_attempted_again(shop: 
     await shop.api.delete("jobs", first)
     async with shop.open() as engine:
         await shop.succeed(await shop.job(2))
-        assert await engine.result("t", timeout=10) == 0.5
+        assert await engine.result("t", timeout=60) == 0.5
 
 
 async def test_the_events_say_why_a_job_has_no_pod(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +267,7 @@ async def test_the_events_say_why_a_job_has_no_pod(shop: Shop, monkeypatch: pyte
         name = await shop.job()
         uid = shop.api.objects["jobs"][name]["metadata"]["uid"]
         await shop.api.tell("Job", name, uid, "FailedCreate", 'serviceaccount "trainer" not found')
-        kind, _, message, _ = await handle.result(timeout=10)
+        kind, _, message, _ = await handle.result(timeout=60)
         assert kind == "PodRefused"
         assert 'serviceaccount "trainer" not found' in message
 
@@ -341,7 +276,7 @@ async def test_a_refused_document_is_fatal(shop: Shop) -> None:
     shop.api.fault("POST", "/jobs", 422)
     async with shop.open() as engine:
         handle = await engine.start(shop.training, 1)
-        assert (await handle.result(timeout=10))[:2] == ["InvalidSpec", 1]
+        assert (await handle.result(timeout=60))[:2] == ["InvalidSpec", 1]
     assert shop.api.created == []
 
 
@@ -351,10 +286,10 @@ async def test_missing_rights_have_a_minute_to_appear(shop: Shop, monkeypatch: p
     async with shop.open() as engine:
         first = await engine.start(shop.training, 1)
         await shop.succeed(await shop.job())
-        assert await first.result(timeout=10) == 0.5
+        assert await first.result(timeout=60) == 0.5
         shop.api.fault("POST", "/jobs", 403, times=10_000)
         second = await engine.start(shop.training, 2)
-        assert (await second.result(timeout=10))[:2] == ["Forbidden", 1]
+        assert (await second.result(timeout=60))[:2] == ["Forbidden", 1]
 
 
 async def test_a_queued_job_that_the_server_would_run_unnoticed_is_deleted(shop: Shop) -> None:
@@ -362,7 +297,7 @@ async def test_a_queued_job_that_the_server_would_run_unnoticed_is_deleted(shop:
     shop.api.drops = ["suspend"]
     async with shop.open() as engine:
         handle = await engine.start(shop.training, 1)
-        kind, _, message, _ = await handle.result(timeout=10)
+        kind, _, message, _ = await handle.result(timeout=60)
         assert kind == "SuspendUnsupported"
         assert "does not know suspended Jobs" in message
         await shop.empty()
@@ -378,7 +313,7 @@ async def test_a_queued_job_waits_until_its_queue_lets_it_run(shop: Shop) -> Non
         job["spec"]["suspend"] = False
         await shop.api.put("jobs", "MODIFIED", job)
         await shop.succeed(name)
-        assert await handle.result(timeout=10) == 0.5
+        assert await handle.result(timeout=60) == 0.5
 
 
 # -- cancelling and cleaning up ---------------------------------------------------------------------------------------
@@ -411,7 +346,7 @@ async def test_an_activity_that_is_no_longer_wanted_has_no_job(shop: Shop) -> No
         await handle.raise_event("enough")
         await shop.empty()
         await handle.raise_event("more")
-        assert await handle.result(timeout=10) == "over"
+        assert await handle.result(timeout=60) == "over"
     assert shop.api.created == [name]
 
 
@@ -422,7 +357,7 @@ async def test_a_deletion_that_was_not_heard_is_asked_for_again(shop: Shop, how:
         shop.jobs.connection._request_s = 0.2
         handle = await engine.start(shop.training, 1)
         await shop.succeed(await shop.job())
-        assert await handle.result(timeout=10) == 0.5
+        assert await handle.result(timeout=60) == 0.5
         await shop.empty()
 
 
@@ -446,7 +381,7 @@ async def test_the_sweep_leaves_the_jobs_of_others(shop: Shop) -> None:
     async with shop.open() as engine:
         handle = await engine.start(shop.training, 1)
         await shop.succeed(await shop.job())
-        assert await handle.result(timeout=10) == 0.5
+        assert await handle.result(timeout=60) == 0.5
         await until(lambda: set(shop.api.objects["jobs"]) == {"theirs", "plain"})
         await asyncio.sleep(0.7)
         assert set(shop.api.objects["jobs"]) == {"theirs", "plain"}
@@ -457,7 +392,7 @@ async def test_an_instance_that_has_the_id_of_one_before_has_a_job_of_its_own(sh
         for number in (1, 2):
             handle = await engine.start(shop.training.options(instance_id="t", on_conflict="replace"), 1)
             await shop.succeed(await shop.job(number), number / 10)
-            assert await handle.result(timeout=10) == number / 10
+            assert await handle.result(timeout=60) == number / 10
     assert len(set(shop.api.created)) == 2
 
 
@@ -470,7 +405,7 @@ async def test_an_api_server_that_is_down_for_a_while_delays_and_loses_nothing(s
             shop.api.fault(method, "", 503, times=5)
         for name in list(shop.api.created):
             await shop.succeed(name)
-        assert [await each.result(timeout=15) for each in handles] == [0.5] * 5
+        assert [await each.result(timeout=60) for each in handles] == [0.5] * 5
         await shop.empty()
     assert len(shop.api.created) == 5
 
@@ -489,7 +424,7 @@ async def test_an_engine_without_one_says_so(shop: Shop, monkeypatch: pytest.Mon
     monkeypatch.setattr("durableflow.kubernetes.runners._PATIENCE_S", 0.05)
     shop.define(retry=1)
     async with Engine(shop.url, workflows=[shop.training], activities=[shop.train]) as engine:
-        result = await (await engine.start(shop.training, 1)).result(timeout=10)
+        result = await (await engine.start(shop.training, 1)).result(timeout=60)
         assert "KubernetesJobs(engine, deployment=...)" in result[2]
 
 

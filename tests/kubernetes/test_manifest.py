@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from datetime import timedelta
@@ -12,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from durableflow.kubernetes.activity import gpu_job
 from durableflow.kubernetes.documents import Job, read
 from durableflow.kubernetes.identity import NAME_CHARS_MAX, Identity, identity_of, rules_in, spec_hash_of
-from durableflow.kubernetes.manifest import config_map, documents
+from durableflow.kubernetes.manifest import Doors, config_map, documents, needs_secret, secret
 from durableflow.kubernetes.spec import Gpu, JobSpec, Rules, SecretKey, Toleration, Volume, rules_of
 
 WHO = Identity(
@@ -27,8 +29,8 @@ WHO = Identity(
 )
 
 
-def made(who: Identity = WHO, input: bytes = b"[1]", callback: str | None = None, **spec: Any) -> Any:
-    return documents(JobSpec(image="trainer:1", **spec), who, "gpus", input, callback=callback)
+def made(who: Identity = WHO, input: bytes = b"[1]", doors: Any = None, **spec: Any) -> Any:
+    return documents(JobSpec(image="trainer:1", **spec), who, "gpus", input, doors=Doors(**doors or {}))
 
 
 def pod_of(**spec: Any) -> Any:
@@ -154,7 +156,7 @@ def test_a_queued_job_is_created_suspended_with_the_label_of_its_queue() -> None
 
 
 def test_with_a_callback_the_pod_has_a_token_for_us_alone() -> None:
-    sent = made(callback="http://flows.svc/jobs")
+    sent = made(doors={"callback": "http://flows.svc/jobs"})
     pod = sent.job["spec"]["template"]["spec"]
     assert pod["volumes"][1]["projected"]["sources"] == [
         {"serviceAccountToken": {"audience": "durableflow", "expirationSeconds": 3_600, "path": "token"}}
@@ -163,6 +165,33 @@ def test_with_a_callback_the_pod_has_a_token_for_us_alone() -> None:
     assert env["DURABLEFLOW_CALLBACK"] == "http://flows.svc/jobs"
     assert env["DURABLEFLOW_TOKEN_FILE"] == "/var/run/secrets/durableflow/token"
     assert pod["containers"][0]["volumeMounts"][1]["mountPath"] == "/var/run/secrets/durableflow"
+
+
+def test_a_token_of_the_jobs_own_is_in_its_secret_and_nowhere_in_the_job() -> None:
+    sent = made(doors={"callback": "https://flows.example.com/jobs", "has_own_token": True})
+    pod = sent.job["spec"]["template"]["spec"]
+    assert pod["volumes"][1] == {"name": "durableflow-secret", "secret": {"secretName": WHO.name}}
+    env = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+    assert env["DURABLEFLOW_TOKEN_FILE"] == "/var/run/secrets/durableflow-job/token"
+    mount = {"name": "durableflow-secret", "mountPath": "/var/run/secrets/durableflow-job", "readOnly": True}
+    assert pod["containers"][0]["volumeMounts"][1] == mount
+    assert "serviceAccountToken" not in json.dumps(sent.job)
+    document = secret(WHO.name, "uid-1", "gpus", "orders", {"token": "dfj_x"})
+    assert document["stringData"] == {"token": "dfj_x"}
+    assert document["metadata"] == config_map(WHO.name, "uid-1", "gpus", "orders", "")["metadata"]
+
+
+@pytest.mark.parametrize(
+    ("doors", "expected"),
+    [
+        ({}, False),
+        ({"callback": "http://x"}, False),
+        ({"has_own_token": True}, False),
+        ({"callback": "http://x", "has_own_token": True}, True),
+    ],
+)
+def test_a_job_has_a_secret_only_where_there_is_something_to_keep(doors: Any, expected: bool) -> None:
+    assert needs_secret(made(doors=doors).job) is Doors(**doors).needs_secret is expected
 
 
 def test_the_input_is_a_config_map_that_goes_with_its_job() -> None:
@@ -218,11 +247,19 @@ def test_a_job_that_lies_about_itself_is_nobodys() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"cpu": "2"}, {"input": b"[2]"}, {"callback": "http://there"}, {"template": {"metadata": {"labels": {"a": "b"}}}}],
+    [{"cpu": "2"}, {"input": b"[2]"}, {"template": {"metadata": {"labels": {"a": "b"}}}}],
 )
 def test_another_document_has_another_hash(other: Any) -> None:
     assert made().spec_hash == made().spec_hash
     assert made(**other).spec_hash != made().spec_hash
+
+
+@pytest.mark.parametrize(
+    "doors", [{"callback": "http://a"}, {"callback": "http://b"}, {"callback": "http://a", "has_own_token": True}]
+)
+def test_how_a_pod_reaches_its_worker_is_no_part_of_the_hash(doors: Any) -> None:
+    assert made(doors=doors).spec_hash == made().spec_hash
+    assert spec_hash_of(read(Job, made(doors=doors).job)) == made().spec_hash
 
 
 # -- the template of the user's own -----------------------------------------------------------------------------------
@@ -266,6 +303,16 @@ def test_a_template_is_merged_over_ours_by_the_names_of_containers() -> None:
         ({"spec": {"volumes": [{"name": "durableflow-token"}]}}, "spec.volumes['durableflow-token']"),
         (
             {"spec": {"containers": [{"name": "main", "volumeMounts": [{"mountPath": "/var/run/durableflow/input"}]}]}},
+            "volumeMounts",
+        ),
+        (
+            {
+                "spec": {
+                    "containers": [
+                        {"name": "main", "volumeMounts": [{"mountPath": "/var/run/secrets/durableflow-job"}]}
+                    ]
+                }
+            },
             "volumeMounts",
         ),
         ({"metadata": {"labels": {"durableflow.dev/deployment": "x"}}}, "durableflow.dev/deployment"),
@@ -320,3 +367,20 @@ EMPTY = {"emptyDir": {}}
 def test_parts_of_a_spec_are_refused_where_they_are_made(kind: Any, asked: Any) -> None:
     with pytest.raises(ValueError, match=r"Gpu\.|Volume\.|volumes has two"):
         kind(**asked)
+
+
+def test_gpu_job_offers_each_part_of_a_spec_with_the_same_default() -> None:
+    """They are written twice, because a signature is what a user's editor shows."""
+    own = {"name", "retry", "schedule_to_close", "cluster"}
+    renamed = {"result_mode": "result"}
+    plain = JobSpec(image="i")
+    fields = {name: getattr(plain, name) for name in JobSpec.__struct_fields__ if name != "image"}
+    asked = {
+        renamed.get(name, name): parameter.default
+        for name, parameter in inspect.signature(gpu_job).parameters.items()
+        if name not in own | {"image", "result"}
+    }
+    assert list(asked) == list(fields)
+    assert {name: default or None for name, default in asked.items()} == {
+        name: default or None for name, default in fields.items()
+    }

@@ -30,11 +30,12 @@ class Case:
         events_us: when its events were last asked for.
         phase: what it waits for.
         answer: digest of what a pod said over HTTP, if that ended the attempt.
+        token: digest of the token that its pod has shown, once it was compared with the store's.
     """
 
     __slots__ = (
         "alarm", "answer", "events_us", "identity", "is_closed", "is_unwanted", "name", "phase", "rules", "seen",
-        "tries", "uid",
+        "token", "tries", "uid",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -49,6 +50,7 @@ class Case:
         self.events_us = 0
         self.phase = "submitted"
         self.answer = b""
+        self.token = ""
         self.alarm: asyncio.TimerHandle | None = None
 
     @property

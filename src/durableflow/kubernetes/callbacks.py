@@ -1,4 +1,7 @@
-"""What pods say over HTTP: who they are is asked of the API server, and what they say is told to the store."""
+"""What pods say over HTTP: who they are is asked of the API server, and what they say is told to the store.
+
+A pod that shows a token of its Job's is known by the store alone, which keeps the digests of those that were drawn.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from durableflow.kubernetes.envelope import unseal
 from durableflow.kubernetes.ledger import Entry, Ledger, Standing
 from durableflow.kubernetes.manifest import AUDIENCE
 from durableflow.kubernetes.outcome import Outcome, answer_of
+from durableflow.kubernetes.tokens import digest_of, is_among, is_token
 
 _REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
 _POD_NAME: Final = "authentication.kubernetes.io/pod-name"
@@ -126,7 +130,7 @@ class PodCallbacks:
             except msgspec.DecodeError:
                 return Said(400, wanted=True, reason="no JSON")
             now_us = self._now_us()
-            progress = msgspec.structs.replace(entry.progress, user=details, beat_us=now_us)
+            progress = msgspec.structs.replace(entry.progress, user=details, beat_us=now_us, is_sent=True)
             if not await self._ledger.beat(entry.attempt, progress):
                 return Said(409, wanted=False, reason="nobody wants the result any more")
             case.seen.beat_us = now_us
@@ -159,6 +163,8 @@ class PodCallbacks:
 
     async def _authenticate(self, job: str, token: str) -> str:
         """The uid of the pod whose token this is, which belongs to the Job and is still there."""
+        if is_token(token):
+            return await self._compare(job, token)
         key = sha256(token.encode()).digest()
         bearer = self._known.get(key)
         if bearer is None or bearer.until_s < time.monotonic():
@@ -173,6 +179,17 @@ class PodCallbacks:
         elif seen.is_gone:
             raise _Refused(Said(403, wanted=False, reason="the pod is gone"))
         return bearer.uid
+
+    async def _compare(self, job: str, token: str) -> str:
+        """The uid of the Job's first pod, whose attempt is open and had this token drawn for it."""
+        case = self._case(job)
+        if case.token != digest_of(token):
+            entry = await self._open(case)
+            assert entry.progress is not None
+            if not is_among(token, entry.progress.tokens):
+                raise _Refused(Said(401, wanted=True, reason="this token is not of this Job"))
+            case.token = digest_of(token)
+        return next(iter(case.seen.pods), "")
 
     async def _review(self, token: str) -> _Bearer:
         document = {

@@ -16,7 +16,7 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     pass
 
 
-class OwnerReference(_Document, frozen=True, kw_only=True, rename="camel"):
+class OwnerReference(_Document, frozen=True, kw_only=True):
     """Whose an object is."""
 
     kind: str
@@ -25,7 +25,7 @@ class OwnerReference(_Document, frozen=True, kw_only=True, rename="camel"):
     controller: bool = False
 
 
-class Meta(_Document, frozen=True, kw_only=True, rename="camel"):
+class Meta(_Document, frozen=True, kw_only=True):
     """What every object has."""
 
     name: str = ""
@@ -40,7 +40,7 @@ class Meta(_Document, frozen=True, kw_only=True, rename="camel"):
     owner_references: list[OwnerReference] = []
 
 
-class Condition(_Document, frozen=True, kw_only=True, rename="camel"):
+class Condition(_Document, frozen=True, kw_only=True):
     """What a controller has found out."""
 
     type: str
@@ -50,19 +50,19 @@ class Condition(_Document, frozen=True, kw_only=True, rename="camel"):
     last_transition_time: datetime | None = None
 
 
-class PolicyRule(_Document, frozen=True, kw_only=True, rename="camel"):
+class PolicyRule(_Document, frozen=True, kw_only=True):
     """A rule of a `podFailurePolicy`."""
 
     action: str = ""
 
 
-class PodFailurePolicy(_Document, frozen=True, kw_only=True, rename="camel"):
+class PodFailurePolicy(_Document, frozen=True, kw_only=True):
     """When a failed pod counts."""
 
     rules: list[PolicyRule] = []
 
 
-class JobSpec(_Document, frozen=True, kw_only=True, rename="camel"):
+class JobSpec(_Document, frozen=True, kw_only=True):
     """What was asked for, as the server has understood it."""
 
     suspend: bool = False
@@ -71,14 +71,14 @@ class JobSpec(_Document, frozen=True, kw_only=True, rename="camel"):
     pod_failure_policy: PodFailurePolicy | None = None
 
 
-class JobStatus(_Document, frozen=True, kw_only=True, rename="camel"):
+class JobStatus(_Document, frozen=True, kw_only=True):
     """What became of it. Its counters are not read: they are not proof of anything."""
 
     conditions: list[Condition] = []
     start_time: datetime | None = None
 
 
-class Job(_Document, frozen=True, kw_only=True, rename="camel"):
+class Job(_Document, frozen=True, kw_only=True):
     """A Job."""
 
     metadata: Meta
@@ -86,20 +86,20 @@ class Job(_Document, frozen=True, kw_only=True, rename="camel"):
     status: JobStatus = JobStatus()
 
 
-class Waiting(_Document, frozen=True, kw_only=True, rename="camel"):
+class Waiting(_Document, frozen=True, kw_only=True):
     """Why a container does not run yet."""
 
     reason: str = ""
     message: str = ""
 
 
-class Running(_Document, frozen=True, kw_only=True, rename="camel"):
+class Running(_Document, frozen=True, kw_only=True):
     """Since when one runs."""
 
     started_at: datetime | None = None
 
 
-class Terminated(_Document, frozen=True, kw_only=True, rename="camel"):
+class Terminated(_Document, frozen=True, kw_only=True):
     """How one ended."""
 
     exit_code: int = 0
@@ -109,7 +109,7 @@ class Terminated(_Document, frozen=True, kw_only=True, rename="camel"):
     finished_at: datetime | None = None
 
 
-class ContainerState(_Document, frozen=True, kw_only=True, rename="camel"):
+class ContainerState(_Document, frozen=True, kw_only=True):
     """One of the three is there."""
 
     waiting: Waiting | None = None
@@ -117,20 +117,20 @@ class ContainerState(_Document, frozen=True, kw_only=True, rename="camel"):
     terminated: Terminated | None = None
 
 
-class ContainerStatus(_Document, frozen=True, kw_only=True, rename="camel"):
+class ContainerStatus(_Document, frozen=True, kw_only=True):
     """Of one container of a pod."""
 
     name: str
     state: ContainerState = ContainerState()
 
 
-class PodSpec(_Document, frozen=True, kw_only=True, rename="camel"):
+class PodSpec(_Document, frozen=True, kw_only=True):
     """Where a pod is."""
 
     node_name: str = ""
 
 
-class PodStatus(_Document, frozen=True, kw_only=True, rename="camel"):
+class PodStatus(_Document, frozen=True, kw_only=True):
     """How a pod is."""
 
     phase: str = ""
@@ -142,7 +142,7 @@ class PodStatus(_Document, frozen=True, kw_only=True, rename="camel"):
     init_container_statuses: list[ContainerStatus] = []
 
 
-class Pod(_Document, frozen=True, kw_only=True, rename="camel"):
+class Pod(_Document, frozen=True, kw_only=True):
     """A Pod."""
 
     metadata: Meta
@@ -150,7 +150,7 @@ class Pod(_Document, frozen=True, kw_only=True, rename="camel"):
     status: PodStatus = PodStatus()
 
 
-class InvolvedObject(_Document, frozen=True, kw_only=True, rename="camel"):
+class InvolvedObject(_Document, frozen=True, kw_only=True):
     """Whom an event is about."""
 
     kind: str = ""
@@ -158,14 +158,14 @@ class InvolvedObject(_Document, frozen=True, kw_only=True, rename="camel"):
     uid: str = ""
 
 
-class Series(_Document, frozen=True, kw_only=True, rename="camel"):
+class Series(_Document, frozen=True, kw_only=True):
     """How often an event was repeated."""
 
     count: int = 1
     last_observed_time: datetime | None = None
 
 
-class Event(_Document, frozen=True, kw_only=True, rename="camel"):
+class Event(_Document, frozen=True, kw_only=True):
     """Something that a component wanted people to know."""
 
     metadata: Meta
@@ -180,7 +180,7 @@ class Event(_Document, frozen=True, kw_only=True, rename="camel"):
     series: Series | None = None
 
 
-class Status(_Document, frozen=True, kw_only=True, rename="camel"):
+class Status(_Document, frozen=True, kw_only=True):
     """What a server answers when it has nothing better."""
 
     reason: str = ""
@@ -188,12 +188,12 @@ class Status(_Document, frozen=True, kw_only=True, rename="camel"):
     code: int = 0
 
 
-_D = TypeVar("_D", bound=_Document)
+_D = TypeVar("_D")
 _JOB_NAME: Final = ("batch.kubernetes.io/job-name", "job-name")
 
 
 def read(kind: type[_D], document: Any) -> _D:
-    """The part of a document, as JSON values, that is read here."""
+    """The part of a document, as JSON values, that a class of this module reads."""
     return msgspec.convert(document, kind)
 
 

@@ -15,7 +15,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -81,11 +81,11 @@ class Informer(Generic[D]):
         connection: Connection,
         path: str,
         selector: str,
-        kind: type[Any],
-        *,
+        kind: type[D],
         seen: Callable[[D], None],
         lost: Callable[[str, D | None], None],
         times: Times,
+        *,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._connection = connection

@@ -15,34 +15,31 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, Final, Self
-
-import msgspec
+from typing import Any, Final, Literal, Self
 
 from durableflow import ActivityContext, Engine, OpenAttempt, StorageError, TokenRefused, UsageError
 from durableflow.kubernetes.account import Archive, describe
 from durableflow.kubernetes.activity import GpuJob
 from durableflow.kubernetes.board import Board, Case
 from durableflow.kubernetes.callbacks import PodCallbacks
-from durableflow.kubernetes.connection import ApiClosed, ApiRefused, ApiSilent, Configure, Connection, configured
+from durableflow.kubernetes.connection import ApiRefused, ApiSilent, Configure, Connection, configured
 from durableflow.kubernetes.documents import Job, Pod
 from durableflow.kubernetes.identity import DEPLOYMENT, Identity
 from durableflow.kubernetes.informer import Informer, Times
 from durableflow.kubernetes.ledger import Entry, Ledger, Standing, check_result
-from durableflow.kubernetes.manifest import documents
+from durableflow.kubernetes.manifest import Doors
 from durableflow.kubernetes.outcome import Kind, Outcome, Pending, decide
-from durableflow.kubernetes.progress import Progress, progress_in
+from durableflow.kubernetes.progress import Progress
 from durableflow.kubernetes.runners import register, unregister
-from durableflow.kubernetes.spec import check_label, rules_of
+from durableflow.kubernetes.sending import Sender
+from durableflow.kubernetes.spec import check_label
 from durableflow.kubernetes.statistics import JobStatistics, Tally
-from durableflow.kubernetes.submit import Submission, SubmitFailed, delete_job
+from durableflow.kubernetes.submit import delete_job
 from durableflow.observe import facts
 
 _LOGGER: Final = logging.getLogger("durableflow.kubernetes")
 _AT_ONCE: Final = 16
 """So many cases are told to the store, or deleted, at a time."""
-_SUBMIT_AT_ONCE: Final = 32
 _US: Final = 1_000_000
 _RETRY_S: Final = 0.5
 _RETRY_S_MAX: Final = 30.0
@@ -62,6 +59,8 @@ class KubernetesJobs:
         cluster: the name by which activities ask for it.
         configure: where the server is; by default as the pod is told, or `kubectl`.
         callback: URL at which pods reach `durableflow.http.callbacks`; None without.
+        callback_identity: as who pods speak there: as the `"pod"`, by a token that the API server is asked about, or as
+            the `"job"`, by a secret one that was drawn for it, where workers may not ask or pods have no token.
         times: of the watches.
         sweep_s: how often cluster and store are compared.
         now_us: the time.
@@ -76,6 +75,7 @@ class KubernetesJobs:
         cluster: str = "default",
         configure: Configure | None = None,
         callback: str | None = None,
+        callback_identity: Literal["pod", "job"] = "pod",
         times: Times | None = None,
         sweep_s: float = 60.0,
         now_us: Callable[[], int] | None = None,
@@ -86,7 +86,6 @@ class KubernetesJobs:
         self.namespace = namespace
         self.cluster = cluster
         self._engine = engine
-        self._callback = None if callback is None else callback.rstrip("/")
         self._sweep_s = sweep_s
         self._now_us = now_us or (lambda: time.time_ns() // 1_000)
         self.connection = Connection(configure or configured())
@@ -97,32 +96,30 @@ class KubernetesJobs:
         )
         self._archive = Archive(self.connection, namespace)
         self._tally = Tally()
+        url = None if callback is None else callback.rstrip("/")
+        doors = Doors(callback=url, has_own_token=callback_identity == "job")
+        self._sender = Sender(
+            self.connection,
+            deployment,
+            namespace,
+            self.board,
+            self.ledger,
+            self._tally,
+            doors,
+            self._touch,
+            self._now_us,
+        )
         self._ready: asyncio.Queue[Case] = asyncio.Queue()
         self._queued: set[Case] = set()
-        self._submitting = asyncio.Semaphore(_SUBMIT_AT_ONCE)
         self._definitions: dict[str, GpuJob[Any]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._leave: Callable[[], None] | None = None
         times = times or Times()
         selector = f"{DEPLOYMENT}={deployment}"
-        self._jobs: Informer[Job] = Informer(
-            self.connection,
-            f"/apis/batch/v1/namespaces/{namespace}/jobs",
-            selector,
-            Job,
-            seen=self.board.see_job,
-            lost=self.board.lose_job,
-            times=times,
-        )
-        self._pods: Informer[Pod] = Informer(
-            self.connection,
-            f"/api/v1/namespaces/{namespace}/pods",
-            selector,
-            Pod,
-            seen=self.board.see_pod,
-            lost=self.board.lose_pod,
-            times=times,
-        )
+        jobs, pods = f"/apis/batch/v1/namespaces/{namespace}/jobs", f"/api/v1/namespaces/{namespace}/pods"
+        board = self.board
+        self._jobs = Informer(self.connection, jobs, selector, Job, board.see_job, board.lose_job, times)
+        self._pods = Informer(self.connection, pods, selector, Pod, board.see_pod, board.lose_pod, times)
 
     # -- life cycle -----------------------------------------------------------------------------------------
 
@@ -188,57 +185,9 @@ class KubernetesJobs:
     # -- submitting -----------------------------------------------------------------------------------------
 
     async def submit(self, definition: GpuJob[Any], context: ActivityContext, input: bytes) -> None:
-        """See to it that the Job of an attempt is there; when this returns, the attempt may be handed over.
-
-        The intent is durable before anything is sent, and the name is the same for whoever tries again.
-        """
+        """See to it that the Job of an attempt is there; when this returns, the attempt may be handed over."""
         self._definitions[definition.name] = definition
-        progress = progress_in(context.heartbeat_details) or Progress(
-            deployment=self.deployment, namespace=self.namespace
-        )
-        identity = Identity(
-            deployment=self.deployment,
-            instance_id=context.instance_id,
-            task=context.task,
-            scheduled_at_us=context.scheduled_at_us,
-            number=progress.number,
-            activity=definition.name,
-        )
-        token = await context.hand_over()
-        await self.ledger.begin(token, progress)
-        rules = rules_of(definition.spec, identity.name)
-        limit_us = rules.schedule_us + context.scheduled_at_us if rules.schedule_us else 0
-        sent = documents(
-            definition.spec, identity, self.namespace, input, details=progress.user, callback=self._callback
-        )
-        case = self.board.expect(identity, rules)
-        try:
-            async with self._submitting:
-                late = lambda: bool(limit_us) and self._now_us() >= limit_us  # noqa: E731  # read in one place
-                submission = Submission(self.connection, self.namespace, identity, sent, late)
-                job, is_adopted = await submission.run()
-        except BaseException as error:
-            if not case.uid:
-                self.board.forget(case)  # if it is there after all, it is seen
-            if isinstance(error, ApiClosed):
-                await self.ledger.give_back(token, progress, "these KubernetesJobs were closed while a Job was sent")
-                return
-            if not isinstance(error, SubmitFailed):
-                raise
-            outcome = error.outcome
-            text = describe(outcome, identity.name, ())
-            ended = await self.ledger.end(token, progress, outcome, text, "", rules.infrastructure_retries)
-            self._tally.outcomes[ended.kind.value] += 1
-            self._tally.reasons[ended.reason] += 1
-            return
-        with suppress(TokenRefused):  # it may have its end already
-            await self.ledger.begin(token, msgspec.structs.replace(progress, is_sent=True))
-        self._tally.adopted += is_adopted
-        self._tally.submitted += not is_adopted
-        if self.board.cases.get(case.name) is case:
-            if not case.uid:
-                self.board.see_job(job)
-            self._touch(case)  # it may be over since, and has waited for this attempt
+        await self._sender.send(definition, context, input)
 
     # -- what is told ---------------------------------------------------------------------------------------
 

@@ -83,9 +83,9 @@ class Ledger:
         error = RemoteError("WorkerStopped", why, "")
         await self._client.fail(token, error, counts=False, details=progress.dump())
 
-    async def begin(self, token: str, progress: Progress) -> None:
-        """Make durable which Job the attempt is about."""
-        await self._client.heartbeat(token, progress.dump())
+    async def begin(self, token: str, progress: Progress) -> bool:
+        """Make durable which Job the attempt is about; False when the attempt is not the current one any more."""
+        return await self._client.heartbeat(token, progress.dump())
 
     async def beat(self, attempt: OpenAttempt, progress: Progress) -> bool:
         """The pod is alive; False when nobody wants its result any more."""

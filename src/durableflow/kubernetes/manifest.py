@@ -16,8 +16,11 @@ MAIN: Final = "main"
 AUDIENCE: Final = "durableflow"
 """For whom the pod's token is good."""
 INPUT_KEY: Final = "input.json"
+TOKEN_KEY: Final = "token"  # noqa: S105  # a file's name
 _INPUT_FOLDER: Final = "/var/run/durableflow/input"
 _TOKEN_FOLDER: Final = "/var/run/secrets/durableflow"  # noqa: S105  # a folder
+_SECRET_FOLDER: Final = "/var/run/secrets/durableflow-job"  # noqa: S105  # a folder
+_SECRET_VOLUME: Final = "durableflow-secret"  # noqa: S105  # a name
 _MESSAGE_PATH: Final = "/dev/termination-log"
 _TOKEN_SECONDS: Final = 3_600
 _QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
@@ -31,6 +34,26 @@ class Documents(NamedTuple):
     job: Document
     spec_hash: str
     input: str
+
+
+class Doors(msgspec.Struct, frozen=True, kw_only=True):
+    """How a pod reaches those who wait for it: a matter of the worker that sends the Job, and not of its definition.
+
+    Attributes:
+        callback: URL of durableflow's HTTP endpoint; None without one.
+        has_own_token: whether the pod's token is in a Secret of its Job's, and not made by its kubelet.
+    """
+
+    callback: str | None = None
+    has_own_token: bool = False
+
+    @property
+    def needs_secret(self) -> bool:
+        """Whether the Job has a Secret."""
+        return self.callback is not None and self.has_own_token
+
+
+NO_DOORS: Final = Doors()
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,23 +71,29 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def documents(
-    spec: JobSpec, identity: Identity, namespace: str, input: bytes, *, details: Any = None, callback: str | None = None
+    spec: JobSpec, identity: Identity, namespace: str, input: bytes, *, details: Any = None, doors: Doors = NO_DOORS
 ) -> Documents:
     """What is sent for one attempt.
 
     Args:
         input: the input as JSON.
         details: what the last attempt said in its last heartbeat.
-        callback: the URL at which the pod reaches durableflow's HTTP endpoint; None without one.
 
     Raises:
         ValueError: the template touches what the adapter owns.
     """
     given = Given(input=msgspec.Raw(input), attempt=identity.number, details=details)
     text = msgspec.json.encode(given).decode()
-    name = identity.name
+    # Without the doors: a Job is adopted by workers that have moved.
+    spec_hash = _digest([_job(spec, identity, namespace, NO_DOORS), text])
+    job = _job(spec, identity, namespace, doors)
+    job["metadata"]["annotations"] = annotations_of(identity, spec_hash, rules_of(spec, identity.name))
+    return Documents(job, spec_hash, text)
+
+
+def _job(spec: JobSpec, identity: Identity, namespace: str, doors: Doors) -> Document:
     labels = {DEPLOYMENT: identity.deployment}
-    template = _merged({"metadata": {"labels": dict(labels)}, "spec": _pod(spec, identity, callback)}, spec.template)
+    template = _merged({"metadata": {"labels": dict(labels)}, "spec": _pod(spec, identity, doors)}, spec.template)
     if spec.queue_name is not None:
         labels[_QUEUE_LABEL] = spec.queue_name
     body: Document = {
@@ -78,32 +107,42 @@ def documents(
         body["activeDeadlineSeconds"] = seconds(spec.active_deadline)
     if spec.queue_name is not None:
         body["suspend"] = True
-    job: Document = {
+    return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "metadata": {"name": identity.name, "namespace": namespace, "labels": labels},
         "spec": body,
     }
-    spec_hash = _digest([job, text])
-    job["metadata"]["annotations"] = annotations_of(identity, spec_hash, rules_of(spec, name))
-    return Documents(job, spec_hash, text)
 
 
 def config_map(name: str, uid: str, namespace: str, deployment: str, text: str) -> Document:
     """The input of a Job, which goes when the Job goes."""
-    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}
+    return _owned_by_job("ConfigMap", name, uid, namespace, deployment) | {"data": {INPUT_KEY: text}}
+
+
+def secret(name: str, uid: str, namespace: str, deployment: str, files: Mapping[str, str]) -> Document:
+    """What of a Job only its pod may read, which goes when the Job goes."""
+    return _owned_by_job("Secret", name, uid, namespace, deployment) | {"stringData": dict(files)}
+
+
+def _owned_by_job(kind: str, name: str, uid: str, namespace: str, deployment: str) -> Document:
     return {
         "apiVersion": "v1",
-        "kind": "ConfigMap",
+        "kind": kind,
         "metadata": {
             "name": name,
             "namespace": namespace,
             "labels": {DEPLOYMENT: deployment},
-            "ownerReferences": [owner],
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}],
         },
         "immutable": True,
-        "data": {INPUT_KEY: text},
     }
+
+
+def needs_secret(job: Document) -> bool:
+    """Whether the pod of a Job waits for a Secret of the Job's own."""
+    volumes = job["spec"]["template"]["spec"].get("volumes") or ()
+    return any(each["name"] == _SECRET_VOLUME for each in volumes)
 
 
 def _digest(value: object) -> str:
@@ -113,12 +152,12 @@ def _digest(value: object) -> str:
 # -- the pod ------------------------------------------------------------------------------------------------
 
 
-def _pod(spec: JobSpec, identity: Identity, callback: str | None) -> Document:
+def _pod(spec: JobSpec, identity: Identity, doors: Doors) -> Document:
     pod: Document = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": seconds(spec.grace_period),
-        "containers": [_container(spec, identity, callback)],
-        "volumes": _volumes(spec, identity.name, callback),
+        "containers": [_container(spec, identity, doors)],
+        "volumes": _volumes(spec, identity.name, doors),
     }
     selector = dict(spec.node_selector)
     if spec.gpu is not None and spec.gpu.type is not None:
@@ -143,22 +182,24 @@ def _toleration(toleration: Any) -> Document:
     return made | {key: value for key, value in optional.items() if value is not None}
 
 
-def _container(spec: JobSpec, identity: Identity, callback: str | None) -> Document:
+def _container(spec: JobSpec, identity: Identity, doors: Doors) -> Document:
     own: dict[str, str] = {
         f"{OWN_ENV}JOB": identity.name,
         f"{OWN_ENV}INPUT": f"{_INPUT_FOLDER}/{INPUT_KEY}",
         f"{OWN_ENV}TERMINATION_LOG": _MESSAGE_PATH,
     }
-    if callback is not None:
-        own[f"{OWN_ENV}CALLBACK"] = callback
-        own[f"{OWN_ENV}TOKEN_FILE"] = f"{_TOKEN_FOLDER}/token"
+    if doors.callback is not None:
+        own[f"{OWN_ENV}CALLBACK"] = doors.callback
+        own[f"{OWN_ENV}TOKEN_FILE"] = f"{_SECRET_FOLDER if doors.has_own_token else _TOKEN_FOLDER}/{TOKEN_KEY}"
     env: list[Document] = [{"name": name, "value": value} for name, value in {**spec.env, **own}.items()]
     env += [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": ref.secret, "key": ref.key}}}
         for name, ref in spec.env_from_secrets.items()
     ]
     mounts: list[Document] = [{"name": "durableflow-input", "mountPath": _INPUT_FOLDER, "readOnly": True}]
-    if callback is not None:
+    if doors.needs_secret:
+        mounts.append({"name": _SECRET_VOLUME, "mountPath": _SECRET_FOLDER, "readOnly": True})
+    elif doors.callback is not None:
         mounts.append({"name": "durableflow-token", "mountPath": _TOKEN_FOLDER, "readOnly": True})
     mounts += [
         {"name": each.name, "mountPath": each.mount, **({"readOnly": True} if each.read_only else {})}
@@ -188,10 +229,12 @@ def _resources(spec: JobSpec) -> Document:
     return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
 
 
-def _volumes(spec: JobSpec, name: str, callback: str | None) -> list[Document]:
+def _volumes(spec: JobSpec, name: str, doors: Doors) -> list[Document]:
     volumes: list[Document] = [{"name": "durableflow-input", "configMap": {"name": name}}]
-    if callback is not None:
-        token = {"audience": AUDIENCE, "expirationSeconds": _TOKEN_SECONDS, "path": "token"}
+    if doors.needs_secret:
+        volumes.append({"name": _SECRET_VOLUME, "secret": {"secretName": name}})
+    elif doors.callback is not None:
+        token = {"audience": AUDIENCE, "expirationSeconds": _TOKEN_SECONDS, "path": TOKEN_KEY}
         volumes.append({"name": "durableflow-token", "projected": {"sources": [{"serviceAccountToken": token}]}})
     return [*volumes, *({"name": each.name, **each.source} for each in spec.volumes)]
 
@@ -246,7 +289,7 @@ def _check_container(kind: str, container: Mapping[str, Any]) -> None:
         if str(variable.get("name", "")).startswith(OWN_ENV):
             raise _owned(f"spec.{kind}[{name!r}].env[{variable['name']!r}]")
     for mount in container.get("volumeMounts", ()):
-        if name == MAIN and mount.get("mountPath") in (_INPUT_FOLDER, _TOKEN_FOLDER):
+        if name == MAIN and mount.get("mountPath") in (_INPUT_FOLDER, _TOKEN_FOLDER, _SECRET_FOLDER):
             raise _owned(f"spec.{kind}['main'].volumeMounts[{mount['mountPath']!r}]")
 
 

@@ -19,6 +19,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         number: of the Job that the current attempt is about, from 1.
         infrastructure: how many attempts have failed by nobody's fault.
         is_sent: whether it is known that the Job was there.
+        tokens: digests of the tokens that its pod may show; each attempt that sent the Job drew one.
         beat_us: when the pod last gave a heartbeat; 0 for never.
         user: what the pod said in its last heartbeat.
     """
@@ -28,6 +29,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     number: int = 1
     infrastructure: int = 0
     is_sent: bool = False
+    tokens: tuple[str, ...] = ()
     beat_us: int = 0
     user: Any = None
 
@@ -39,7 +41,9 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     def after(self, *, is_infrastructure: bool) -> Progress:
         """What the next attempt reads when this one has an answer."""
         used = self.infrastructure + is_infrastructure
-        return msgspec.structs.replace(self, number=self.number + 1, infrastructure=used, is_sent=False, beat_us=0)
+        return msgspec.structs.replace(
+            self, number=self.number + 1, infrastructure=used, is_sent=False, tokens=(), beat_us=0
+        )
 
 
 class _Details(msgspec.Struct):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +13,7 @@ import msgspec
 from durableflow.kubernetes.connection import ApiRefused, ApiSilent, Connection
 from durableflow.kubernetes.documents import Job, read
 from durableflow.kubernetes.identity import Identity, identity_of, spec_hash_of
-from durableflow.kubernetes.manifest import Documents, config_map
+from durableflow.kubernetes.manifest import Document, Documents, config_map, needs_secret, secret
 from durableflow.kubernetes.outcome import Kind, Outcome
 
 _BACKOFF_S: Final = 0.2
@@ -27,6 +27,13 @@ class Submitted(NamedTuple):
     """A Job that is there."""
 
     job: Job
+    is_adopted: bool
+
+
+class _Answer(NamedTuple):
+    """A Job as the server has it."""
+
+    raw: Document
     is_adopted: bool
 
 
@@ -59,37 +66,50 @@ class Submission:
 
     Args:
         late: says, when asked, that there is no more time; None for as long as it takes.
+        was_sent: an attempt before this one knew that the Job was there, so it is not created again.
+        files: of the Job's Secret, if it has one.
     """
 
     def __init__(
-        self, connection: Connection, namespace: str, identity: Identity, sent: Documents, late: Callable[[], bool]
+        self,
+        connection: Connection,
+        namespace: str,
+        identity: Identity,
+        sent: Documents,
+        late: Callable[[], bool],
+        *,
+        was_sent: bool = False,
+        files: Mapping[str, str] | None = None,
     ) -> None:
         self._connection = connection
         self._namespace = namespace
         self._identity = identity
         self._sent = sent
         self._late = late
+        self._was_sent = was_sent
+        self._files = files or {}
         self._jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self._backoff_s = _BACKOFF_S
         self._refused_s = 0.0
 
     async def run(self) -> Submitted:
-        """Return when the Job and its input are there.
+        """Return when the Job and what its pod reads are there.
 
         Raises:
             SubmitFailed: as it says.
         """
         while True:
-            submitted = await self._try()
-            if submitted is not None:
-                await self._send_input(submitted.job)
-                return submitted
+            found = await (self._look(None) if self._was_sent else self._try())
+            if found is not None:
+                job = read(Job, found.raw)
+                await self._send_parts(job, found.raw)
+                return Submitted(job, found.is_adopted)
 
-    async def _try(self) -> Submitted | None:
+    async def _try(self) -> _Answer | None:
         try:
             raw = msgspec.json.decode(await self._connection.ask("POST", self._jobs, body=self._sent.job))
             await self._check_suspended(raw)
-            return Submitted(read(Job, raw), is_adopted=False)
+            return _Answer(raw, is_adopted=False)
         except ApiSilent as silent:
             return await self._look(silent)
         except ApiRefused as refused:
@@ -98,12 +118,16 @@ class Submission:
             await self._pause(refused)
             return None
 
-    async def _look(self, why: ApiSilent | ApiRefused) -> Submitted | None:
-        """The POST said nothing, or that the name is taken: what is there tells."""
+    async def _look(self, why: ApiSilent | ApiRefused | None) -> _Answer | None:
+        """The POST said nothing, or that the name is taken, or was heard before: what is there tells."""
         try:
             raw = msgspec.json.decode(await self._connection.ask("GET", f"{self._jobs}/{self._identity.name}"))
         except ApiRefused as refused:
-            await self._pause(why if refused.status == 404 else refused)
+            was_there = why is None or (isinstance(why, ApiRefused) and why.reason == "AlreadyExists")
+            if refused.status == 404 and was_there:
+                text = f"the Job {self._identity.name!r} was there and is gone; no name is used twice"
+                raise SubmitFailed(Outcome(Kind.RETRYABLE, "JobDeleted", text)) from refused
+            await self._pause(why if why is not None and refused.status == 404 else refused)
             return None
         except ApiSilent as silent:
             await self._pause(silent)
@@ -112,7 +136,7 @@ class Submission:
         match judge(job, self._identity, self._sent.spec_hash):
             case Found.OURS:
                 await self._check_suspended(raw)
-                return Submitted(job, is_adopted=True)
+                return _Answer(raw, is_adopted=True)
             case Found.GOING:
                 await self._wait_gone(job)
                 text = f"somebody deleted the Job {job.metadata.name!r}"
@@ -147,11 +171,15 @@ class Submission:
                 if msgspec.json.decode(raw)["metadata"]["uid"] != job.metadata.uid:
                     return
 
-    async def _send_input(self, job: Job) -> None:
-        """The pod waits for it, so it may come second; and only then is it known whose it is."""
-        name, uid = job.metadata.name, job.metadata.uid
-        document = config_map(name, uid, self._namespace, self._identity.deployment, self._sent.input)
-        path = f"/api/v1/namespaces/{self._namespace}/configmaps"
+    async def _send_parts(self, job: Job, raw: Document) -> None:
+        """The pod waits for them, so they may come second; and only then is it known whose they are."""
+        name, uid, deployment = job.metadata.name, job.metadata.uid, self._identity.deployment
+        await self._send("configmaps", job, config_map(name, uid, self._namespace, deployment, self._sent.input))
+        if self._files and needs_secret(raw):  # an adopted one may have been made by a worker of other habits
+            await self._send("secrets", job, secret(name, uid, self._namespace, deployment, self._files))
+
+    async def _send(self, kind: str, job: Job, document: Document) -> None:
+        path = f"/api/v1/namespaces/{self._namespace}/{kind}"
         self._backoff_s, self._refused_s = _BACKOFF_S, 0.0
         while True:
             try:
@@ -162,7 +190,7 @@ class Submission:
                 try:
                     await self._pause(refused)
                 except SubmitFailed:
-                    await delete_job(self._connection, self._namespace, name, uid)
+                    await delete_job(self._connection, self._namespace, job.metadata.name, job.metadata.uid)
                     raise
             except ApiSilent as silent:
                 await self._pause(silent)

@@ -22,6 +22,7 @@ GROUPS = {
     "jobs": ("batch/v1", "Job"),
     "pods": ("v1", "Pod"),
     "configmaps": ("v1", "ConfigMap"),
+    "secrets": ("v1", "Secret"),
     "events": ("v1", "Event"),
 }
 
@@ -31,7 +32,7 @@ def stamp(seconds: float = 0) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-async def until(holds: Callable[[], object], within_s: float = 10.0) -> None:
+async def until(holds: Callable[[], object], within_s: float = 60.0) -> None:
     """Return when something holds."""
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110  # it asks programs that tell nobody
@@ -249,8 +250,9 @@ class ApiServer:
         if kind == "jobs" and policy != "Orphan":
             for pod in self.pods_of(name):
                 await self.put("pods", "DELETED", pod)
-        for owned in [each for each in self.objects["configmaps"].values() if _is_owned(each, thing)]:
-            await self.put("configmaps", "DELETED", owned)
+        for parts in ("configmaps", "secrets"):
+            for owned in [each for each in self.objects[parts].values() if _is_owned(each, thing)]:
+                await self.put(parts, "DELETED", owned)
         await self.put(kind, "DELETED", thing)
 
     def pods_of(self, job: str) -> list[dict[str, Any]]:

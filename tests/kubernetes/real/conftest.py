@@ -41,9 +41,9 @@ REVIEWS = [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"
 TAINT = Toleration(key="nvidia.com/gpu", value="present", effect="NoSchedule")
 
 
-def rules() -> list[dict[str, Any]]:
-    """Those of the Role in the manifest."""
-    documents = yaml.safe_load_all((MANIFESTS / "rbac.yaml").read_text())
+def rules(manifest: str = "rbac.yaml") -> list[dict[str, Any]]:
+    """Those of the Role in a manifest."""
+    documents = yaml.safe_load_all((MANIFESTS / manifest).read_text())
     (found,) = [each["rules"] for each in documents if each["kind"] == "Role"]
     return list(found)
 
@@ -55,6 +55,8 @@ class Cluster:
         self.plane = plane
         self.namespace = namespace
         self.url = f"sqlite:///{folder / 'store.db'}"
+        self.may_review = True
+        """Whether the worker may ask whose token one is."""
         self.server: str | None = None
         """Where the API server is asked, if not directly."""
         self.jobs: KubernetesJobs
@@ -85,9 +87,14 @@ class Cluster:
     def kubeconfig(self, rights: Sequence[Any] | None = None) -> Path:
         """Of an account with the rights of the manifest, or with these."""
         given = rules() if rights is None else list(rights)
+        reviews = REVIEWS if self.may_review else []
         return self.plane.kubeconfig(
-            "worker", rules=given, namespace=self.namespace, cluster_rules=REVIEWS, url=self.server
+            "worker", rules=given, namespace=self.namespace, cluster_rules=reviews, url=self.server
         )
+
+    def rights_with_secrets(self) -> list[dict[str, Any]]:
+        """Those of both manifests."""
+        return [*rules(), *rules("job-secrets.yaml")]
 
     @asynccontextmanager
     async def open(self, rights: Sequence[Any] | None = None, **options: Any) -> AsyncIterator[Engine]:

@@ -1,0 +1,132 @@
+"""From an attempt that begins to a Job that is there: what is durable before anything is sent, and what after.
+
+Rule 1. The intent is durable first: number, and digest of the token.
+Rule 2. Whoever tries again makes the same name, and adopts.
+Rule 3. An attempt that is not the current one any more sends nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+
+from durableflow import ActivityCancelled, ActivityContext, TokenRefused
+from durableflow.kubernetes.account import describe
+from durableflow.kubernetes.activity import GpuJob
+from durableflow.kubernetes.board import Board, Case
+from durableflow.kubernetes.connection import ApiClosed, Connection
+from durableflow.kubernetes.identity import Identity
+from durableflow.kubernetes.ledger import Ledger
+from durableflow.kubernetes.manifest import TOKEN_KEY, Doors, documents
+from durableflow.kubernetes.progress import Progress, progress_in
+from durableflow.kubernetes.spec import rules_of
+from durableflow.kubernetes.statistics import Tally
+from durableflow.kubernetes.submit import Submission, SubmitFailed, Submitted
+from durableflow.kubernetes.tokens import digest_of, new_token
+
+_AT_ONCE: Final = 32
+
+
+class Sender:
+    """Sends the Jobs of a deployment.
+
+    Args:
+        doors: how their pods reach us.
+        touch: called with a case that is to be looked at.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        deployment: str,
+        namespace: str,
+        board: Board,
+        ledger: Ledger,
+        tally: Tally,
+        doors: Doors,
+        touch: Callable[[Case], None],
+        now_us: Callable[[], int],
+    ) -> None:
+        self._connection = connection
+        self._deployment = deployment
+        self._namespace = namespace
+        self._board = board
+        self._ledger = ledger
+        self._tally = tally
+        self._doors = doors
+        self._touch = touch
+        self._now_us = now_us
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
+
+    async def send(self, definition: GpuJob[Any], context: ActivityContext, input: bytes) -> None:
+        """Return when the Job of an attempt is there, or the attempt has its end."""
+        progress = progress_in(context.heartbeat_details) or Progress(
+            deployment=self._deployment, namespace=self._namespace
+        )
+        identity = Identity(
+            deployment=self._deployment,
+            instance_id=context.instance_id,
+            task=context.task,
+            scheduled_at_us=context.scheduled_at_us,
+            number=progress.number,
+            activity=definition.name,
+        )
+        files: dict[str, str] = {}
+        if self._doors.needs_secret or progress.tokens:  # one of an attempt before may have been lost on its way
+            files[TOKEN_KEY] = new_token()
+            progress = msgspec.structs.replace(progress, tokens=(*progress.tokens, digest_of(files[TOKEN_KEY])))
+        attempt = await context.hand_over()
+        if not await self._begin(context, attempt, progress):
+            return
+        rules = rules_of(definition.spec, identity.name)
+        limit_us = rules.schedule_us + context.scheduled_at_us if rules.schedule_us else 0
+        sent = documents(definition.spec, identity, self._namespace, input, details=progress.user, doors=self._doors)
+        submission = Submission(
+            self._connection,
+            self._namespace,
+            identity,
+            sent,
+            lambda: bool(limit_us) and self._now_us() >= limit_us,
+            was_sent=progress.is_sent,
+            files=files,
+        )
+        case = self._board.expect(identity, rules)
+        try:
+            async with self._at_once:
+                submitted = await submission.run()
+        except BaseException as error:
+            if not case.uid:
+                self._board.forget(case)  # if it is there after all, it is seen
+            if isinstance(error, ApiClosed):
+                await self._ledger.give_back(attempt, progress, "these KubernetesJobs were closed while a Job was sent")
+                return
+            if not isinstance(error, SubmitFailed):
+                raise
+            text = describe(error.outcome, identity.name, ())
+            ended = await self._ledger.end(attempt, progress, error.outcome, text, "", rules.infrastructure_retries)
+            self._tally.outcomes[ended.kind.value] += 1
+            self._tally.reasons[ended.reason] += 1
+            return
+        with suppress(TokenRefused, ActivityCancelled):  # it may have its end already
+            await self._begin(context, attempt, msgspec.structs.replace(progress, is_sent=True))
+        self._count(case, submitted)
+
+    async def _begin(self, context: ActivityContext, attempt: str, progress: Progress) -> bool:
+        """Make it durable, and let the engine know it if it interrupts this attempt; False for one that is over."""
+        is_wanted = await self._ledger.begin(attempt, progress)
+        if is_wanted:
+            context.heartbeat(progress.dump())
+        return is_wanted
+
+    def _count(self, case: Case, submitted: Submitted) -> None:
+        """It is there."""
+        self._tally.adopted += submitted.is_adopted
+        self._tally.submitted += not submitted.is_adopted
+        if self._board.cases.get(case.name) is case:
+            if not case.uid:
+                self._board.see_job(submitted.job)
+            self._touch(case)  # it may be over since, and has waited for this attempt
