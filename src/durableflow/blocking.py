@@ -414,6 +414,14 @@ class BlockingEngine(BlockingClient):
 
         return self.loop_thread.call(listen)
 
+    def tell(self, fact: Fact) -> None:
+        """See `Engine.tell`."""
+
+        async def tell() -> None:
+            self.asynchronous.tell(fact)
+
+        self.loop_thread.call(tell)
+
     def statistics(self) -> WorkerStatistics:
         """What the worker is doing; raises `EngineClosed` when this engine is not leading."""
 

@@ -264,6 +264,10 @@ class Engine(Client):
         self._listeners.add(listener)
         return lambda: self._listeners.remove(listener)
 
+    def tell(self, fact: facts.Fact) -> None:
+        """Tell all listeners a fact of something that works beside this engine, on its event loop."""
+        self._listeners.tell(fact)
+
     def _tell(self, fact: facts.Fact) -> None:
         self._listeners.tell(fact)
 

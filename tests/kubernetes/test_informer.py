@@ -26,6 +26,7 @@ class Watched:
     def __init__(self, configure: Any, times: Times = QUICK) -> None:
         self.known: dict[str, str] = {}
         self.told: list[str] = []
+        self.broken: list[str] = []
         self.connection = Connection(configure, request_s=1.0)
         self.informer: Informer[Job] = Informer(
             self.connection,
@@ -35,6 +36,7 @@ class Watched:
             seen=self.see,
             lost=self.lose,
             times=times,
+            broken=self.broken.append,
         )
 
     def see(self, job: Job) -> None:
@@ -109,6 +111,7 @@ async def test_a_watch_that_the_server_ends_goes_on_where_it_was(api: ApiServer,
         await until(lambda: "+b" in watched.told)
         assert watched.told == ["+a", "+b"]
         assert watched.informer.statistics().lists == 1
+        assert watched.broken == []
 
 
 async def test_an_expired_version_is_never_asked_for_again(api: ApiServer, configure: Any) -> None:
@@ -118,6 +121,8 @@ async def test_an_expired_version_is_never_asked_for_again(api: ApiServer, confi
         await until(lambda: "+b" in watched.told)
         api.compacted = api.version + 1
         await until(lambda: watched.informer.statistics().lists >= 2)
+        assert watched.informer.statistics().relists == len(watched.broken) >= 1
+        assert watched.broken[0].startswith("410 Expired")
         api.compacted = 0
         await put(api, "c")
         await until(lambda: "+c" in watched.told)
@@ -138,6 +143,7 @@ async def test_now_and_then_it_lists_without_a_reason(api: ApiServer, configure:
     async with watching(configure, Times(watch_s=30, silence_s=30, relist_s=1)) as watched:
         api.objects["jobs"].clear()  # and nobody is told
         await until(lambda: watched.told == ["+a", "-a"])
+        assert (watched.informer.statistics().relists, watched.broken) == (0, [])
 
 
 async def test_a_server_that_asks_to_be_left_alone_is(api: ApiServer, configure: Any) -> None:
@@ -153,6 +159,7 @@ async def test_refusals_of_a_server_that_starts_pass(api: ApiServer, configure: 
     async with watching(configure) as watched:
         await put(api, "a")
         await until(lambda: watched.told == ["+a"])
+        assert watched.informer.statistics().relists == 0  # nothing was known before
 
 
 async def test_a_server_that_does_not_know_us_is_asked_with_new_credentials(
@@ -182,6 +189,8 @@ async def test_no_request_waits_for_ever(api: ApiServer, configure: Any) -> None
     api.fault("GET", "/jobs", "cut before", times=3)  # a GET is asked once more by the driver itself
     with pytest.raises(ApiSilent):
         await connection.ask("GET", "/apis/batch/v1/namespaces/gpus/jobs")
+    api.faults.clear()
+    connection._request_s = 60.0
     with pytest.raises(ApiRefused, match="404 NotFound") as caught:
         await connection.ask("GET", "/apis/batch/v1/namespaces/gpus/jobs/none")
     assert caught.value.status == 404

@@ -78,6 +78,23 @@ LINES = [
     (facts.SlotsSkipped("s", 2), "INFO", "schedule s skipped 2 slots: an instance of one before is not over"),
     (facts.ScheduleUnreadable("s", "no"), "ERROR", "schedule s cannot be read and does not fire: no"),
     (facts.TaskUnreadable("i", "no"), "ERROR", "a task of instance i cannot be read and comes to nothing: no"),
+    (facts.JobSent("df-1", "i", "train", is_adopted=False), "DEBUG", "JobSent(job='df-1', instance_id='i'"),
+    (
+        facts.JobEnded("df-1", "i", "tune", "train", "success", "", 2, 1_500_000, 3_000_000),
+        "DEBUG",
+        "Job df-1 of activity train of instance i: success after 1.5 s",
+    ),
+    (
+        facts.JobEnded("df-1", "i", "tune", "train", "infrastructure", "Evicted", 2, 0, 0),
+        "INFO",
+        "Job df-1 of activity train of instance i: infrastructure (Evicted) after 0.0 s",
+    ),
+    (facts.JobEnded("df-1", "i", "tune", "train", "fatal", "OutOfMemory", 2, 0, 0), "WARNING", "Job df-1 of activity"),
+    (
+        facts.WatchBroken("/api/v1/pods", "410 Expired"),
+        "DEBUG",
+        "WatchBroken(path='/api/v1/pods', reason='410 Expired')",
+    ),
     (facts.QueueUnreadable("q"), "ERROR", "the limits of queue q cannot be read; nothing is taken from it until they"),
 ]
 

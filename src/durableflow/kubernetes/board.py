@@ -25,6 +25,7 @@ class Case:
         rules: by which it is judged.
         seen: what is known of it.
         is_unwanted: nobody waits for it any more: it is to be gone.
+        is_dropped: so was said to this process, while the attempt was open.
         is_closed: its attempt has its end.
         tries: how often what is to be done did not work, in a row.
         events_us: when its events were last asked for.
@@ -34,8 +35,8 @@ class Case:
     """
 
     __slots__ = (
-        "alarm", "answer", "events_us", "identity", "is_closed", "is_unwanted", "name", "phase", "rules", "seen",
-        "token", "tries", "uid",
+        "alarm", "answer", "events_us", "identity", "is_closed", "is_dropped", "is_unwanted", "name", "phase",
+        "rules", "seen", "token", "tries", "uid",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -45,6 +46,7 @@ class Case:
         self.rules = Rules(job=name)
         self.seen = Seen()
         self.is_unwanted = False
+        self.is_dropped = False
         self.is_closed = False
         self.tries = 0
         self.events_us = 0

@@ -56,11 +56,13 @@ class InformerStatistics(msgspec.Struct, frozen=True):
     Attributes:
         objects: how many it knows.
         lists: how often it has listed.
+        relists: how often because the watch had broken.
         silent_s: since when the server has said nothing; the age of what is known.
     """
 
     objects: int
     lists: int
+    relists: int
     silent_s: float
 
 
@@ -73,6 +75,7 @@ class Informer(Generic[D]):
         kind: what they are read as.
         seen: called with each object that is new or has changed.
         lost: called with uid and, if the server told, the last state of each that is gone.
+        broken: called with the reason when a watch has ended as it should not.
         draw: uniform in [0, 1).
     """
 
@@ -86,6 +89,7 @@ class Informer(Generic[D]):
         lost: Callable[[str, D | None], None],
         times: Times,
         *,
+        broken: Callable[[str], object] = str,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._connection = connection
@@ -95,6 +99,7 @@ class Informer(Generic[D]):
         self._seen = seen
         self._lost = lost
         self._times = times
+        self._broken = broken
         self._draw = draw
         self._versions: dict[str, str] = {}
         """Of each object, by uid."""
@@ -102,12 +107,13 @@ class Informer(Generic[D]):
         self._list_again_s = 0.0
         self._heard_s = time.monotonic()
         self._lists = 0
+        self._relists = 0
         self.synced = asyncio.Event()
         """Set after the first list."""
 
     def statistics(self) -> InformerStatistics:
         """How it is."""
-        return InformerStatistics(len(self._versions), self._lists, time.monotonic() - self._heard_s)
+        return InformerStatistics(len(self._versions), self._lists, self._relists, time.monotonic() - self._heard_s)
 
     async def run(self) -> None:
         """Never returns."""
@@ -119,23 +125,26 @@ class Informer(Generic[D]):
                     await self._list()
                 await self._watch()
             except (ApiRefused, ApiSilent) as error:
-                if isinstance(error, ApiSilent) or error.status not in (410, 504):
-                    _LOGGER.log(
-                        logging.DEBUG if isinstance(error, ApiSilent) else logging.WARNING,
-                        "the watch of %s is begun again: %s", self._path, error,
-                    )  # fmt: skip
-                self._list_again_s = 0.0
+                if isinstance(error, ApiRefused) and error.status not in (410, 504):
+                    _LOGGER.warning("the watch of %s is begun again: %s", self._path, error)
+                self._doubt(str(error))
                 if time.monotonic() - begun_s > _BACKOFF_S_MAX:
                     backoff_s = _BACKOFF_S
                 asked_s = error.retry_after_s if isinstance(error, ApiRefused) else 0.0
                 await asyncio.sleep(max(asked_s, backoff_s * (0.5 + self._draw())))
                 backoff_s = min(2 * backoff_s, _BACKOFF_S_MAX)
-            except Exception:  # an answer that cannot be read: it must not end the watch for good
+            except Exception as error:  # an answer that cannot be read: it must not end the watch for good
                 _LOGGER.exception("the watch of %s is begun again", self._path)
-                self._list_again_s = 0.0
+                self._doubt(repr(error))
                 await asyncio.sleep(_BACKOFF_S_MAX * self._draw())
             else:
                 backoff_s = _BACKOFF_S
+
+    def _doubt(self, reason: str) -> None:
+        if self._list_again_s:  # else it is a list that has failed once more
+            self._relists += 1
+            self._broken(reason)
+        self._list_again_s = 0.0
 
     # -- a list ---------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from durableflow.kubernetes.progress import Progress
 from durableflow.kubernetes.runners import register, unregister
 from durableflow.kubernetes.sending import Sender
 from durableflow.kubernetes.spec import check_label
-from durableflow.kubernetes.statistics import JobStatistics, Tally
+from durableflow.kubernetes.statistics import JobStatistics, Tally, spent_by
 from durableflow.kubernetes.submit import delete_job
 from durableflow.observe import facts
 
@@ -95,7 +95,7 @@ class KubernetesJobs:
             self.connection, namespace, self.board, self.ledger, self._tell_said, self._now_us
         )
         self._archive = Archive(self.connection, namespace)
-        self._tally = Tally()
+        self._tally = Tally(engine.tell)
         url = None if callback is None else callback.rstrip("/")
         doors = Doors(callback=url, has_own_token=callback_identity == "job")
         self._sender = Sender(
@@ -117,9 +117,16 @@ class KubernetesJobs:
         times = times or Times()
         selector = f"{DEPLOYMENT}={deployment}"
         jobs, pods = f"/apis/batch/v1/namespaces/{namespace}/jobs", f"/api/v1/namespaces/{namespace}/pods"
-        board = self.board
-        self._jobs = Informer(self.connection, jobs, selector, Job, board.see_job, board.lose_job, times)
-        self._pods = Informer(self.connection, pods, selector, Pod, board.see_pod, board.lose_pod, times)
+        board, broken = self.board, self._tell_broken
+        self._jobs = Informer(
+            self.connection, jobs, selector, Job, board.see_job, board.lose_job, times, broken=broken(jobs)
+        )
+        self._pods = Informer(
+            self.connection, pods, selector, Pod, board.see_pod, board.lose_pod, times, broken=broken(pods)
+        )
+
+    def _tell_broken(self, path: str) -> Callable[[str], None]:
+        return lambda reason: self._engine.tell(facts.WatchBroken(path, reason))
 
     # -- life cycle -----------------------------------------------------------------------------------------
 
@@ -176,9 +183,11 @@ class KubernetesJobs:
             queue_wait_s=tally.queue_wait_us / _US,
             run_s=tally.run_us / _US,
             gpu_seconds=tally.gpu_seconds(),
+            workflow_gpu_seconds=tally.workflow_gpu_seconds(),
             jobs_silent_s=jobs.silent_s,
             pods_silent_s=pods.silent_s,
             lists=jobs.lists + pods.lists,
+            relists=jobs.relists + pods.relists,
             api_errors=self.connection.errors,
         )
 
@@ -196,6 +205,7 @@ class KubernetesJobs:
         match fact:
             case facts.ActivityDropped(instance_id=instance_id, task=task):
                 for each in self.board.of_task(instance_id, task):
+                    each.is_dropped = each.is_dropped or not (each.is_closed or each.is_unwanted)
                     each.is_unwanted = True
                     self._touch(each)
             case facts.InstanceEnded(instance_id=instance_id):
@@ -243,6 +253,9 @@ class KubernetesJobs:
             return
         if case.is_over:
             self.board.forget(case)
+            if case.is_dropped:
+                workflow = await self.ledger.workflow_of(case.identity)
+                self._tally.dropped(case.identity, workflow, spent_by(case, self._now_us()))
             return
         if case.is_unwanted or case.is_closed:
             await self._delete(case)
@@ -323,7 +336,9 @@ class KubernetesJobs:
                 log = await self._archive.log_tail(outcome.pod)
             text = describe(outcome, case.name, list(case.seen.events.values()))
         told = await self.ledger.end(attempt, progress, outcome, text, log, case.rules.infrastructure_retries)
-        self._tally.count(case, told, self._now_us())
+        assert case.identity is not None
+        workflow = await self.ledger.workflow_of(case.identity)
+        self._tally.ended(case.identity, workflow, told, spent_by(case, self._now_us()))
 
     async def _read_last_events(self, case: Case, outcome: Outcome) -> None:
         for uid in (case.uid, outcome.pod_uid):
@@ -399,5 +414,4 @@ class KubernetesJobs:
             await self.ledger.end(attempt, progress, outcome, describe(outcome, identity.name, ()), "", retries)
         except TokenRefused:
             return
-        self._tally.outcomes[outcome.kind.value] += 1
-        self._tally.reasons[outcome.reason] += 1
+        self._tally.ended(identity, await self.ledger.workflow_of(identity), outcome)

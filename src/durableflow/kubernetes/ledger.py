@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from durableflow import Client, InstanceNotFound, OpenAttempt, PayloadError, TokenRefused
-from durableflow.errors import RemoteError
+from durableflow.errors import DurableflowError, RemoteError
 from durableflow.kubernetes.identity import Identity
 from durableflow.kubernetes.outcome import Kind, Outcome
 from durableflow.kubernetes.progress import Progress, progress_in
@@ -77,6 +77,13 @@ class Ledger:
             if attempt is not None and progress is not None and progress.is_sent:
                 found.append((attempt, progress))
         return found
+
+    async def workflow_of(self, identity: Identity) -> str:
+        """The name of the workflow that asked; empty when that cannot be told any more, or not now."""
+        try:
+            return (await self._client.status(identity.instance_id)).workflow
+        except DurableflowError:
+            return ""
 
     async def give_back(self, token: str, progress: Progress, why: str) -> None:
         """Nothing is known of the attempt's Job, and we end: the next attempt looks for it."""

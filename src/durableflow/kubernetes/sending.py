@@ -25,7 +25,7 @@ from durableflow.kubernetes.manifest import TOKEN_KEY, Doors, documents
 from durableflow.kubernetes.progress import Progress, progress_in
 from durableflow.kubernetes.spec import rules_of
 from durableflow.kubernetes.statistics import Tally
-from durableflow.kubernetes.submit import Submission, SubmitFailed, Submitted
+from durableflow.kubernetes.submit import Submission, SubmitFailed
 from durableflow.kubernetes.tokens import digest_of, new_token
 
 _AT_ONCE: Final = 32
@@ -108,12 +108,15 @@ class Sender:
                 raise
             text = describe(error.outcome, identity.name, ())
             ended = await self._ledger.end(attempt, progress, error.outcome, text, "", rules.infrastructure_retries)
-            self._tally.outcomes[ended.kind.value] += 1
-            self._tally.reasons[ended.reason] += 1
+            self._tally.ended(identity, await self._ledger.workflow_of(identity), ended)
             return
         with suppress(TokenRefused, ActivityCancelled):  # it may have its end already
             await self._begin(context, attempt, msgspec.structs.replace(progress, is_sent=True))
-        self._count(case, submitted)
+        self._tally.sent(identity, is_adopted=submitted.is_adopted)
+        if self._board.cases.get(case.name) is case:
+            if not case.uid:
+                self._board.see_job(submitted.job)
+            self._touch(case)  # it may be over since, and has waited for this attempt
 
     async def _begin(self, context: ActivityContext, attempt: str, progress: Progress) -> bool:
         """Make it durable, and let the engine know it if it interrupts this attempt; False for one that is over."""
@@ -121,12 +124,3 @@ class Sender:
         if is_wanted:
             context.heartbeat(progress.dump())
         return is_wanted
-
-    def _count(self, case: Case, submitted: Submitted) -> None:
-        """It is there."""
-        self._tally.adopted += submitted.is_adopted
-        self._tally.submitted += not submitted.is_adopted
-        if self._board.cases.get(case.name) is case:
-            if not case.uid:
-                self._board.see_job(submitted.job)
-            self._touch(case)  # it may be over since, and has waited for this attempt

@@ -214,6 +214,36 @@ class CircuitClosed(msgspec.Struct, frozen=True):
     circuit: str
 
 
+class JobSent(msgspec.Struct, frozen=True):
+    """The Job of an attempt is in its cluster."""
+
+    job: str
+    instance_id: str
+    activity: str
+    is_adopted: bool
+
+
+class JobEnded(msgspec.Struct, frozen=True):
+    """An attempt whose Job it was has its end, durably; or nobody wanted it any more, and it is gone."""
+
+    job: str
+    instance_id: str
+    workflow: str
+    activity: str
+    outcome: str
+    reason: str
+    queue_wait_us: int
+    run_us: int
+    gpu_us: int
+
+
+class WatchBroken(msgspec.Struct, frozen=True):
+    """What is known of a cluster may be old: it is listed and watched anew."""
+
+    path: str
+    reason: str
+
+
 Fact: TypeAlias = (
     WorkerLeads
     | WorkerLost
@@ -243,5 +273,8 @@ Fact: TypeAlias = (
     | NoticeGivenUp
     | CircuitOpened
     | CircuitClosed
+    | JobSent
+    | JobEnded
+    | WatchBroken
 )
 Listener: TypeAlias = Callable[[Fact], None]

@@ -140,6 +140,20 @@ def _log_closed(fact: facts.CircuitClosed) -> None:
     _LOGGER.warning("circuit %s is closed again", fact.circuit)
 
 
+def _log_job(fact: facts.JobEnded) -> None:
+    _LOGGER.log(
+        _JOB_LEVELS.get(fact.outcome, logging.DEBUG),
+        "Job %s of activity %s of instance %s: %s%s after %.1f s",
+        fact.job,
+        fact.activity,
+        fact.instance_id,
+        fact.outcome,
+        f" ({fact.reason})" if fact.reason else "",
+        fact.run_us / 1_000_000,
+    )
+
+
+_JOB_LEVELS: Final = {"fatal": logging.WARNING, "retryable": logging.WARNING, "infrastructure": logging.INFO}
 _WRITERS: Final[dict[type, Callable[[Any], None]]] = {
     facts.InstanceStalled: _log_stall,
     facts.AttemptEnded: _log_attempt,
@@ -161,5 +175,6 @@ _WRITERS: Final[dict[type, Callable[[Any], None]]] = {
     facts.NoticeGivenUp: _log_given_up,
     facts.CircuitOpened: _log_opened,
     facts.CircuitClosed: _log_closed,
+    facts.JobEnded: _log_job,
 }
 """What is written of the facts that are more than debugging."""

@@ -13,6 +13,7 @@ from planekit.plane import ControlPlane
 
 from durableflow import RetryPolicy
 from durableflow.kubernetes.spec import Gpu
+from durableflow.observe import facts
 
 if TYPE_CHECKING:
     Cluster = Any  # of conftest.py
@@ -23,15 +24,22 @@ WAIT = "import time\nwhile not runtime.should_stop: time.sleep(0.02)\n"
 
 
 async def test_a_result_comes_back_and_nothing_is_left(cluster: Cluster, node: Kubelet) -> None:
-    cluster.define("runtime.complete({'twice': given['x'] * 2, 'attempt': runtime.attempt()})")
+    cluster.define(
+        "import time; time.sleep(1.1)\nruntime.complete({'twice': given['x'] * 2, 'attempt': runtime.attempt()})"
+    )
+    told: list[facts.JobEnded] = []
     async with cluster.open() as engine:
+        engine.listen(lambda fact: told.append(fact) if isinstance(fact, facts.JobEnded) else None)
         handles = [await engine.start(cluster.training, {"x": x}) for x in range(6)]
         results = [await each.result(timeout=60) for each in handles]
         assert results == [{"twice": 2 * x, "attempt": 1} for x in range(6)]
         await cluster.empty()
         counted = cluster.jobs.statistics()
         assert (counted.submitted, counted.outcomes) == (6, {"success": 6})
-        assert counted.gpu_seconds["train"] >= 0
+        assert counted.gpu_seconds["train"] > 0
+        assert counted.workflow_gpu_seconds == {"training": counted.gpu_seconds["train"]}
+        assert sum(each.gpu_us for each in told) / 1e6 == counted.gpu_seconds["train"]
+        assert {(each.workflow, each.outcome) for each in told} == {("training", "success")}
         assert cluster.plane.kubectl("get", "jobs", "-n", cluster.namespace, "-o", "name") == ""
 
 
