@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durableflow.kubernetes.envelope import FAILURE, RESULT, Envelope, seal, unseal
+from durableflow.kubernetes.envelope import FAILURE, RESULT, STORED, Envelope, Stored, seal, stored_in, unseal
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -39,3 +39,30 @@ def test_what_json_cannot_hold_is_refused_where_it_is_made(value: object) -> Non
 @pytest.mark.parametrize("message", ["", "df1", "df1 ", "df1 abc {}", "df2 " + "0" * 64 + " {}"])
 def test_other_text_is_no_envelope(message: str) -> None:
     assert unseal(message) is None
+
+
+DIGEST = "0" * 64
+
+
+def test_a_stored_result_is_known_by_digest_and_size() -> None:
+    sealed = seal(Envelope("j", STORED, {"sha256": DIGEST, "size": 7}))
+    read = unseal(sealed)
+    assert read is not None
+    assert stored_in(read) == Stored(DIGEST, 7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (RESULT, {"sha256": DIGEST, "size": 7}),
+        (STORED, None),
+        (STORED, "s3://bucket/key"),
+        (STORED, {"sha256": DIGEST}),
+        (STORED, {"sha256": DIGEST[1:], "size": 7}),
+        (STORED, {"sha256": DIGEST, "size": -1}),
+        (STORED, {"sha256": DIGEST, "size": True}),
+        (STORED, {"sha256": DIGEST, "size": "7"}),
+    ],
+)
+def test_what_makes_no_sense_is_no_stored_result(kind: str, value: object) -> None:
+    assert stored_in(Envelope("j", kind, value)) is None

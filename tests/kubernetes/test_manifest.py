@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -16,7 +17,15 @@ from hypothesis import strategies as st
 from durableflow.kubernetes.activity import gpu_job
 from durableflow.kubernetes.documents import Job, read
 from durableflow.kubernetes.identity import NAME_CHARS_MAX, Identity, identity_of, rules_in, spec_hash_of
-from durableflow.kubernetes.manifest import Doors, config_map, documents, needs_secret, secret
+from durableflow.kubernetes.manifest import (
+    INPUT_BYTES_MAX,
+    Doors,
+    InputTooLarge,
+    config_map,
+    documents,
+    needs_secret,
+    secret,
+)
 from durableflow.kubernetes.spec import Gpu, JobSpec, Rules, SecretKey, Toleration, Volume, rules_of
 
 WHO = Identity(
@@ -188,10 +197,36 @@ def test_a_token_of_the_jobs_own_is_in_its_secret_and_nowhere_in_the_job() -> No
         ({"callback": "http://x"}, False),
         ({"has_own_token": True}, False),
         ({"callback": "http://x", "has_own_token": True}, True),
+        ({"has_objects": True}, True),
+        ({"callback": "http://x", "has_objects": True}, True),
     ],
 )
 def test_a_job_has_a_secret_only_where_there_is_something_to_keep(doors: Any, expected: bool) -> None:
     assert needs_secret(made(doors=doors).job) is Doors(**doors).needs_secret is expected
+
+
+@pytest.mark.parametrize(("own", "volumes"), [(False, ["secret", "token"]), (True, ["secret"])])
+def test_with_an_object_store_the_pod_is_told_where_in_its_secret_beside_its_token(own: bool, volumes: Any) -> None:
+    pod = made(doors={"callback": "http://x", "has_own_token": own, "has_objects": True}).job["spec"]["template"][
+        "spec"
+    ]
+    env = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+    assert env["DURABLEFLOW_OBJECTS_FILE"] == "/var/run/secrets/durableflow-job/objects.json"
+    names = [f"durableflow-{each}" for each in ("input", *volumes)]
+    assert [each["name"] for each in pod["volumes"]] == names
+    assert [each["name"] for each in pod["containers"][0]["volumeMounts"]] == names
+
+
+def test_an_input_that_no_config_map_holds_is_an_object_and_its_digest_is_in_the_config_map() -> None:
+    around = len('{"input":"","attempt":1,"details":null}')
+    largest = json.dumps("x" * (INPUT_BYTES_MAX - around)).encode()
+    larger = json.dumps("x" * (INPUT_BYTES_MAX - around + 1)).encode()
+    assert made(input=largest, doors={"has_objects": True}).object is None
+    sent = made(input=larger, doors={"has_objects": True})
+    assert json.loads(sent.object) == {"input": json.loads(larger), "attempt": 1, "details": None}
+    assert json.loads(sent.input) == {"sha256": sha256(sent.object).hexdigest()}
+    with pytest.raises(InputTooLarge, match=r"1000001 bytes.*give KubernetesJobs an object store"):
+        made(input=larger)
 
 
 def test_the_input_is_a_config_map_that_goes_with_its_job() -> None:
@@ -255,7 +290,13 @@ def test_another_document_has_another_hash(other: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "doors", [{"callback": "http://a"}, {"callback": "http://b"}, {"callback": "http://a", "has_own_token": True}]
+    "doors",
+    [
+        {"callback": "http://a"},
+        {"callback": "http://b"},
+        {"callback": "http://a", "has_own_token": True},
+        {"has_objects": True},
+    ],
 )
 def test_how_a_pod_reaches_its_worker_is_no_part_of_the_hash(doors: Any) -> None:
     assert made(doors=doors).spec_hash == made().spec_hash

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from durableflow.kubernetes.envelope import DELIVERED, FAILURE, MESSAGE_BYTES_MAX, RESULT, Envelope, unseal
+from durableflow.kubernetes.envelope import DELIVERED, FAILURE, MESSAGE_BYTES_MAX, RESULT, STORED, Envelope, unseal
 
 pytestmark = pytest.mark.slow  # each test starts interpreters
 
@@ -62,17 +63,24 @@ class Pod:
         self.input = folder / "input.json"
         self.token = folder / "token"
         self.token.write_text("t-1\n")
+        self.objects = folder / "objects.json"
+        self.result = folder / "store" / "d" / "result.json"
         self.callback = Callback(self.message)
         self.give({"x": 1})
 
     def give(self, value: object, attempt: int = 1, details: object = None) -> None:
         self.input.write_text(json.dumps({"input": value, "attempt": attempt, "details": details}))
 
+    def keep(self, **urls: str) -> None:
+        """From here on there is an object store."""
+        self.objects.write_text(json.dumps({"input": "", "result": self.result.as_uri()} | urls))
+
     def start(self, program: str, *, callback: bool = True) -> subprocess.Popen[str]:
         env = {
             "DURABLEFLOW_JOB": "j",
             "DURABLEFLOW_INPUT": str(self.input),
             "DURABLEFLOW_TERMINATION_LOG": str(self.message),
+            "DURABLEFLOW_OBJECTS_FILE": str(self.objects),
         }
         if callback:
             env |= {"DURABLEFLOW_CALLBACK": self.callback.url, "DURABLEFLOW_TOKEN_FILE": str(self.token)}
@@ -145,6 +153,58 @@ def test_a_large_result_that_nobody_takes_is_an_error_and_not_a_short_result(pod
     pod.callback.answers = [(503, {})] * 100
     assert "ConnectionError" in pod.run("runtime._DELIVER_S = 0.5; runtime.complete('x' * 5_000)", code=1)
     assert not pod.message.exists()
+
+
+def stored(data: bytes) -> dict[str, Any]:
+    return {"sha256": sha256(data).hexdigest(), "size": len(data)}
+
+
+@pytest.mark.parametrize("callback", [False, True])
+def test_a_large_result_is_in_the_object_store_before_it_is_in_the_message(pod: Pod, callback: bool) -> None:
+    pod.keep()
+    pod.run("runtime.complete({'x': 'x' * 5_000})", callback=callback)
+    data = pod.result.read_bytes()
+    assert json.loads(data) == {"x": "x" * 5_000}
+    assert pod.said() == Envelope("j", STORED, stored(data))
+    assert [unseal(body) for _, _, body in pod.callback.heard] == [pod.said()] * callback
+    assert [unseal(each) for each in pod.callback.messages] == [pod.said()] * callback
+
+
+def test_a_small_result_needs_no_object_store(pod: Pod) -> None:
+    pod.keep()
+    pod.run("runtime.complete(1)")
+    assert pod.said() == Envelope("j", RESULT, 1)
+    assert not pod.result.exists()
+
+
+def test_an_object_store_that_fails_leaves_the_callback_or_an_error(pod: Pod) -> None:
+    pod.keep(result="http://127.0.0.1:9/result?sig=secret")
+    quick = "runtime._OBJECT_S = runtime._DELIVER_S = 0.3; "
+    pod.run(f"{quick}runtime.complete('x' * 5_000)")
+    said = pod.said()
+    assert said is not None
+    assert said.kind == DELIVERED
+    pod.message.unlink()
+    error = pod.run(f"{quick}runtime.complete('x' * 5_000)", callback=False, code=1)
+    assert "ConnectionError" in error
+    assert "the object store did not take it" in error
+    assert "secret" not in error
+    assert not pod.message.exists()
+
+
+def test_an_input_that_is_in_the_object_store_is_read_from_there_once(pod: Pod, tmp_path: Path) -> None:
+    given = tmp_path / "given.json"
+    given.write_text(json.dumps({"input": {"x": [1]}, "attempt": 2, "details": {"step": 7}}))
+    pod.keep(input=given.as_uri())
+    pod.input.write_text(json.dumps({"sha256": sha256(given.read_bytes()).hexdigest()}))
+    program = (
+        "import pathlib; first = runtime.load_input(); first['x'].append(2)\n"
+        f"pathlib.Path({str(given)!r}).unlink()\n"
+        "print(runtime.load_input(), runtime.attempt(), runtime.details())"
+    )
+    assert pod.run(program) == "{'x': [1]} 2 {'step': 7}\n"
+    given.write_text(json.dumps({"input": "another", "attempt": 2, "details": None}))
+    assert "not what was put there" in pod.run("runtime.load_input()", code=1)
 
 
 def test_a_failure_ends_the_process_and_is_in_the_message(pod: Pod) -> None:

@@ -16,16 +16,19 @@ if TYPE_CHECKING:
     from durableflow.kubernetes.connection import configured
     from durableflow.kubernetes.informer import Times
     from durableflow.kubernetes.jobs import KubernetesJobs
+    from durableflow.kubernetes.objects import FolderStore, ObjectStore
     from durableflow.kubernetes.spec import Gpu, SecretKey, Toleration, Volume
     from durableflow.kubernetes.statistics import JobStatistics
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
     from importlib import import_module
 
     _HOMES = {
+        "FolderStore": "objects",
         "Gpu": "spec",
         "GpuJob": "activity",
         "JobStatistics": "statistics",
         "KubernetesJobs": "jobs",
+        "ObjectStore": "objects",
         "SecretKey": "spec",
         "Times": "informer",
         "Toleration": "spec",
@@ -45,10 +48,12 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
 
 
 __all__ = [
+    "FolderStore",
     "Gpu",
     "GpuJob",
     "JobStatistics",
     "KubernetesJobs",
+    "ObjectStore",
     "SecretKey",
     "Times",
     "Toleration",

@@ -28,6 +28,7 @@ _SECRETS: Final = (
         r"(\"[^\"]*\"|'[^']*'|[^\s,;&]+)"
     ),
     re.compile(r"(://[^\s:/@]+:)[^\s@/]+(?=@)"),
+    re.compile(r"(?i)([?&](?:x-(?:amz|goog)-(?:signature|credential|security-token)|signature|sig)=)[^&\s\"']+"),
     re.compile(r"()\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),  # JSON web tokens
     re.compile(r"()\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
     re.compile(r"()\b(?:hf|gh[pousr]|sk|xox[abpr]|dfj)[_-][A-Za-z0-9_-]{16,}\b"),

@@ -27,6 +27,7 @@ class Case:
         is_unwanted: nobody waits for it any more: it is to be gone.
         is_dropped: so was said to this process, while the attempt was open.
         is_closed: its attempt has its end.
+        is_ours_to_clean: this process has deleted it.
         tries: how often what is to be done did not work, in a row.
         events_us: when its events were last asked for.
         phase: what it waits for.
@@ -35,8 +36,8 @@ class Case:
     """
 
     __slots__ = (
-        "alarm", "answer", "events_us", "identity", "is_closed", "is_dropped", "is_unwanted", "name", "phase",
-        "rules", "seen", "token", "tries", "uid",
+        "alarm", "answer", "events_us", "identity", "is_closed", "is_dropped", "is_ours_to_clean", "is_unwanted",
+        "name", "phase", "rules", "seen", "token", "tries", "uid",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -47,6 +48,7 @@ class Case:
         self.seen = Seen()
         self.is_unwanted = False
         self.is_dropped = False
+        self.is_ours_to_clean = False
         self.is_closed = False
         self.tries = 0
         self.events_us = 0

@@ -19,6 +19,7 @@ from durableflow.kubernetes.documents import Pod, job_of, read
 from durableflow.kubernetes.envelope import unseal
 from durableflow.kubernetes.ledger import Entry, Ledger, Standing
 from durableflow.kubernetes.manifest import AUDIENCE
+from durableflow.kubernetes.objects import ObjectsFailed
 from durableflow.kubernetes.outcome import Outcome, answer_of
 from durableflow.kubernetes.tokens import digest_of, is_among, is_token
 
@@ -114,7 +115,7 @@ class PodCallbacks:
             return Said(200, wanted=True)
         except _Refused as refused:
             return refused.said
-        except (StorageError, ApiRefused, ApiSilent, ApiClosed) as error:
+        except (StorageError, ApiRefused, ApiSilent, ApiClosed, ObjectsFailed) as error:
             return Said(503, wanted=True, reason=type(error).__name__, retry_after_s=1)
 
     async def heartbeat(self, job: str, token: str, body: bytes) -> Said:

@@ -17,8 +17,8 @@ RESULT: Final = "result"
 FAILURE: Final = "failure"
 DELIVERED: Final = "delivered"
 """The result was too large for the message, and was brought by a callback."""
-URI: Final = "uri"
-"""The result is where the value says."""
+STORED: Final = "stored"
+"""The result was too large for the message, and is in the object store."""
 _MARK: Final = "df1"
 _DIGEST_CHARS: Final = 64
 
@@ -28,13 +28,32 @@ class Envelope(NamedTuple):
 
     Attributes:
         job: the name of the Job whose it is: an answer of another attempt is not taken.
-        kind: `RESULT`, `FAILURE`, `DELIVERED` or `URI`.
-        value: the result; or a failure's `{"type": ..., "message": ..., "retryable": ...}`; or a digest; or a URI.
+        kind: `RESULT`, `FAILURE`, `DELIVERED` or `STORED`.
+        value: the result; or a failure's `{"type": ..., "message": ..., "retryable": ...}`; or a digest; or a digest
+            and a size, `{"sha256": ..., "size": ...}`. Where it is stored is not for a pod to say.
     """
 
     job: str
     kind: str
     value: Any
+
+
+class Stored(NamedTuple):
+    """What is said of a result that is in the object store: by this it is known again."""
+
+    sha256: str
+    size: int
+
+
+def stored_in(envelope: Envelope) -> Stored | None:
+    """What it says of a stored result; None when it says nothing of one that makes sense."""
+    value = envelope.value
+    if envelope.kind != STORED or not isinstance(value, dict):
+        return None
+    digest, size = value.get("sha256"), value.get("size")
+    if not isinstance(digest, str) or len(digest) != _DIGEST_CHARS or type(size) is not int or size < 0:
+        return None
+    return Stored(digest, size)
 
 
 def seal(envelope: Envelope) -> str:

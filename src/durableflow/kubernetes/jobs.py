@@ -24,10 +24,12 @@ from durableflow.kubernetes.board import Board, Case
 from durableflow.kubernetes.callbacks import PodCallbacks
 from durableflow.kubernetes.connection import ApiRefused, ApiSilent, Configure, Connection, configured
 from durableflow.kubernetes.documents import Job, Pod
+from durableflow.kubernetes.envelope import Stored
 from durableflow.kubernetes.identity import DEPLOYMENT, Identity
 from durableflow.kubernetes.informer import Informer, Times
 from durableflow.kubernetes.ledger import Entry, Ledger, Standing, check_result
 from durableflow.kubernetes.manifest import Doors
+from durableflow.kubernetes.objects import Objects, ObjectsFailed, ObjectStore
 from durableflow.kubernetes.outcome import Kind, Outcome, Pending, decide
 from durableflow.kubernetes.progress import Progress
 from durableflow.kubernetes.runners import register, unregister
@@ -61,6 +63,7 @@ class KubernetesJobs:
         callback: URL at which pods reach `durableflow.http.callbacks`; None without.
         callback_identity: as who pods speak there: as the `"pod"`, by a token that the API server is asked about, or as
             the `"job"`, by a secret one that was drawn for it, where workers may not ask or pods have no token.
+        objects: where inputs and results are that are too large for Kubernetes; None for nowhere.
         times: of the watches.
         sweep_s: how often cluster and store are compared.
         now_us: the time.
@@ -76,6 +79,7 @@ class KubernetesJobs:
         configure: Configure | None = None,
         callback: str | None = None,
         callback_identity: Literal["pod", "job"] = "pod",
+        objects: ObjectStore | None = None,
         times: Times | None = None,
         sweep_s: float = 60.0,
         now_us: Callable[[], int] | None = None,
@@ -97,7 +101,9 @@ class KubernetesJobs:
         self._archive = Archive(self.connection, namespace)
         self._tally = Tally(engine.tell)
         url = None if callback is None else callback.rstrip("/")
-        doors = Doors(callback=url, has_own_token=callback_identity == "job")
+        doors = Doors(callback=url, has_own_token=callback_identity == "job", has_objects=objects is not None)
+        limit_bytes = engine.settings.payload_limit_bytes
+        self._objects = None if objects is None else Objects(objects, deployment, limit_bytes)
         self._sender = Sender(
             self.connection,
             deployment,
@@ -106,6 +112,7 @@ class KubernetesJobs:
             self.ledger,
             self._tally,
             doors,
+            self._objects,
             self._touch,
             self._now_us,
         )
@@ -244,6 +251,9 @@ class KubernetesJobs:
             except (StorageError, ApiRefused, ApiSilent) as error:
                 _LOGGER.debug("Job %s is looked at again: %s", case.name, error)
                 self._try_again(case)
+            except ObjectsFailed as error:
+                _LOGGER.warning("the result of Job %s is fetched again: %s", case.name, error)
+                self._try_again(case)
             except Exception:
                 _LOGGER.exception("Job %s cannot be looked at; it is tried again", case.name)
                 self._try_again(case)
@@ -253,6 +263,8 @@ class KubernetesJobs:
             return
         if case.is_over:
             self.board.forget(case)
+            if self._objects is not None and case.is_ours_to_clean:
+                await self._objects.forget(case.name)
             if case.is_dropped:
                 workflow = await self.ledger.workflow_of(case.identity)
                 self._tally.dropped(case.identity, workflow, spent_by(case, self._now_us()))
@@ -323,6 +335,8 @@ class KubernetesJobs:
         self._touch(case)
 
     async def _tell(self, case: Case, attempt: OpenAttempt, progress: Progress, outcome: Outcome) -> None:
+        if isinstance(outcome.value, Stored):
+            outcome = await self._fetch(case, outcome, outcome.value)
         definition = self._definitions.get(attempt.activity)
         if definition is not None:
             outcome = check_result(outcome, definition.load_result)
@@ -340,6 +354,11 @@ class KubernetesJobs:
         workflow = await self.ledger.workflow_of(case.identity)
         self._tally.ended(case.identity, workflow, told, spent_by(case, self._now_us()))
 
+    async def _fetch(self, case: Case, outcome: Outcome, stored: Stored) -> Outcome:
+        if self._objects is None:
+            raise ObjectsFailed("the result is in an object store; give these KubernetesJobs the one of its sender")
+        return await self._objects.fetch(case.name, outcome, stored)
+
     async def _read_last_events(self, case: Case, outcome: Outcome) -> None:
         for uid in (case.uid, outcome.pod_uid):
             for event in await self._archive.events(uid) if uid else ():
@@ -355,6 +374,7 @@ class KubernetesJobs:
             return
         if await delete_job(self.connection, self.namespace, case.name, case.uid):
             self._tally.deleted += 1
+            case.is_ours_to_clean = True
             case.tries = 0
             self._touch_in(case, _DELETE_AGAIN_S)
         else:

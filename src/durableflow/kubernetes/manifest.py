@@ -16,6 +16,9 @@ MAIN: Final = "main"
 AUDIENCE: Final = "durableflow"
 """For whom the pod's token is good."""
 INPUT_KEY: Final = "input.json"
+OBJECTS_KEY: Final = "objects.json"
+INPUT_BYTES_MAX: Final = 1_000_000
+"""Larger ones do not fit into a ConfigMap, which holds 1 MiB with all that is around them."""
 TOKEN_KEY: Final = "token"  # noqa: S105  # a file's name
 _INPUT_FOLDER: Final = "/var/run/durableflow/input"
 _TOKEN_FOLDER: Final = "/var/run/secrets/durableflow"  # noqa: S105  # a folder
@@ -28,12 +31,22 @@ _QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 Document = dict[str, Any]
 
 
+class InputTooLarge(Exception):
+    """It fits nowhere."""
+
+
 class Documents(NamedTuple):
-    """A Job, the digest by which it is known again, and what its pod reads as `input.json`."""
+    """A Job, the digest by which it is known again, and what its pod reads.
+
+    Attributes:
+        input: what is in its ConfigMap.
+        object: what is in the object store, if the ConfigMap has only a digest of that.
+    """
 
     job: Document
     spec_hash: str
     input: str
+    object: bytes | None = None
 
 
 class Doors(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,14 +55,21 @@ class Doors(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         callback: URL of durableflow's HTTP endpoint; None without one.
         has_own_token: whether the pod's token is in a Secret of its Job's, and not made by its kubelet.
+        has_objects: whether there is an object store for what is large.
     """
 
     callback: str | None = None
     has_own_token: bool = False
+    has_objects: bool = False
 
     @property
     def needs_secret(self) -> bool:
         """Whether the Job has a Secret."""
+        return self.has_objects or self.keeps_token
+
+    @property
+    def keeps_token(self) -> bool:
+        """Whether the pod's token is in it."""
         return self.callback is not None and self.has_own_token
 
 
@@ -81,6 +101,7 @@ def documents(
 
     Raises:
         ValueError: the template touches what the adapter owns.
+        InputTooLarge: no ConfigMap can hold it, and there is no object store.
     """
     given = Given(input=msgspec.Raw(input), attempt=identity.number, details=details)
     text = msgspec.json.encode(given).decode()
@@ -88,7 +109,13 @@ def documents(
     spec_hash = _digest([_job(spec, identity, namespace, NO_DOORS), text])
     job = _job(spec, identity, namespace, doors)
     job["metadata"]["annotations"] = annotations_of(identity, spec_hash, rules_of(spec, identity.name))
-    return Documents(job, spec_hash, text)
+    data = text.encode()
+    if len(data) <= INPUT_BYTES_MAX:
+        return Documents(job, spec_hash, text)
+    if not doors.has_objects:
+        said = f"the input has {len(data)} bytes, but a ConfigMap holds {INPUT_BYTES_MAX}"
+        raise InputTooLarge(f"{said}; pass where it is kept, or give KubernetesJobs an object store")
+    return Documents(job, spec_hash, msgspec.json.encode({"sha256": sha256(data).hexdigest()}).decode(), data)
 
 
 def _job(spec: JobSpec, identity: Identity, namespace: str, doors: Doors) -> Document:
@@ -191,6 +218,8 @@ def _container(spec: JobSpec, identity: Identity, doors: Doors) -> Document:
     if doors.callback is not None:
         own[f"{OWN_ENV}CALLBACK"] = doors.callback
         own[f"{OWN_ENV}TOKEN_FILE"] = f"{_SECRET_FOLDER if doors.has_own_token else _TOKEN_FOLDER}/{TOKEN_KEY}"
+    if doors.has_objects:
+        own[f"{OWN_ENV}OBJECTS_FILE"] = f"{_SECRET_FOLDER}/{OBJECTS_KEY}"
     env: list[Document] = [{"name": name, "value": value} for name, value in {**spec.env, **own}.items()]
     env += [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": ref.secret, "key": ref.key}}}
@@ -199,7 +228,7 @@ def _container(spec: JobSpec, identity: Identity, doors: Doors) -> Document:
     mounts: list[Document] = [{"name": "durableflow-input", "mountPath": _INPUT_FOLDER, "readOnly": True}]
     if doors.needs_secret:
         mounts.append({"name": _SECRET_VOLUME, "mountPath": _SECRET_FOLDER, "readOnly": True})
-    elif doors.callback is not None:
+    if doors.callback is not None and not doors.has_own_token:
         mounts.append({"name": "durableflow-token", "mountPath": _TOKEN_FOLDER, "readOnly": True})
     mounts += [
         {"name": each.name, "mountPath": each.mount, **({"readOnly": True} if each.read_only else {})}
@@ -233,7 +262,7 @@ def _volumes(spec: JobSpec, name: str, doors: Doors) -> list[Document]:
     volumes: list[Document] = [{"name": "durableflow-input", "configMap": {"name": name}}]
     if doors.needs_secret:
         volumes.append({"name": _SECRET_VOLUME, "secret": {"secretName": name}})
-    elif doors.callback is not None:
+    if doors.callback is not None and not doors.has_own_token:
         token = {"audience": AUDIENCE, "expirationSeconds": _TOKEN_SECONDS, "path": TOKEN_KEY}
         volumes.append({"name": "durableflow-token", "projected": {"sources": [{"serviceAccountToken": token}]}})
     return [*volumes, *({"name": each.name, **each.source} for each in spec.volumes)]

@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from durableflow.kubernetes.documents import Condition, Job, Terminated, condition, us
-from durableflow.kubernetes.envelope import DELIVERED, FAILURE, RESULT, Envelope, unseal
+from durableflow.kubernetes.envelope import DELIVERED, FAILURE, RESULT, Envelope, stored_in, unseal
 from durableflow.kubernetes.seen import Seen, SeenPod
 from durableflow.kubernetes.spec import Rules, Verdict
 
@@ -46,7 +46,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     Attributes:
         reason: one word, the type name of the failure: `OutOfMemory`, `Preempted`, or the pod's own.
-        value: of a success: the result.
+        value: of a success: the result, or a `Stored` that says which one it is.
         exit_code: of the main container, if it ended by itself.
         node: where the pod was.
         pod, pod_uid: which it was; empty without one.
@@ -179,6 +179,9 @@ def answer_of(seen: Seen, rules: Rules, pod_uid: str, envelope: Envelope) -> Out
 def _said(case: _Case, pod: SeenPod | None, envelope: Envelope) -> Outcome | None:
     if envelope.kind == RESULT:
         return case.of(pod, Kind.SUCCESS, "", "", value=envelope.value)
+    stored = stored_in(envelope)
+    if stored is not None:
+        return case.of(pod, Kind.SUCCESS, "", "", value=stored)
     return _said_failed(case, pod, envelope) if envelope.kind == FAILURE else None
 
 

@@ -24,11 +24,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from durableflow.kubernetes.envelope import DELIVERED, FAILURE, MESSAGE_BYTES_MAX, RESULT, Envelope, seal
+from durableflow.kubernetes.envelope import DELIVERED, FAILURE, MESSAGE_BYTES_MAX, RESULT, STORED, Envelope, seal
+from durableflow.kubernetes.transfers import read_object, write_object
 
 __all__ = ["attempt", "complete", "details", "fail", "heartbeat", "load_input", "should_stop"]
 
@@ -42,6 +44,8 @@ _DELIVER_S: Final = 600.0
 _REQUEST_S: Final = 5.0
 _FAILURE_CHARS_MAX: Final = 1_000
 _LARGER: Final = "the result has {} bytes and its line {}, but a termination message holds {}: {}"
+_OBJECT_S: Final = 60.0
+"""How long the object store is tried when there is another way."""
 _stop: Final = threading.Event()
 
 
@@ -77,6 +81,8 @@ def details() -> Any:
 
 def _given() -> dict[str, Any]:
     read: dict[str, Any] = json.loads(Path(_variable("INPUT")).read_text(encoding="utf-8"))
+    if "sha256" in read:
+        read = json.loads(_input(read["sha256"]))
     return read
 
 
@@ -107,8 +113,8 @@ def complete(value: object = None) -> None:
     Returns when it is where it is kept; exit with 0 after that.
 
     Raises:
-        ValueError, TypeError: JSON cannot hold it, or it is too large for the termination message and there is no
-            callback; keep large results in an object store, and return where they are.
+        ValueError, TypeError: JSON cannot hold it, or it is too large for the termination message and there is neither
+            an object store nor a callback; keep it somewhere yourself, and return where it is.
         ConnectionError: it is too large for the message, and nobody took it for ten minutes.
     """
     job = _variable("JOB")
@@ -117,12 +123,28 @@ def complete(value: object = None) -> None:
         _write_message(line)
         _deliver(line, _TRY_S)
         return
+    if _store(job, value):
+        return
     sizes = (len(json.dumps(value)), len(line.encode()), MESSAGE_BYTES_MAX)
     if _callback() is None:
+        if _objects().get("result"):
+            raise ConnectionError(_LARGER.format(*sizes, f"the object store did not take it for {_DELIVER_S:g} s"))
         raise ValueError(_LARGER.format(*sizes, "return where the result is kept, or set up a callback"))
     if not _deliver(line, _DELIVER_S):
         raise ConnectionError(_LARGER.format(*sizes, f"the callback did not take it for {_DELIVER_S:g} s"))
     _write_message(seal(Envelope(job, DELIVERED, sha256(line.encode()).hexdigest())))
+
+
+def _store(job: str, value: object) -> bool:
+    """Put the result into the object store and say so; False when that is not to be had."""
+    data = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    url = _objects().get("result")
+    if not url or not write_object(url, data, _DELIVER_S if _callback() is None else _OBJECT_S):
+        return False
+    line = seal(Envelope(job, STORED, {"sha256": sha256(data).hexdigest(), "size": len(data)}))
+    _write_message(line)
+    _deliver(line, _TRY_S)
+    return True
 
 
 def fail(type: str, message: str = "", *, retryable: bool = True) -> NoReturn:
@@ -149,6 +171,25 @@ def _write_message(line: str) -> None:
         file.write(line + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+# -- the object store ---------------------------------------------------------------------------------------------
+
+
+def _objects() -> dict[str, str]:
+    """Where things are read and written; nobody but this pod is told."""
+    path = os.environ.get("DURABLEFLOW_OBJECTS_FILE")
+    try:
+        read: dict[str, str] = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    except FileNotFoundError:
+        return {}
+    return read
+
+
+@cache
+def _input(digest: str) -> bytes:
+    """What the pod was given, where its ConfigMap has only a digest of it."""
+    return read_object(_objects().get("input", ""), digest, _DELIVER_S)
 
 
 # -- the callback -------------------------------------------------------------------------------------------------

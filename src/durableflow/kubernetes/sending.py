@@ -21,9 +21,11 @@ from durableflow.kubernetes.board import Board, Case
 from durableflow.kubernetes.connection import ApiClosed, Connection
 from durableflow.kubernetes.identity import Identity
 from durableflow.kubernetes.ledger import Ledger
-from durableflow.kubernetes.manifest import TOKEN_KEY, Doors, documents
+from durableflow.kubernetes.manifest import OBJECTS_KEY, TOKEN_KEY, Documents, Doors, InputTooLarge, documents
+from durableflow.kubernetes.objects import Objects, ObjectsFailed
+from durableflow.kubernetes.outcome import Kind, Outcome
 from durableflow.kubernetes.progress import Progress, progress_in
-from durableflow.kubernetes.spec import rules_of
+from durableflow.kubernetes.spec import JobSpec, rules_of
 from durableflow.kubernetes.statistics import Tally
 from durableflow.kubernetes.submit import Submission, SubmitFailed
 from durableflow.kubernetes.tokens import digest_of, new_token
@@ -36,6 +38,7 @@ class Sender:
 
     Args:
         doors: how their pods reach us.
+        objects: for what is large; None without.
         touch: called with a case that is to be looked at.
     """
 
@@ -48,6 +51,7 @@ class Sender:
         ledger: Ledger,
         tally: Tally,
         doors: Doors,
+        objects: Objects | None,
         touch: Callable[[Case], None],
         now_us: Callable[[], int],
     ) -> None:
@@ -58,6 +62,7 @@ class Sender:
         self._ledger = ledger
         self._tally = tally
         self._doors = doors
+        self._objects = objects
         self._touch = touch
         self._now_us = now_us
         self._at_once = asyncio.Semaphore(_AT_ONCE)
@@ -76,7 +81,7 @@ class Sender:
             activity=definition.name,
         )
         files: dict[str, str] = {}
-        if self._doors.needs_secret or progress.tokens:  # one of an attempt before may have been lost on its way
+        if self._doors.keeps_token or progress.tokens:  # one of an attempt before may have been lost on its way
             files[TOKEN_KEY] = new_token()
             progress = msgspec.structs.replace(progress, tokens=(*progress.tokens, digest_of(files[TOKEN_KEY])))
         attempt = await context.hand_over()
@@ -84,19 +89,14 @@ class Sender:
             return
         rules = rules_of(definition.spec, identity.name)
         limit_us = rules.schedule_us + context.scheduled_at_us if rules.schedule_us else 0
-        sent = documents(definition.spec, identity, self._namespace, input, details=progress.user, doors=self._doors)
-        submission = Submission(
-            self._connection,
-            self._namespace,
-            identity,
-            sent,
-            lambda: bool(limit_us) and self._now_us() >= limit_us,
-            was_sent=progress.is_sent,
-            files=files,
-        )
+        late = lambda: bool(limit_us) and self._now_us() >= limit_us  # noqa: E731  # read in one place
         case = self._board.expect(identity, rules)
         try:
             async with self._at_once:
+                sent = await self._prepare(definition.spec, identity, input, progress, files)
+                submission = Submission(
+                    self._connection, self._namespace, identity, sent, late, was_sent=progress.is_sent, files=files
+                )
                 submitted = await submission.run()
         except BaseException as error:
             if not case.uid:
@@ -109,6 +109,8 @@ class Sender:
             text = describe(error.outcome, identity.name, ())
             ended = await self._ledger.end(attempt, progress, error.outcome, text, "", rules.infrastructure_retries)
             self._tally.ended(identity, await self._ledger.workflow_of(identity), ended)
+            if self._objects is not None:
+                await self._objects.forget(identity.name)
             return
         with suppress(TokenRefused, ActivityCancelled):  # it may have its end already
             await self._begin(context, attempt, msgspec.structs.replace(progress, is_sent=True))
@@ -117,6 +119,26 @@ class Sender:
             if not case.uid:
                 self._board.see_job(submitted.job)
             self._touch(case)  # it may be over since, and has waited for this attempt
+
+    async def _prepare(
+        self, spec: JobSpec, identity: Identity, input: bytes, progress: Progress, files: dict[str, str]
+    ) -> Documents:
+        """The documents of a Job; what its pod reads from the object store is there, and `files` say where.
+
+        Raises:
+            SubmitFailed: the input is too large, or the object store does not answer.
+        """
+        try:
+            sent = documents(spec, identity, self._namespace, input, details=progress.user, doors=self._doors)
+            if self._objects is not None:
+                files[OBJECTS_KEY] = msgspec.json.encode(await self._objects.urls(identity.name, spec)).decode()
+                if sent.object is not None:
+                    await self._objects.put_input(identity.name, sent.object)
+        except InputTooLarge as error:
+            raise SubmitFailed(Outcome(Kind.FATAL, "InputTooLarge", str(error))) from error
+        except ObjectsFailed as error:
+            raise SubmitFailed(Outcome(Kind.INFRASTRUCTURE, "ObjectStoreFailed", str(error))) from error
+        return sent
 
     async def _begin(self, context: ActivityContext, attempt: str, progress: Progress) -> bool:
         """Make it durable, and let the engine know it if it interrupts this attempt; False for one that is over."""
