@@ -410,6 +410,34 @@ async def test_an_api_server_that_is_down_for_a_while_delays_and_loses_nothing(s
     assert len(shop.api.created) == 5
 
 
+# -- no more than so many ---------------------------------------------------------------------------------------------
+
+
+async def test_instances_that_start_through_a_queue_have_no_more_jobs_than_the_queue_has_places(shop: Shop) -> None:
+    async with shop.open() as engine:
+        await engine.set_queue("gpus", concurrency=2)
+        handles = [await engine.start(shop.training.options(queue="gpus"), number) for number in range(5)]
+        for number in range(1, 6):
+            name = await shop.job(number)
+            assert len(shop.api.objects["jobs"]) <= 2 + 1  # one that is over and is being deleted
+            assert len(await engine.open_attempts()) <= 2
+            await shop.succeed(name)
+        assert [await each.result(timeout=60) for each in handles] == [0.5] * 5
+        await shop.empty()
+
+
+async def test_a_job_that_is_over_the_quota_of_its_namespace_is_sent_when_there_is_room(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit_module, "_REFUSED_S", 0.05)
+    text = 'jobs.batch "x" is forbidden: exceeded quota: gpu-jobs, requested: count/jobs.batch=1'
+    async with shop.open() as engine:
+        shop.api.fault("POST", "/jobs$", 403, times=6, message=text)
+        handle = await engine.start(shop.training, 1)
+        await shop.succeed(await shop.job())
+        assert await handle.result(timeout=60) == 0.5
+
+
 # -- mistakes ---------------------------------------------------------------------------------------------------------
 
 

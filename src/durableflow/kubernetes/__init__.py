@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from durableflow.kubernetes.informer import Times
     from durableflow.kubernetes.jobs import KubernetesJobs
     from durableflow.kubernetes.objects import FolderStore, ObjectStore
+    from durableflow.kubernetes.s3 import S3Credentials, S3Store
     from durableflow.kubernetes.spec import Gpu, SecretKey, Toleration, Volume
     from durableflow.kubernetes.statistics import JobStatistics
 else:  # unseen by type checkers, to whom a module with `__getattr__` would have every name
@@ -29,6 +30,8 @@ else:  # unseen by type checkers, to whom a module with `__getattr__` would have
         "JobStatistics": "statistics",
         "KubernetesJobs": "jobs",
         "ObjectStore": "objects",
+        "S3Credentials": "s3",
+        "S3Store": "s3",
         "SecretKey": "spec",
         "Times": "informer",
         "Toleration": "spec",
@@ -54,6 +57,8 @@ __all__ = [
     "JobStatistics",
     "KubernetesJobs",
     "ObjectStore",
+    "S3Credentials",
+    "S3Store",
     "SecretKey",
     "Times",
     "Toleration",

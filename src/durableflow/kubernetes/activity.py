@@ -21,6 +21,11 @@ R = TypeVar("R")
 _LOSSES: Final = 100
 """Attempts that were lost while they submitted have done no harm: the next one adopts."""
 _OWN_TIMES: Final = "a GPU job has no {}: the engine would end the attempt and leave its Job; use {} of gpu_job()"
+_OWN_QUEUES: Final = (
+    "a GPU job has left its worker while it runs, so a queue of the engine's would bound how many are being sent, not "
+    "how many there are; use queue_name and priority_class of gpu_job(), or a ResourceQuota, or start the instances "
+    "through a queue"
+)
 
 
 class GpuJob(Activity[[object], R]):
@@ -56,9 +61,7 @@ class GpuJob(Activity[[object], R]):
         if heartbeat_timeout is not None:
             raise ValueError(_OWN_TIMES.format("heartbeat_timeout of the engine's", "heartbeat_timeout"))
         if queue is not None or priority is not None or fairness_key is not None:
-            raise ValueError(
-                "a GPU job waits in a queue of the cluster's; use queue_name and priority_class of gpu_job()"
-            )
+            raise ValueError(_OWN_QUEUES)
         return super().options(
             retry=None if retry is None else _policy(retry),
             schedule_to_start=schedule_to_start,

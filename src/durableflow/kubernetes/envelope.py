@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 MESSAGE_BYTES_MAX: Final = 4_096
 """Source: Kubernetes documentation, "Determine the Reason for Pod Failure"."""
@@ -47,11 +47,18 @@ class Stored(NamedTuple):
 
 def stored_in(envelope: Envelope) -> Stored | None:
     """What it says of a stored result; None when it says nothing of one that makes sense."""
-    value = envelope.value
-    if envelope.kind != STORED or not isinstance(value, dict):
+    said: object = envelope.value
+    if envelope.kind != STORED or not isinstance(said, dict):
         return None
+    value = cast("dict[str, object]", said)
     digest, size = value.get("sha256"), value.get("size")
-    if not isinstance(digest, str) or len(digest) != _DIGEST_CHARS or type(size) is not int or size < 0:
+    if (
+        not isinstance(digest, str)
+        or len(digest) != _DIGEST_CHARS
+        or not isinstance(size, int)
+        or isinstance(size, bool)
+        or size < 0
+    ):
         return None
     return Stored(digest, size)
 

@@ -15,6 +15,7 @@ from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal, Protocol, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -86,7 +87,7 @@ class FolderStore:
 
     async def url(self, name: str, method: Method, good_for: timedelta) -> str:  # noqa: ARG002  # who has the folder, has it
         """See `ObjectStore.url`."""
-        return (self._mounted_at / name).as_uri()
+        return f"file://{quote(str(self._mounted_at / name))}"
 
     @staticmethod
     def _write(path: Path, data: bytes) -> None:

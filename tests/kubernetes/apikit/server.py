@@ -45,12 +45,15 @@ class Fault:
     `how` is a status, or `"cut before"`, `"cut after"` (the server has done it), `"hang"`.
     """
 
-    def __init__(self, method: str, path: str, how: int | str, times: int = 1, headers: Any = None) -> None:
+    def __init__(
+        self, method: str, path: str, how: int | str, times: int = 1, headers: Any = None, message: str = "as told"
+    ) -> None:
         self.method = method
         self.path = re.compile(path)
         self.how = how
         self.left = times
         self.headers = headers or {}
+        self.message = message
 
 
 class ApiServer:
@@ -120,7 +123,7 @@ class ApiServer:
             return await act(body)
         fault.left -= 1
         if isinstance(fault.how, int):
-            return _status(fault.how, "Fault", "as told", fault.headers)
+            return _status(fault.how, "Fault", fault.message, fault.headers)
         if fault.how == "hang":
             await asyncio.sleep(3_600)
         if fault.how == "cut after":
@@ -300,10 +303,12 @@ class ApiServer:
             {"metadata": meta, "involvedObject": about, "reason": reason, "message": message, "lastTimestamp": stamp()},
         )
 
-    def fault(self, method: str, path: str, how: int | str, times: int = 1, **headers: str) -> None:
+    def fault(
+        self, method: str, path: str, how: int | str, times: int = 1, message: str = "as told", **headers: str
+    ) -> None:
         """Let something go wrong."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.faults.append(Fault(method, path, how, times, named))
+        self.faults.append(Fault(method, path, how, times, named, message))
 
     def asked(self, method: str, path: str) -> list[Any]:
         """Bodies of the requests that match."""

@@ -62,7 +62,7 @@ async def test_the_example_trains_and_goes_on_after_its_worker_was_killed(
 
 
 def test_the_manifests_are_taken_by_an_api_server(plane: ControlPlane, namespace: str) -> None:
-    for name in ("rbac.yaml", "job-secrets.yaml", "worker.yaml"):
+    for name in ("rbac.yaml", "job-secrets.yaml", "quota.yaml", "worker.yaml"):
         plane.kubectl("apply", "-n", namespace, "-f", str(FOLDER / "manifests" / name))
     plane.kubectl("apply", "--dry-run=server", "-f", str(FOLDER / "manifests" / "callbacks.yaml"))
     account = f"system:serviceaccount:{namespace}:durableflow-worker"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from planekit.faults import LOSE_ANSWER, ApiProxy
 from planekit.node import Kubelet
 from planekit.patience import eventually
@@ -18,6 +20,7 @@ from durableflow.observe import facts
 if TYPE_CHECKING:
     Cluster = Any  # of conftest.py
 
+MANIFESTS = Path(__file__).parents[3] / "examples" / "gpu_job" / "manifests"
 pytestmark = pytest.mark.slow  # real processes, real time
 
 WAIT = "import time\nwhile not runtime.should_stop: time.sleep(0.02)\n"
@@ -217,6 +220,25 @@ async def test_a_job_that_fits_nowhere_waits_and_then_says_so(cluster: Cluster, 
         kind, _, message, _ = await handle.result(timeout=60)
         assert kind == "ScheduleTimeout"
         assert "Insufficient nvidia.com/gpu" in message
+        await cluster.empty()
+
+
+async def test_a_quota_of_the_namespace_bounds_how_many_jobs_there_are(cluster: Cluster, node: Kubelet) -> None:
+    quota = yaml.safe_load((MANIFESTS / "quota.yaml").read_text())
+    quota["spec"]["hard"] = {"count/jobs.batch": "2"}
+    path = f"/api/v1/namespaces/{cluster.namespace}/resourcequotas"
+    await cluster.ask("POST", path, quota)
+    await eventually(lambda: cluster.plane.request("GET", f"{path}/gpu-jobs").get("status", {}).get("used"))
+    cluster.define("import time; time.sleep(0.5)\nruntime.complete(given)", gpu=None)
+    async with cluster.open() as engine:
+        handles = [await engine.start(cluster.training, number) for number in range(5)]
+        most = 0
+        while len([each for each in handles if (await each.status()).status.value == "COMPLETED"]) < len(handles):
+            most = max(most, len(await cluster.items("jobs")))
+            await asyncio.sleep(0.05)
+        assert [await each.result(timeout=60) for each in handles] == [0, 1, 2, 3, 4]
+        assert most == 2
+        assert cluster.jobs.statistics().submitted == 5
         await cluster.empty()
 
 

@@ -1,4 +1,4 @@
-"""Inputs and results that Kubernetes cannot hold, on a real control plane, whose limits are what they are said to be."""
+"""Inputs and results that Kubernetes cannot hold, on a real control plane, with the limits that it really has."""
 
 from __future__ import annotations
 
