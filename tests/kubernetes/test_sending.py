@@ -42,24 +42,23 @@ async def lose(shop: Shop, method: str = "GET", path: str = "/jobs/df-", **optio
     return name
 
 
-async def lose_after_it_was_noted(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A worker ends when it is durable that the Job is there, and before the attempt is handed over."""
-    noted = asyncio.Event()
-    async with shop.open() as engine:
-        sender = shop.jobs._sender
-        begin = sender._begin
+async def begin_elsewhere(shop: Shop, *arguments: str) -> asyncio.subprocess.Process:
+    """A worker in a process of its own, which is to be killed."""
+    command = [sys.executable, str(SHOPKEEPER), shop.url, shop.api.url, *arguments]
+    env = os.environ | {"PYTHONPATH": str(SOURCE)}
+    return await asyncio.create_subprocess_exec(*command, env=env, stdout=asyncio.subprocess.PIPE)
 
-        async def begin_and_hang(context: Any, attempt: str, progress: Progress) -> bool:
-            answer = await begin(context, attempt, progress)
-            if progress.is_sent:
-                noted.set()
-                await asyncio.sleep(3_600)
-            return answer
 
-        monkeypatch.setattr(sender, "_begin", begin_and_hang)
-        await engine.start(shop.training.options(instance_id="t"), 1)
-        name = await shop.job()
-        await asyncio.wait_for(noted.wait(), 60)
+async def lose_after_it_was_noted(shop: Shop) -> str:
+    """A worker is killed when it is durable that the Job is there, and before the attempt is handed over."""
+    worker = await begin_elsewhere(shop)
+    try:
+        assert worker.stdout is not None
+        assert await asyncio.wait_for(worker.stdout.readline(), 60) == b"noted\n"
+    finally:
+        worker.kill()
+        await worker.communicate()
+    (name,) = shop.api.created
     return name
 
 
@@ -79,9 +78,9 @@ def token_in(shop: Shop, name: str) -> str:
 
 
 async def test_a_job_that_is_still_there_is_adopted_without_another_post(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    shop: Shop,
 ) -> None:
-    name = await lose_after_it_was_noted(shop, monkeypatch)
+    name = await lose_after_it_was_noted(shop)
     shop.api.requests.clear()
     async with shop.open() as engine:
         await until(lambda: shop.jobs.statistics().adopted == 1)
@@ -92,9 +91,9 @@ async def test_a_job_that_is_still_there_is_adopted_without_another_post(
 
 
 async def test_a_job_that_was_deleted_before_its_attempt_was_handed_over_is_not_made_again_under_its_name(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    shop: Shop,
 ) -> None:
-    name = await lose_after_it_was_noted(shop, monkeypatch)
+    name = await lose_after_it_was_noted(shop)
     await shop.api.delete("jobs", name)
     async with shop.open() as engine:
         await shop.succeed(await shop.job(2))
@@ -191,6 +190,35 @@ async def test_the_token_of_a_lost_worker_is_still_good_where_its_secret_was_mad
         assert digest_of(token_in(shop, name)) == progress.tokens[0]
 
 
+async def test_a_worker_that_stops_while_it_waits_to_ask_again_leaves_what_the_next_one_must_know(shop: Shop) -> None:
+    shop.api.fault("POST", "/secrets", "cut after", times=1)
+    shop.api.fault("POST", "/secrets", 429, times=1, Retry_After="100")
+    loop = asyncio.get_running_loop()
+    async with shop.open(**DOOR) as engine:
+        await engine.start(shop.training.options(instance_id="t"), 1)
+        name = await shop.job()
+        await until(lambda: len(shop.api.asked("POST", "/secrets$")) == 2)
+        begun_s = loop.time()
+    assert loop.time() - begun_s < 60
+    async with shop.open(**DOOR) as engine:
+        await until(lambda: shop.jobs.statistics().adopted == 1)
+        progress = await kept(engine)
+        assert (len(progress.tokens), digest_of(token_in(shop, name))) == (2, progress.tokens[0])
+
+
+async def test_attempts_that_wait_are_let_go_at_once(shop: Shop) -> None:
+    shop.api.fault("POST", "/jobs$", 429, times=1_000, Retry_After="100")
+    async with shop.open(**DOOR) as engine:
+        for number in range(60):  # more than are sent at a time
+            await engine.start(shop.training.options(instance_id=f"t-{number}"), number)
+        await until(lambda: len(shop.api.asked("POST", "/jobs$")) == 32)
+    shop.api.faults.clear()
+    async with shop.open(**DOOR) as engine:
+        await until(lambda: len(shop.api.created) == 60)
+        attempts = [await engine.open_attempt(f"t-{number}", 1) for number in range(60)]
+        assert all(each is None or each.attempt <= 4 for each in attempts)
+
+
 @pytest.mark.parametrize("lost", ["/configmaps", "/secrets"])
 async def test_a_token_that_was_drawn_by_a_worker_that_was_killed_is_good_for_the_next_one(
     shop: Shop, lost: str
@@ -198,14 +226,13 @@ async def test_a_token_that_was_drawn_by_a_worker_that_was_killed_is_good_for_th
     if lost == "/secrets":
         shop.api.fault("POST", lost, "cut after", times=1)
     shop.api.fault("POST", lost, "hang", times=100)
-    command = [sys.executable, str(SHOPKEEPER), shop.url, shop.api.url]
-    worker = await asyncio.create_subprocess_exec(*command, env=os.environ | {"PYTHONPATH": str(SOURCE)})
+    worker = await begin_elsewhere(shop, DOOR["callback"])
     try:
         asked = 1 + (lost == "/secrets")
         await until(lambda: len(shop.api.asked("POST", f"{lost}$")) >= asked)
     finally:
         worker.kill()
-        await worker.wait()
+        await worker.communicate()
     shop.api.faults.clear()
     async with shop.open(**DOOR) as engine:
         await until(lambda: shop.jobs.statistics().adopted == 1)

@@ -146,6 +146,7 @@ class KubernetesJobs:
         except BaseException:
             unregister(self.cluster, self)
             raise
+        self._sender.open()
         self._leave = self._engine.listen(self._hear)
         loops = [self._jobs.run(), self._pods.run(), self._sweep(), *(self._work() for _ in range(_AT_ONCE))]
         self._tasks = [asyncio.create_task(loop, name="durableflow kubernetes") for loop in loops]
@@ -154,6 +155,7 @@ class KubernetesJobs:
     async def __aexit__(self, *exc_info: object) -> None:
         """Let everything be as it is: Jobs go on, and whoever comes next finds them."""
         unregister(self.cluster, self)
+        await self._sender.close()
         if self._leave is not None:
             self._leave()
         for task in self._tasks:

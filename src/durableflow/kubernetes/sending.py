@@ -8,13 +8,13 @@ Rule 3. An attempt that is not the current one any more sends nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
-from durableflow import ActivityCancelled, ActivityContext, TokenRefused
+from durableflow import ActivityContext, TokenRefused
 from durableflow.kubernetes.account import describe
 from durableflow.kubernetes.activity import GpuJob
 from durableflow.kubernetes.board import Board, Case
@@ -27,10 +27,11 @@ from durableflow.kubernetes.outcome import Kind, Outcome
 from durableflow.kubernetes.progress import Progress, progress_in
 from durableflow.kubernetes.spec import JobSpec, rules_of
 from durableflow.kubernetes.statistics import Tally
-from durableflow.kubernetes.submit import Submission, SubmitFailed
+from durableflow.kubernetes.submit import Submission, SubmitFailed, Submitted
 from durableflow.kubernetes.tokens import digest_of, new_token
 
 _AT_ONCE: Final = 32
+_LEAVE_S: Final = 5.0
 
 
 class Sender:
@@ -66,9 +67,38 @@ class Sender:
         self._touch = touch
         self._now_us = now_us
         self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._sends: set[asyncio.Task[Submitted]] = set()
+        self._is_closed = False
+        self._idle = asyncio.Event()
+        """Set when no attempt is here."""
+        self._here = 0
+
+    def open(self) -> None:
+        """Send, from here on."""
+        self._is_closed = False
+
+    async def close(self) -> None:
+        """Let those attempts go whose Job is not known to be there, with what they must leave for the next."""
+        self._is_closed = True
+        for task in self._sends:
+            task.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE_S):
+                while self._here:
+                    self._idle.clear()
+                    await self._idle.wait()
 
     async def send(self, definition: GpuJob[Any], context: ActivityContext, input: bytes) -> None:
         """Return when the Job of an attempt is there, or the attempt has its end."""
+        self._here += 1
+        try:
+            await self._send(definition, context, input)
+        finally:
+            self._here -= 1
+            if not self._here:
+                self._idle.set()
+
+    async def _send(self, definition: GpuJob[Any], context: ActivityContext, input: bytes) -> None:
         progress = progress_in(context.heartbeat_details) or Progress(
             deployment=self._deployment, namespace=self._namespace
         )
@@ -85,19 +115,14 @@ class Sender:
             files[TOKEN_KEY] = new_token()
             progress = msgspec.structs.replace(progress, tokens=(*progress.tokens, digest_of(files[TOKEN_KEY])))
         attempt = await context.hand_over()
-        if not await self._begin(context, attempt, progress):
+        if not await self._ledger.begin(attempt, progress):
             return
         rules = rules_of(definition.spec, identity.name)
         limit_us = rules.schedule_us + context.scheduled_at_us if rules.schedule_us else 0
         late = lambda: bool(limit_us) and self._now_us() >= limit_us  # noqa: E731  # read in one place
         case = self._board.expect(identity, rules)
         try:
-            async with self._at_once:
-                sent = await self._prepare(definition.spec, identity, input, progress, files)
-                submission = Submission(
-                    self._connection, self._namespace, identity, sent, late, was_sent=progress.is_sent, files=files
-                )
-                submitted = await submission.run()
+            submitted = await self._unless_closed(self._submit(definition.spec, identity, input, progress, files, late))
         except BaseException as error:
             if not case.uid:
                 self._board.forget(case)  # if it is there after all, it is seen
@@ -112,13 +137,46 @@ class Sender:
             if self._objects is not None:
                 await self._objects.forget(identity.name)
             return
-        with suppress(TokenRefused, ActivityCancelled):  # it may have its end already
-            await self._begin(context, attempt, msgspec.structs.replace(progress, is_sent=True))
+        with suppress(TokenRefused):  # it may have its end already
+            await self._ledger.begin(attempt, msgspec.structs.replace(progress, is_sent=True))
         self._tally.sent(identity, is_adopted=submitted.is_adopted)
         if self._board.cases.get(case.name) is case:
             if not case.uid:
                 self._board.see_job(submitted.job)
             self._touch(case)  # it may be over since, and has waited for this attempt
+
+    async def _unless_closed(self, work: Coroutine[Any, Any, Submitted]) -> Submitted:
+        """What it gives; raises `ApiClosed` when that is not waited for any longer."""
+        if self._is_closed:
+            work.close()
+            raise ApiClosed
+        task = asyncio.create_task(work)
+        self._sends.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            this = asyncio.current_task()
+            if self._is_closed and this is not None and not this.cancelling():
+                raise ApiClosed from None
+            raise
+        finally:
+            self._sends.discard(task)
+
+    async def _submit(
+        self,
+        spec: JobSpec,
+        identity: Identity,
+        input: bytes,
+        progress: Progress,
+        files: dict[str, str],
+        late: Callable[[], bool],
+    ) -> Submitted:
+        async with self._at_once:
+            sent = await self._prepare(spec, identity, input, progress, files)
+            submission = Submission(
+                self._connection, self._namespace, identity, sent, late, was_sent=progress.is_sent, files=files
+            )
+            return await submission.run()
 
     async def _prepare(
         self, spec: JobSpec, identity: Identity, input: bytes, progress: Progress, files: dict[str, str]
@@ -139,10 +197,3 @@ class Sender:
         except ObjectsFailed as error:
             raise SubmitFailed(Outcome(Kind.INFRASTRUCTURE, "ObjectStoreFailed", str(error))) from error
         return sent
-
-    async def _begin(self, context: ActivityContext, attempt: str, progress: Progress) -> bool:
-        """Make it durable, and let the engine know it if it interrupts this attempt; False for one that is over."""
-        is_wanted = await self._ledger.begin(attempt, progress)
-        if is_wanted:
-            context.heartbeat(progress.dump())
-        return is_wanted
