@@ -83,7 +83,9 @@ async def test_a_post_without_an_answer_leaves_one_job(shop: Shop, how: Any) -> 
     async with shop.open() as engine:
         shop.jobs.connection._request_s = 0.3
         handle = await engine.start(shop.training, 1)
-        await shop.succeed(await shop.job())
+        name = await shop.job()
+        await until(lambda: engine.statistics().running_attempts == 0)
+        await shop.succeed(name)
         assert await handle.result(timeout=60) == 0.5
         await shop.empty()
         assert shop.jobs.statistics().adopted == (how == "cut after")

@@ -102,6 +102,28 @@ async def test_a_job_that_was_deleted_before_its_attempt_was_handed_over_is_not_
     assert len(set(shop.api.created)) == 2
 
 
+async def test_a_job_that_was_seen_and_deleted_while_its_attempt_was_lost_is_not_made_again_under_its_name(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was noted, but the worker that takes over has watched."""
+    name = await lose(shop)
+    async with shop.open() as engine:
+        send = shop.jobs._sender._send
+
+        async def delete_first(*arguments: Any) -> None:
+            await until(lambda: name in shop.jobs.board.cases)
+            await shop.api.delete("jobs", name)
+            await until(lambda: shop.jobs.board.cases[name].seen.is_gone)
+            monkeypatch.setattr(shop.jobs._sender, "_send", send)
+            await send(*arguments)
+
+        monkeypatch.setattr(shop.jobs._sender, "_send", delete_first)
+        await shop.succeed(await shop.job(2))
+        assert await engine.result("t", timeout=60) == 0.5
+        assert shop.jobs.statistics().reasons == {"JobDeleted": 1}
+    assert len(set(shop.api.created)) == 2
+
+
 async def test_a_name_that_was_taken_a_moment_ago_and_is_free_now_is_not_taken_again(shop: Shop) -> None:
     name = await lose(shop)
     shop.api.fault("GET", f"/jobs/{name}", 404)  # it goes between the two requests
@@ -110,6 +132,21 @@ async def test_a_name_that_was_taken_a_moment_ago_and_is_free_now_is_not_taken_a
         assert await engine.result("t", timeout=60) == 0.5
         assert shop.jobs.statistics().reasons == {"JobDeleted": 1}
     assert len(set(shop.api.created)) == 2
+
+
+async def test_a_job_that_is_over_before_it_is_known_that_it_was_taken_is_not_made_again(shop: Shop) -> None:
+    shop.api.fault("POST", "/jobs$", "cut after", times=1)
+    shop.api.fault("GET", "/jobs/df-", "hang", times=1)
+    async with shop.open() as engine:
+        shop.jobs.connection._request_s = 3.0
+        handle = await engine.start(shop.training, 1)
+        name = await shop.job()
+        await shop.succeed(name)
+        assert await handle.result(timeout=60) == 0.5
+        await shop.empty()
+        await until(lambda: engine.statistics().running_attempts == 0)
+        assert shop.jobs.statistics().outcomes == {"success": 1}
+    assert shop.api.created == [name]
 
 
 @pytest.mark.parametrize(

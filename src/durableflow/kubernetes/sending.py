@@ -120,22 +120,21 @@ class Sender:
         rules = rules_of(definition.spec, identity.name)
         limit_us = rules.schedule_us + context.scheduled_at_us if rules.schedule_us else 0
         late = lambda: bool(limit_us) and self._now_us() >= limit_us  # noqa: E731  # read in one place
+        known = self._board.cases.get(identity.name)
+        was_known = progress.is_sent or (known is not None and bool(known.uid))
         case = self._board.expect(identity, rules)
+        was_there = lambda: was_known or bool(case.uid)  # noqa: E731  # likewise
         try:
-            submitted = await self._unless_closed(self._submit(definition.spec, identity, input, progress, files, late))
+            submitted = await self._unless_closed(
+                self._submit(definition.spec, identity, input, progress, files, late, was_there)
+            )
         except BaseException as error:
             if not case.uid:
                 self._board.forget(case)  # if it is there after all, it is seen
-            if isinstance(error, ApiClosed):
-                await self._ledger.give_back(attempt, progress, "these KubernetesJobs were closed while a Job was sent")
-                return
-            if not isinstance(error, SubmitFailed):
+            if not isinstance(error, (ApiClosed, SubmitFailed)):
                 raise
-            text = describe(error.outcome, identity.name, ())
-            ended = await self._ledger.end(attempt, progress, error.outcome, text, "", rules.infrastructure_retries)
-            self._tally.ended(identity, await self._ledger.workflow_of(identity), ended)
-            if self._objects is not None:
-                await self._objects.forget(identity.name)
+            with suppress(TokenRefused):  # its Job has brought its end already
+                await self._end(attempt, identity, progress, error, rules.infrastructure_retries)
             return
         with suppress(TokenRefused):  # it may have its end already
             await self._ledger.begin(attempt, msgspec.structs.replace(progress, is_sent=True))
@@ -144,6 +143,19 @@ class Sender:
             if not case.uid:
                 self._board.see_job(submitted.job)
             self._touch(case)  # it may be over since, and has waited for this attempt
+
+    async def _end(
+        self, attempt: str, identity: Identity, progress: Progress, error: ApiClosed | SubmitFailed, retries: int
+    ) -> None:
+        """There will be no Job for this attempt, or that is not known."""
+        if isinstance(error, ApiClosed):
+            await self._ledger.give_back(attempt, progress, "these KubernetesJobs were closed while a Job was sent")
+            return
+        text = describe(error.outcome, identity.name, ())
+        ended = await self._ledger.end(attempt, progress, error.outcome, text, "", retries)
+        self._tally.ended(identity, await self._ledger.workflow_of(identity), ended)
+        if self._objects is not None:
+            await self._objects.forget(identity.name)
 
     async def _unless_closed(self, work: Coroutine[Any, Any, Submitted]) -> Submitted:
         """What it gives; raises `ApiClosed` when that is not waited for any longer."""
@@ -170,11 +182,12 @@ class Sender:
         progress: Progress,
         files: dict[str, str],
         late: Callable[[], bool],
+        was_there: Callable[[], bool],
     ) -> Submitted:
         async with self._at_once:
             sent = await self._prepare(spec, identity, input, progress, files)
             submission = Submission(
-                self._connection, self._namespace, identity, sent, late, was_sent=progress.is_sent, files=files
+                self._connection, self._namespace, identity, sent, late, was_there=was_there, files=files
             )
             return await submission.run()
 

@@ -66,7 +66,7 @@ class Submission:
 
     Args:
         late: says, when asked, that there is no more time; None for as long as it takes.
-        was_sent: an attempt before this one knew that the Job was there, so it is not created again.
+        was_there: says, when asked, that the Job is known to have been there, so that it is not created again.
         files: of the Job's Secret, if it has one.
     """
 
@@ -78,7 +78,7 @@ class Submission:
         sent: Documents,
         late: Callable[[], bool],
         *,
-        was_sent: bool = False,
+        was_there: Callable[[], bool] = bool,
         files: Mapping[str, str] | None = None,
     ) -> None:
         self._connection = connection
@@ -86,7 +86,7 @@ class Submission:
         self._identity = identity
         self._sent = sent
         self._late = late
-        self._was_sent = was_sent
+        self._was_there = was_there
         self._files = files or {}
         self._jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self._backoff_s = _BACKOFF_S
@@ -99,7 +99,7 @@ class Submission:
             SubmitFailed: as it says.
         """
         while True:
-            found = await (self._look(None) if self._was_sent else self._try())
+            found = await (self._look(None) if self._was_there() else self._try())
             if found is not None:
                 job = read(Job, found.raw)
                 await self._send_parts(job, found.raw)
@@ -123,8 +123,8 @@ class Submission:
         try:
             raw = msgspec.json.decode(await self._connection.ask("GET", f"{self._jobs}/{self._identity.name}"))
         except ApiRefused as refused:
-            was_there = why is None or (isinstance(why, ApiRefused) and why.reason == "AlreadyExists")
-            if refused.status == 404 and was_there:
+            was_taken = isinstance(why, ApiRefused) and why.reason == "AlreadyExists"
+            if refused.status == 404 and (was_taken or self._was_there()):
                 text = f"the Job {self._identity.name!r} was there and is gone; no name is used twice"
                 raise SubmitFailed(Outcome(Kind.RETRYABLE, "JobDeleted", text)) from refused
             await self._pause(why if why is not None and refused.status == 404 else refused)
