@@ -181,7 +181,7 @@ async def test_a_server_that_does_not_know_us_is_asked_with_new_credentials(
 
 
 async def test_no_request_waits_for_ever(api: ApiServer, configure: Any) -> None:
-    connection = Connection(configure, request_s=0.1)
+    connection = Connection(configure, request_s=1)
     await connection.open()
     api.fault("GET", "/jobs", "hang")
     with pytest.raises(ApiSilent, match="TimeoutError"):
