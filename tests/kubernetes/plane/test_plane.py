@@ -44,6 +44,18 @@ def test_an_account_may_do_what_it_was_granted_and_nothing_else(plane: ControlPl
     assert refused.value.status == 403
 
 
+def test_controllers_that_panic_are_back_in_a_moment(plane: ControlPlane) -> None:
+    controllers = plane._programs["kube-controller-manager"]
+    before = controllers.pid
+    assert before is not None
+    os.kill(before, signal.SIGQUIT)  # to which a Go program answers as to a bug of its own
+    give_up_s = time.monotonic() + 60
+    while controllers.pid in (None, before):
+        assert time.monotonic() < give_up_s, "nobody has started them again"
+        time.sleep(0.05)
+    plane.clear_namespace(plane.create_namespace())  # they work
+
+
 def test_a_verb_can_be_taken_away(plane: ControlPlane, namespace: str) -> None:
     jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
     plane.grant("worker", [JOBS | {"verbs": ["list", "get"]}], namespace=namespace)

@@ -12,8 +12,10 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -113,8 +115,8 @@ class ControlPlane:
         kubelets = self.authority.issue("kubelet-client", user="kube-apiserver-kubelet-client")
         self._wait("etcd", lambda: b'"true"' in _get(folder / "localhost:2379", "/health"))
         self._program("kube-apiserver", self._api_command(server, kubelets)).start()
-        self._program("kube-controller-manager", self._controllers_command())
-        self._program("kube-scheduler", self._scheduler_command())
+        self._program("kube-controller-manager", self._controllers_command(), survives=True)
+        self._program("kube-scheduler", self._scheduler_command(), survives=True)
         # Not before: controllers that find no healthy server within ten seconds give up, and machines may be busy.
         self.wait_ready()
         self._programs["kube-controller-manager"].start()
@@ -122,6 +124,15 @@ class ControlPlane:
         # The controllers are at work when they have made this account, without which no pod is admitted.
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         self._wait("kube-controller-manager", lambda: bool(self.request("GET", account)))
+        threading.Thread(target=self._revive, args=(folder,), name="planekit", daemon=True).start()
+
+    def _revive(self, folder: Path) -> None:
+        """Have programs back that survive, until this plane is closed."""
+        while self._folder == folder:
+            for name in ("kube-controller-manager", "kube-scheduler"):
+                with suppress(PlaneUnavailable):  # whoever needs it will say so
+                    self._programs[name].expect_running()
+            time.sleep(0.2)
 
     def close(self) -> None:
         """End all that is in it, nodes' pods included, and remove its folder."""
@@ -307,8 +318,8 @@ class ControlPlane:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _program(self, name: str, command: Sequence[str]) -> Program:
-        program = self._programs[name] = Program(name, command, self.folder, self.keeper)
+    def _program(self, name: str, command: Sequence[str], *, survives: bool = False) -> Program:
+        program = self._programs[name] = Program(name, command, self.folder, self.keeper, survives=survives)
         return program
 
     def _wait(self, program: str, is_so: Any, timeout_s: float = READY_TIMEOUT_S) -> None:

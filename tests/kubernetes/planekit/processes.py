@@ -15,6 +15,9 @@ from planekit import keeper
 from planekit.binaries import PlaneUnavailable
 
 TOLD_CHARACTERS: Final = 3_000
+PANIC: Final = 2
+"""The status of a Go program that has run into a bug of its own."""
+PANICS_MAX: Final = 10
 
 
 class Keeper:
@@ -50,14 +53,23 @@ class Keeper:
 
 
 class Program:
-    """One program of the plane, which may be stopped and started again with the same command."""
+    """One program of the plane, which may be stopped and started again with the same command.
 
-    def __init__(self, name: str, command: Sequence[str], folder: Path, keeper: Keeper) -> None:
+    Args:
+        survives: a panic ends it for a moment, as where a kubelet starts it again. The controllers of 1.20.2 have some:
+            a node that is deleted while its pods are being tainted, for one.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], folder: Path, keeper: Keeper, *, survives: bool = False
+    ) -> None:
         self.name = name
         self._command = list(command)
         self._folder = folder
         self._keeper = keeper
         self._process: subprocess.Popen[bytes] | None = None
+        self._panics_left = PANICS_MAX if survives else 0
+        self._lock = threading.RLock()
 
     @property
     def pid(self) -> int | None:
@@ -80,7 +92,8 @@ class Program:
 
     def stop(self, sign: signal.Signals = signal.SIGKILL, *, timeout_s: float = 90.0) -> None:
         """Send the signal and wait for the end, which after so many seconds is made; nothing if it is not running."""
-        process, self._process = self._process, None
+        with self._lock:
+            process, self._process = self._process, None
         if process is None:
             return
         with suppress(ProcessLookupError):
@@ -102,8 +115,15 @@ class Program:
         return log[reasons[-1] :][:TOLD_CHARACTERS] if reasons else log[-TOLD_CHARACTERS:]
 
     def expect_running(self) -> None:
-        """Raise PlaneUnavailable with the end of its log, if it has ended by itself."""
-        if self._process is not None and self._process.poll() is not None:
+        """Raise PlaneUnavailable with the end of its log, if it has ended by itself and is not to be started again."""
+        with self._lock:
+            if self._process is None or self._process.poll() is None:
+                return
+            if self._process.returncode == PANIC and self._panics_left:
+                self._panics_left -= 1
+                self._keeper.ended(self._process.pid)
+                self.start()
+                return
             raise PlaneUnavailable(f"{self.name} ended with {self._process.returncode}; it said: {self.last_words()}")
 
     def memory_bytes(self) -> int:
