@@ -53,6 +53,9 @@ class Judge:
     def on_rewind(self, instance: ShadowInstance, rewrite: Rewrite) -> None:
         """Somebody lets an instance go on that was over."""
 
+    def on_copy(self, rewrite: Rewrite) -> None:
+        """Somebody makes an instance that is a copy of another."""
+
     def on_purge(self, asked: Sequence[str], purged: Sequence[ShadowInstance]) -> None:
         """Of the instances that somebody has asked to be removed, these were."""
 
@@ -100,6 +103,10 @@ class Shadow:
         """All instances that have ever had an id."""
         now = self.instances.get(instance_id)
         return [*self.graves.get(instance_id, ()), *(() if now is None else (now,))]
+
+    def lives_since(self, instance_id: str, us: int) -> list[ShadowInstance]:
+        """Those of `lives` that were there then, or have been since."""
+        return [each for each in self.lives(instance_id) if each.purged_us is None or each.purged_us >= us]
 
     def note(self, applied: Applied) -> None:
         """A call was applied."""
@@ -154,6 +161,7 @@ class Shadow:
                 self._judge.on_rewind(instance, rewrite)
                 instance.go_on(rewrite.instance, rewrite.rows)
             else:
+                self._judge.on_copy(rewrite)
                 copy = self._bear(rewrite.instance, 0)
                 copy.copy_rows(rewrite.rows)
                 copy.is_copy, copy.copied = True, frozenset(copy.answered)
@@ -164,6 +172,7 @@ class Shadow:
     def _note_purge(self, applied: Applied, instance_ids: Sequence[str]) -> None:
         purged = [self.instances.pop(each) for each in applied.answer]
         for instance in purged:
+            instance.purged_us = applied.at_us
             self.graves.setdefault(instance.id, []).append(instance)
         self._judge.on_purge(instance_ids, purged)
 
