@@ -136,7 +136,7 @@ class Ledger:
         self.returned: dict[tuple[str, int], set[bytes]] = {}
         """All that attempts of an activity have returned, or others have said with their tokens."""
         self.repeating: set[str] = set()
-        """Instances whose attempts may be counted anew: they were rewound, or purged and started again."""
+        """Instances whose attempts may be counted anew: they were rewound, replaced, or purged and started again."""
 
     def now_us(self) -> int:
         """The time of the world, which no clock of a process shows."""

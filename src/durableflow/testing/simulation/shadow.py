@@ -88,7 +88,7 @@ class Shadow:
         """Workers that nobody has declared dead, with the end of their lease by the clock of the store."""
         self.commits = 0
         self.graves: dict[str, list[ShadowInstance]] = {}
-        """Instances that were purged."""
+        """Instances that were purged or replaced."""
         self.windows: dict[str, Window] = {}
         """By the instance that waits for its end."""
 
@@ -184,7 +184,10 @@ class Shadow:
             self.windows[instance_id].is_open = False
 
     def _bear(self, new: NewInstance, owner: int) -> ShadowInstance:
-        self._judge.on_birth(self.instances.get(new.id), new)
+        known = self.instances.get(new.id)
+        self._judge.on_birth(known, new)
+        if known is not None:
+            self.graves.setdefault(new.id, []).append(known)
         made = self.instances[new.id] = ShadowInstance(new)
         made.owner = owner
         return made
