@@ -156,7 +156,7 @@ class Shadow:
             else:
                 copy = self._bear(rewrite.instance, 0)
                 copy.copy_rows(rewrite.rows)
-                copy.is_copy, copy.copied = True, frozenset(copy.answered)
+                copy.is_copy, copy.copied = True, frozenset(copy.answered).union(copy.cancelled)
         for rewrite in rewrites:
             for message in rewrite.messages:
                 self._born_by_sending(message)
@@ -204,7 +204,7 @@ class Shadow:
                 continue
             touched[row.instance_id] = instance
             events = ev.load_events(row.events)
-            instance.row_us = row.at_us
+            instance.row_us, instance.written_us = row.at_us, writer.now_us
             self._judge.on_row(writer, instance, row, events)
             for event in events:
                 self._judge.on_event(writer, instance, row, event)

@@ -50,6 +50,8 @@ class ShadowInstance:
         self.last_us = 0
         self.row_us = 0
         """The time of the row whose events are being taken."""
+        self.written_us = 0
+        """When that was written, by its writer's clock, which may be behind the time of the instance."""
         self.first: ev.InstanceStarted | None = None
         self.called: set[str] = set()
         """Children that it has ever asked for."""
@@ -58,13 +60,15 @@ class ShadowInstance:
         self.rewinds = 0
         self.is_copy = False
         self.copied: frozenset[int] = frozenset()
-        """Tasks that were answered to the one of which it is a copy."""
+        """Tasks that were answered or cancelled in the one of which it is a copy: what was open there it asks for again."""
         self._know_nothing()
 
     def _know_nothing(self) -> None:
         """What a history says of where its instance stands, before it says anything."""
         self.since_us: dict[int, int] = {}
         """When something was last heard of an activity, or will be."""
+        self.begun_us: dict[int, int] = {}
+        """When the attempt of an activity was allowed to begin, by the clock of whoever makes it."""
         self.is_between_rounds = False
         self.has_begun = False
         self.end: ev.Event | None = None
@@ -203,7 +207,7 @@ def _begin(instance: ShadowInstance, _: ev.Event) -> None:
 def _schedule(instance: ShadowInstance, event: ev.ActivityScheduled) -> None:
     instance.asked[event.task] = event
     instance.current[event.task] = 1
-    instance.since_us[event.task] = instance.row_us
+    instance.since_us[event.task], instance.begun_us[event.task] = instance.row_us, instance.written_us
     instance.allowed.add((event.task, 1))
 
 
@@ -212,7 +216,7 @@ def _queue(instance: ShadowInstance, event: ev.ActivityQueued) -> None:
 
 
 def _begin_attempt(instance: ShadowInstance, event: ev.ActivityStarted) -> None:
-    instance.since_us[event.task] = instance.row_us
+    instance.since_us[event.task], instance.begun_us[event.task] = instance.row_us, instance.written_us
     instance.allowed.add((event.task, event.attempt))
 
 
