@@ -79,3 +79,23 @@ async def test_an_attempt_that_is_abandoned_before_its_first_step_never_runs_and
         await attempts.join()
         assert not attempts.running
         assert begun == []
+
+
+async def test_what_is_interrupted_when_an_engine_closes_is_recorded_in_the_order_in_which_it_began(world: World) -> None:
+    """And not in that of addresses in memory: the same again is the same to the last row."""
+
+    @activity
+    async def hangs(n: int) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    @workflow
+    def calls(ctx: Context) -> Flow[Any]:
+        yield from ctx.when_all([ctx.call_activity(hangs, n) for n in range(20)])
+
+    engine = await world.open(workflows=[calls], activities=[hangs])
+    handle = await engine.start(calls)
+    await world.settle()
+    await world.close(engine)
+    async with world.engine() as again:
+        stopped = [each.event.task for each in await again.history(handle.id) if each.kind == "attempt_failed"]
+    assert stopped == list(range(1, 21))

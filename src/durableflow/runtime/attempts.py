@@ -72,7 +72,8 @@ class Attempts(Places):
         self._threads = DaemonThreads(settings.activity_threads)
         self._loop = asyncio.get_running_loop()
         self._quiet = asyncio.Event()
-        self.running: set[Attempt] = set()
+        self.running: dict[Attempt, None] = {}
+        """In the order in which they began, in which they are told to stop."""
         self._committing: Counter[str] = Counter()
         self._after_commits: dict[str, list[Callable[[], None]]] = {}
         self.begin_in_store: Callable[[Attempt], None] | None = None
@@ -90,7 +91,7 @@ class Attempts(Places):
         attempt = Attempt(owner, activity, definition)
         attempt.runner = self
         owner.attempts[activity.task] = attempt
-        self.running.add(attempt)
+        self.running[attempt] = None
         attempt.context = ActivityContext(
             owner.id,
             activity.task,
@@ -229,7 +230,7 @@ class Attempts(Places):
                 call()
 
     def _free(self, attempt: Attempt) -> None:
-        self.running.discard(attempt)
+        self.running.pop(attempt, None)
         if attempt.is_committing:
             self._note_commit_over(attempt)
         attempt.context = attempt.task = None  # they know the attempt: no cycle is left for the collector
