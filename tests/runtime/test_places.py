@@ -81,7 +81,7 @@ async def test_an_attempt_that_is_abandoned_before_its_first_step_never_runs_and
         assert begun == []
 
 
-async def test_what_is_interrupted_when_an_engine_closes_is_recorded_in_the_order_in_which_it_began(world: World) -> None:
+async def test_what_a_closing_engine_interrupts_is_recorded_in_the_order_in_which_it_began(world: World) -> None:
     """And not in that of addresses in memory: the same again is the same to the last row."""
 
     @activity

@@ -86,6 +86,8 @@ class Shadow:
         self.instances: dict[str, ShadowInstance] = {}
         self.living: dict[int, int] = {}
         """Workers that nobody has declared dead, with the end of their lease by the clock of the store."""
+        self._processes: dict[int, Process] = {}
+        """Of each worker that there ever was."""
         self.commits = 0
         self.graves: dict[str, list[ShadowInstance]] = {}
         """Instances that were purged or replaced."""
@@ -101,6 +103,11 @@ class Shadow:
         now = self.instances.get(instance_id)
         return [*self.graves.get(instance_id, ()), *(() if now is None else (now,))]
 
+    def process_of(self, instance: ShadowInstance) -> Process | None:
+        """Which process runs an instance now; None when nobody does."""
+        worker_id = instance.owner if self.is_fleet else next(iter(self.living), 0)
+        return self._processes.get(worker_id)
+
     def note(self, applied: Applied) -> None:
         """A call was applied."""
         taker = getattr(self, f"_note_{applied.method}", None)
@@ -115,6 +122,7 @@ class Shadow:
             if not self.is_fleet:
                 self.living.clear()
             self.living[lease.worker_id] = lease.expires_us
+            self._processes[lease.worker_id] = applied.process
 
     def _note_renew(self, applied: Applied, lease: Lease, *_: object) -> None:
         if lease.worker_id in self.living:

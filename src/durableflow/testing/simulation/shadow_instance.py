@@ -60,7 +60,7 @@ class ShadowInstance:
         self.rewinds = 0
         self.is_copy = False
         self.copied: frozenset[int] = frozenset()
-        """Tasks that were answered or cancelled in the one of which it is a copy: what was open there it asks for again."""
+        """Tasks that were answered or cancelled in the one of which it is a copy: it asks again for what was open."""
         self._know_nothing()
 
     def _know_nothing(self) -> None:
@@ -145,14 +145,19 @@ class ShadowInstance:
         late = [task for task, due_us in self.due_us.items() if due_us < before_us]
         return ", ".join(f"timer {task}" for task in late if isinstance(self.asked[task], ev.TimerCreated))
 
-    def what_is_open(self, before_us: int, over: Container[str]) -> str:
-        """What the engine owes it: timers that were due before then, attempts, answers of those that are over."""
+    def what_is_open(self, before_us: int, over: Container[str], *, has_places: bool) -> str:
+        """What the engine owes it: timers that were due before then, attempts, answers of those that are over.
+
+        Args:
+            has_places: whether there was a place since then for an attempt of its worker's.
+        """
         if self.is_suspended:
             return ""
         late = self.overdue(before_us)
         owed = [late] if late else []
         for task, number in self.current.items():
-            if self.since_us[task] < before_us:
+            is_in_line = (task, number) not in self.allowed and not self.is_elsewhere(task)
+            if self.since_us[task] < before_us and (has_places or not is_in_line):
                 owed.append(f"activity {task}, attempt {number}")
         for task, asked in self.asked.items():
             if task in self.answered or task in self.cancelled or task in self.given_up:

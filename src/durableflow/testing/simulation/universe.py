@@ -17,6 +17,7 @@ from durableflow.errors import DurableflowError, InstanceNotActive
 from durableflow.model import events as ev
 from durableflow.model.status import Status
 from durableflow.runtime.settings import Settings
+from durableflow.testing.simulation.activities import ON_THE_LOOP
 from durableflow.testing.simulation.checks import Checks
 from durableflow.testing.simulation.circuit_book import CircuitBook
 from durableflow.testing.simulation.clocks import DriftingClock
@@ -30,6 +31,7 @@ from durableflow.testing.simulation.onlookers import Onlookers
 from durableflow.testing.simulation.plan import Blow, Plan, Spoken
 from durableflow.testing.simulation.poison import POISON
 from durableflow.testing.simulation.shadow import Shadow
+from durableflow.testing.simulation.shadow_instance import ShadowInstance
 from durableflow.testing.simulation.speakers import Speakers
 from durableflow.testing.simulation.weather import Weather
 
@@ -332,10 +334,16 @@ class Universe:
         before_us = self._clock_us(self.asker) - _OVERDUE_US
         known = self.shadow.instances.values()
         over = {each.id for each in known if each.end is not None and each.last_us < before_us}
-        open_ = instance.what_is_open(before_us, over)
+        open_ = instance.what_is_open(before_us, over, has_places=self._has_places(instance))
         if open_:
             raise Violation("what_is_due_happens", f"{instance_id} has waited for {self.loop.time():.0f} s: {open_}")
         self.made["what_is_due_happens"] += 1
+
+    def _has_places(self, instance: ShadowInstance) -> bool:
+        """Whether the worker that runs it had a place for another attempt: who waits in line is served in turn."""
+        process, places = self.shadow.process_of(instance), self._settings.activity_concurrency
+        since_us = self.loop.now_us - _OVERDUE_US
+        return process is None or self.ledger.had_room(process, ON_THE_LOOP, places, since_us)
 
     async def _terminate(self, instance_id: str) -> None:
         with suppress(InstanceNotActive):
