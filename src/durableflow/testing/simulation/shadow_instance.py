@@ -178,6 +178,12 @@ class ShadowInstance:
         """Whether the attempts of an activity are not those of the worker that runs the instance."""
         return task in self.handed_over or self.is_queued(task)
 
+    def has_recorded(self, result: ev.ActivityCompleted) -> bool:
+        """Whether its rows have this result already: of what it is a copy of, and was rewound to before it."""
+        events = (event for _, _, row in self.rows for event in row)
+        found = (event for event in events if isinstance(event, ev.ActivityCompleted) and event.task == result.task)
+        return any(event.output == result.output for event in found)
+
     def child_id(self, asked: ev.ChildScheduled) -> str:
         """The id of the child that it asked for."""
         return asked.child_id or derived_id(self.id, asked.task)
