@@ -139,8 +139,9 @@ class Shadow:
 
     def _note_hand_over(self, _: Applied, lease: Lease, instance_ids: Sequence[str]) -> None:
         for instance_id in instance_ids:
-            if self.instances[instance_id].owner == lease.worker_id:
-                self.instances[instance_id].owner = 0
+            instance = self.instances.get(instance_id)  # it may have ended, and been purged, since it was looked up
+            if instance is not None and instance.owner == lease.worker_id:
+                instance.owner = 0
 
     # -- what is written ------------------------------------------------------------------------------------
 
