@@ -45,6 +45,8 @@ _LATE_US: Final = 6_000_000
 _HEAL_ROUND_S: Final = 8.0
 _SETTLE_S: Final = 12.0
 _LOOK_S: Final = 1.0
+_STORM_MAX_S: Final = 2_000.0
+"""Longer than those who speak insist on an answer, and than any process takes to close."""
 _CALLS_IDLE: Final = 20
 """So many calls a second a process makes at the most that has nothing to do."""
 _EVENTS_CLOSING: Final = ("a", "b")
@@ -209,6 +211,8 @@ class Universe:
         while any(not task.done() for task in (*speaking, *blows)) or self.loop.time() < plan.lasts_s:
             await asyncio.sleep(_LOOK_S)
             self._look_after()
+            if self.loop.time() > _STORM_MAX_S:
+                raise Violation("all_that_was_begun_ends", f"after {self.loop.time():.0f} s, some speak or close still")
             failed = next((t for t in speaking if t.done() and t.exception() is not None), None)
             if failed is not None:
                 failed.result()
