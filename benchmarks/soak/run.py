@@ -35,6 +35,8 @@ SAVE_EVERY_S: Final = 60.0
 LONG_FROM_S: Final = 90.0
 """Shorter soaks do without instances that nap."""
 _NOT_OVER: Final = "select id, status, wake_us, owner from instances where finished_us is null limit 10"
+MALLOC: Final = "MALLOC_MMAP_THRESHOLD_"
+"""On which it hangs how much of its heap glibc keeps: docs/how-to/tune-a-worker.md."""
 DRAIN_S: Final = 3 * NAP_S + 60.0
 NOT_NOW: Final = (StorageError, asyncpg.PostgresError, *LOST)
 """The server is away, or has ended this session: what was to be asked is asked the next time."""
@@ -172,6 +174,7 @@ async def soak(terms: Terms, output: Path, *, folder: Path | None = None, comman
         record.revision = _revision()
         record.machine = machine.facts(place) | machine.conditions(place) | {"PostgreSQL": server.version}
         record.machine["niceness of the soak"] = str(os.nice(0))
+        record.machine[MALLOC] = os.environ.get(MALLOC, "not set")
         async with fleet_in(server, place) as fleet, Client(fleet.url) as client:
             await Soak(fleet, client, record, output).run()
     return record

@@ -427,7 +427,7 @@ class Engine(Client):
                 try:
                     return await super()._wait_for_end(instance_id)
                 except InstanceStalled:  # the cause may be gone
-                    if worker is None or not await worker.tries_again(instance_id):
+                    if worker is None or not await self._is_tried_again(worker, instance_id):
                         raise
                 continue
             future = worker.ends.end(instance_id)
@@ -439,6 +439,20 @@ class Engine(Client):
             finally:
                 if future.cancelled() or not future.done():
                     worker.ends.stop_waiting(instance_id, future)
+
+    async def _is_tried_again(self, worker: Worker, instance_id: str) -> bool:
+        """Have one that stalled go on, here or where it is going; False if it stalled where it is.
+
+        Raises:
+            InstanceStalled: here, too.
+        """
+        mine = worker.lease.worker_id
+        while not await worker.tries_again(instance_id):
+            if (await self._backend.owners([instance_id])).get(instance_id, mine) != mine:
+                return False
+            self._check_open()  # nobody's: its worker is dead, and whoever takes it over tries it again
+            await self._backend.wait_for_change(_STANDBY_S)
+        return True
 
     async def _wait_for_end_elsewhere(self, instance_id: str) -> End:
         while self._worker is None:

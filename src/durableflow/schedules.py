@@ -25,6 +25,8 @@ T = TypeVar("T")
 _NEXT: Final = 5
 _BACKFILL_MAX: Final = 10_000
 _PER_WRITE: Final = 100
+_AHEAD_US: Final = 60_000_000
+"""Who takes "until now" from another clock may be ahead of ours by as much."""
 
 
 class Firing(msgspec.Struct, frozen=True):
@@ -276,7 +278,8 @@ class Schedules:
 
         Args:
             start: the first slot is at this moment or after.
-            end: the last slot is before this moment, which is not in the future.
+            end: the last slot is before this moment, which is not in the future. What is less than a minute
+                ahead counts as now, for clocks differ.
             one_by_one: each starts when no instance of the schedule is open; by default all at once.
 
         Returns:
@@ -291,8 +294,10 @@ class Schedules:
         start_us, end_us = from_datetime(start, "start"), from_datetime(end, "end")
         if start_us >= end_us:
             raise UsageError(f"nothing lies between {start} and {end}; write backfill(id, earlier, later)")
-        if end_us > self._clock.now_us():
+        now_us = self._clock.now_us()
+        if end_us > now_us + _AHEAD_US:
             raise UsageError(f"end is {end}, which is in the future: slots from now on fire by themselves")
+        end_us = min(end_us, now_us)
         most = WAITING_MAX if one_by_one else _BACKFILL_MAX
         spec = load_state(await self._row(schedule_id)).schedule.spec
         slots = list(islice(_slots_between(spec, start_us, end_us), most + 1))

@@ -85,7 +85,8 @@ async def test_events_from_here_are_timed_in_the_other_process(bench: Bench) -> 
     figures = await events_elsewhere(bench)
     await bench.contender.close()
     assert 0 < figures["p50_ms"] <= figures["p99_ms"]
-    assert figures["events"] == QUICK.elsewhere
+    assert 0 < figures["events"] <= QUICK.elsewhere
+    assert bool(bench.notes) == (figures["events"] < QUICK.elsewhere), "who has not done all says so"
 
 
 async def test_who_cannot_share_a_database_is_not_asked_to(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -268,3 +269,26 @@ def test_a_checkpoint_is_refused_while_a_saga_has_something_to_undo(live: Live) 
     story = live(flow)
     story.wait(1)
     assert story.result == "refused"
+
+
+def test_of_many_sagas_a_checkpoint_names_the_first_that_has_something_to_undo(live: Live) -> None:
+    """In a replay, too, whatever their addresses are."""
+
+    async def flow(ctx: Context) -> str:
+        await ctx.sleep(1)
+        async with AsyncExitStack() as stack:
+            sagas = [await stack.enter_async_context(ctx.saga()) for _ in range(30)]
+            for count, saga in enumerate(sagas):
+                for _ in range(count):
+                    saga.compensate_with(other, "a")
+            named = []
+            for saga in sagas[1:]:
+                with pytest.raises(UsageError) as refused:
+                    ctx.checkpoint(1)
+                named.append(int(str(refused.value).split()[6]))
+                saga.keep()
+            return str(named == list(range(1, 30)))
+
+    story = live(flow)
+    story.wait(1)
+    assert story.result == "True"

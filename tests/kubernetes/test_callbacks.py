@@ -83,6 +83,14 @@ class Door:
         async with self.session.post(url, data=data, headers=headers) as response:
             return response.status, await response.json()
 
+    async def say_on(self, what: str, body: Any) -> tuple[int, Any]:
+        """As a pod does: again while it is told that nobody can tell in this moment."""
+        for _ in range(200):
+            if (said := await self.say(what, body))[0] != 503:
+                return said
+            await asyncio.sleep(0.05)
+        raise AssertionError(said)
+
     def line(self, value: Any, kind: str = RESULT) -> str:
         return seal(Envelope(self.job, kind, value))
 
@@ -119,7 +127,7 @@ async def test_the_same_answer_again_is_taken_as_said_and_another_one_is_not(doo
 async def test_of_many_answers_at_once_one_is_taken(door: Door) -> None:
     async with door.open():
         door.api.fault("DELETE", "/jobs", "hang", times=10)
-        said = await asyncio.gather(*(door.say("answer", door.line(number)) for number in range(8)))
+        said = await asyncio.gather(*(door.say_on("answer", door.line(number)) for number in range(8)))
         assert sorted(status for status, _ in said) == [200] + [409] * 7
         taken = next(number for number, (status, _) in enumerate(said) if status == 200)
         assert await door.handle.result(timeout=10) == taken

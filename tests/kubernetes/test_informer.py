@@ -174,7 +174,7 @@ async def test_a_server_that_does_not_know_us_is_asked_with_new_credentials(
 
 
 async def test_no_request_waits_for_ever(api: ApiServer, configure: Any) -> None:
-    connection = Connection(configure, request_s=0.1)
+    connection = Connection(configure, request_s=1)
     await connection.open()
     api.fault("GET", "/jobs", "hang")
     with pytest.raises(ApiSilent, match="TimeoutError"):
@@ -182,6 +182,7 @@ async def test_no_request_waits_for_ever(api: ApiServer, configure: Any) -> None
     api.fault("GET", "/jobs", "cut before", times=3)  # a GET is asked once more by the driver itself
     with pytest.raises(ApiSilent):
         await connection.ask("GET", "/apis/batch/v1/namespaces/gpus/jobs")
+    api.faults.clear()
     with pytest.raises(ApiRefused, match="404 NotFound") as caught:
         await connection.ask("GET", "/apis/batch/v1/namespaces/gpus/jobs/none")
     assert caught.value.status == 404

@@ -53,6 +53,11 @@ class HeldClock:
     def draw(self) -> float:
         return self._dice.random()
 
+    @property
+    def has_woken(self) -> bool:
+        """Whether somebody was woken and has not looked yet."""
+        return any(changed.is_set() for _, changed in self._parked.values())
+
     def next_due_us(self) -> int | None:
         return min((until for until, _ in self._parked.values() if until is not None), default=None)
 
@@ -172,7 +177,7 @@ class World:
             while calm < 4:
                 await asyncio.sleep(0 if calm else 0.0005)
                 now = [self._state(engine) for engine in self._open]
-                busy = not all(is_calm for is_calm, _ in now)
+                busy = self.clock.has_woken or not all(is_calm for is_calm, _ in now)
                 calm = calm + 1 if now == before and not busy else 0
                 before = now
 

@@ -815,6 +815,29 @@ async def test_what_is_interrupted_by_closing_is_made_again_and_does_not_count(w
     assert cancelled == ["the engine is closing"] * 2
 
 
+async def test_closing_interrupts_attempts_in_the_order_in_which_they_began(world: World) -> None:
+    began: list[int] = []
+    interrupted: list[int] = []
+
+    @activity
+    async def long(number: int) -> None:
+        began.append(number)
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            interrupted.append(number)
+
+    @workflow
+    def calls_many(ctx: Context) -> Flow[None]:
+        yield from ctx.when_all([ctx.call_activity(long, number) for number in range(50)])
+
+    async with world.engine(grace_s=0) as engine:
+        await engine.start(calls_many)
+        await world.until(lambda: len(began) == 50)
+    await world.until(lambda: len(interrupted) == 50)
+    assert interrupted == began
+
+
 async def test_no_attempt_begins_while_the_engine_closes(world: World) -> None:
     began: list[int] = []
     entered = asyncio.Event()

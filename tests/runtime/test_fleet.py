@@ -8,6 +8,7 @@ import pytest
 
 from durableflow import Client, Context, Engine, InstanceStalled, Status, workflow
 from durableflow.backends.base import Lease, LoadedInstance
+from durableflow.backends.ownership import ClaimedInstance
 from durableflow.backends.postgres import PostgresBackend
 
 pytestmark = pytest.mark.slow  # each test opens several stores on a server
@@ -100,6 +101,39 @@ async def test_a_stalled_instance_is_tried_again_when_a_worker_is_asked_for_its_
             await engine.result(handle.id)
         engine.register(counts)
         assert await engine.result(handle.id, timeout=10) == 0
+
+
+class SlowToClaim(PostgresBackend):
+    """What nobody owns stays nobody's for a while."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.gate = asyncio.Event()
+        self.asked = asyncio.Event()
+
+    async def claim_instances(self, lease: Lease, limit: int) -> list[ClaimedInstance]:
+        await self.gate.wait()
+        return await super().claim_instances(lease, limit)
+
+    async def owners(self, instance_ids: Sequence[str]) -> dict[str, int]:
+        self.asked.set()
+        return await super().owners(instance_ids)
+
+
+async def test_what_stalled_at_a_worker_that_is_gone_is_waited_for_until_it_is_taken_over(
+    store_url: Callable[[object], str], tmp_path: Path
+) -> None:
+    url = store_url(tmp_path)
+    slow = SlowToClaim(url)
+    async with Client(url) as client:
+        async with Engine(url, workflows=[]) as owner:
+            handle = await client.start(counts, 0)
+            await owner.wait_for_status(handle.id, Status.STALLED, timeout=30)
+        async with Engine(slow, workflows=[counts]) as heir:
+            asking = asyncio.ensure_future(heir.result(handle.id, timeout=30))
+            await asyncio.wait_for(slow.asked.wait(), 30)
+            slow.gate.set()
+            assert await asking == 0
 
 
 async def test_what_stalled_at_another_worker_stays_so_whoever_is_asked(

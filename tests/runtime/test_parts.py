@@ -216,7 +216,7 @@ def reports() -> list[tuple[str, str]]:
 
 @pytest.fixture
 def guard(reports: list[tuple[str, str]]) -> Any:
-    made = TurnGuard(0.02, 0.06, lambda instance_id, _, location: reports.append((instance_id, location)))
+    made = TurnGuard(0.05, 2.0, lambda instance_id, _, location: reports.append((instance_id, location)))
     made.start()
     yield made
     made.stop()
@@ -233,7 +233,7 @@ def busy(seconds: float) -> str:
 def test_a_guarded_call_that_ends_in_time_gives_its_result(guard: TurnGuard, reports: list[tuple[str, str]]) -> None:
     assert guard.run("i", busy, 0.001) == "done"
     assert reports == []
-    assert guard.run("i", busy, seconds=0.04) == "done"
+    assert guard.run("i", busy, seconds=0.3) == "done"
     assert [(instance_id, " in busy" in location) for instance_id, location in reports] == [("i", True)]
     with pytest.raises(ZeroDivisionError):
         guard.run("i", lambda: 1 // 0)

@@ -134,6 +134,7 @@ async def test_a_failure_by_token_is_followed_by_an_attempt_with_a_token_of_its_
         await world.advance(9.9)
         assert len(asking.tokens) == 1
         await world.advance(0.1)
+        await world.until(lambda: len(asking.tokens) == 2)
         second = asking.tokens[1]
         assert await refused(engine.complete(first, "late")) == "stale"
         await engine.complete(second, "yes")

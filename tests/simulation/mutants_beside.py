@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
-from planting import calling, hesitant, mutant
+from planting import calling, crowded, hesitant, mutant
 
 from durableflow.backends.base import SendResult
 from durableflow.backends.memory import MemoryBackend
@@ -99,6 +100,41 @@ def loses_events_at_a_rewind(patch: pytest.MonkeyPatch) -> None:
         return [each for each in messages if not isinstance(each, ev.EventReceived)], *children
 
     patch.setattr(rewriting, "_told_again", told_again)
+
+
+_ROUNDS = calling(["activity", "plain", 1], ["wait", 0], ["again", None])
+_FAILING_ROUNDS = calling(["activity", "plain", 1], ["wait", 0], ["again", None], ["raise"])
+
+
+def forget_what_rounds_left(rows: Any) -> Any:
+    first_seq, at_us, events = rows[0]
+    left = events[0].round
+    if left is None:
+        return rows
+    started = msgspec.structs.replace(events[0], round=msgspec.structs.replace(left, kept=()))
+    return [(first_seq, at_us, [started, *events[1:]]), *rows[1:]]
+
+
+@mutant(by="a_copy_has_what_was_there", where=lambda plan: crowded(_ROUNDS(plan)))
+def copies_no_events_of_earlier_rounds(patch: pytest.MonkeyPatch) -> None:
+    real = rewriting.fork
+
+    def fork(rows: Any, *args: Any) -> Any:
+        plan = real(rows, *args)
+        return plan._replace(rows=forget_what_rounds_left(plan.rows))
+
+    patch.setattr(rewriting, "fork", fork)
+
+
+@mutant(by="a_rewind_keeps_what_was_received", where=lambda plan: crowded(_FAILING_ROUNDS(plan)))
+def rewinds_without_events_of_earlier_rounds(patch: pytest.MonkeyPatch) -> None:
+    real = rewriting.rewind
+
+    def rewind(instance_id: str, rows: Any, *args: Any) -> Any:
+        plan = real(instance_id, rows, *args)
+        return plan._replace(rows=forget_what_rounds_left(plan.rows))
+
+    patch.setattr(rewriting, "rewind", rewind)
 
 
 @mutant(by="only_what_is_over_is_purged")

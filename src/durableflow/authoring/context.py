@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from types import UnionType
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast, overload
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from durableflow.authoring.activity import Activity, store_options
 from durableflow.authoring.calls import child_call, is_workflow, not_a_workflow, not_an_activity
@@ -51,7 +51,7 @@ class Context(Waiting):
         self._execution = execution
         self._workflow = workflow
         self._logger: ReplaySilentLogger | None = None
-        self._sagas: WeakSet[Saga] | None = None
+        self._sagas: WeakKeyDictionary[Saga, None] | None = None
 
     # -- asking for things ----------------------------------------------------------------------------------
 
@@ -331,8 +331,8 @@ class Context(Waiting):
         """
         saga = Saga(self._execution, parallel=parallel, on_failure=on_failure, part_of=part_of)
         if self._sagas is None:
-            self._sagas = WeakSet()
-        self._sagas.add(saga)
+            self._sagas = WeakKeyDictionary()  # in order, which a set of them has only by their addresses
+        self._sagas[saga] = None
         return saga
 
     def side_effect(self, make: Callable[[], R], /) -> R:

@@ -26,7 +26,7 @@ from durableflow.demo.ledger import Entry, LedgerReader
 from durableflow.demo.timeline import BOLD, DIM, GREEN, RED, YELLOW, Timeline
 
 _LOOK_S: Final = 0.01
-_PATIENCE_S: Final = 20.0
+_PATIENCE_S: Final = 60.0
 _KILL_AFTER_S: Final = 0.3
 _INTERRUPTED: Final = 130
 

@@ -149,6 +149,8 @@ class PodCallbacks:
         if case.is_closed:
             raise _Refused(Said(409, wanted=False, reason="the attempt has its end already"))
         entry = await self._ledger.look_up(case.identity)
+        if case.is_closed:  # meanwhile
+            raise _Refused(Said(409, wanted=False, reason="the attempt has its end already"))
         if entry.standing is Standing.OVER or case.is_unwanted:
             raise _Refused(Said(409, wanted=False, reason="nobody wants the result any more"))
         if entry.standing is Standing.LATER:

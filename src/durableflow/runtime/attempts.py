@@ -73,7 +73,7 @@ class Attempts(Places):
         self._loop = asyncio.get_running_loop()
         self._quiet = asyncio.Event()
         self.running: dict[Attempt, None] = {}
-        """In the order in which they began, in which they are told to stop."""
+        """In the order in which they began: a set would have them given up by their addresses."""
         self._committing: Counter[str] = Counter()
         self._after_commits: dict[str, list[Callable[[], None]]] = {}
         self.begin_in_store: Callable[[Attempt], None] | None = None

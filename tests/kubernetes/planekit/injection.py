@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from planekit.api import Api, ApiError, Document
+from planekit.api import ApiError, Document
+from planekit.events import Ask
 
 ACCOUNT_PLACE = "/var/run/secrets/kubernetes.io/serviceaccount"
 
@@ -26,12 +27,12 @@ class Injection:
     """Finds and writes what one pod is given.
 
     Args:
-        api: as whom its node asks.
+        ask: as whom its node asks; comes back when there is an answer.
         folder: of the pod.
     """
 
-    def __init__(self, api: Api, pod: Document, folder: Path) -> None:
-        self._api = api
+    def __init__(self, ask: Ask, pod: Document, folder: Path) -> None:
+        self._ask = ask
         self._pod = pod
         self._folder = folder
         self._namespace = pod["metadata"]["namespace"]
@@ -90,7 +91,7 @@ class Injection:
         spec |= {"audiences": [wanted["audience"]]} if wanted.get("audience") else {}
         account = self._pod["spec"].get("serviceAccountName", "default")
         path = f"/api/v1/namespaces/{self._namespace}/serviceaccounts/{account}/token"
-        token: str = (await self._api.request("POST", path, {"spec": spec}))["status"]["token"]
+        token: str = (await self._ask("POST", path, {"spec": spec}))["status"]["token"]
         return token
 
     async def _from_map(self, kind: str, name: str, source: Document) -> dict[str, bytes]:
@@ -106,7 +107,7 @@ class Injection:
     async def _map(self, kind: str, name: str, *, is_optional: bool) -> dict[str, bytes]:
         """What is in a ConfigMap or a Secret."""
         try:
-            document = await self._api.request("GET", f"/api/v1/namespaces/{self._namespace}/{kind}/{name}")
+            document = await self._ask("GET", f"/api/v1/namespaces/{self._namespace}/{kind}/{name}")
         except ApiError as error:
             # A node may not see what none of its pods refers to, or does not exist: then it is told 403 or 404.
             if error.status not in (403, 404):

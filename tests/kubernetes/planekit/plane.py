@@ -25,6 +25,9 @@ from planekit.credentials import Authority, Certificate, write_signing_key, writ
 from planekit.processes import Keeper, Program
 
 READY_TIMEOUT_S: Final = 120.0
+RESTART_TIMEOUT_S: Final = 60.0
+RESTARTS_MAX: Final = 3
+"""An API server that is killed while it writes has been seen to come back and never be ready; a second start helps."""
 # Below the ports that Linux gives to outgoing connections: one of those could take ours while the server is down.
 PORTS: Final = range(15_000, 32_000)
 AUDIENCE: Final = "https://kubernetes.default.svc"
@@ -129,9 +132,9 @@ class ControlPlane:
             program.stop()
         self.keeper.close()
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Block until the API server says that it is ready to serve."""
-        self._wait("kube-apiserver", lambda: self.request("GET", "/readyz") == "ok")
+        self._wait("kube-apiserver", lambda: self.request("GET", "/readyz") == "ok", timeout_s)
 
     def stop_api_server(self, sign: signal.Signals = signal.SIGKILL) -> None:
         """Have it gone: at once, or by SIGTERM as it likes, which takes a minute while anybody watches."""
@@ -139,8 +142,14 @@ class ControlPlane:
 
     def start_api_server(self) -> None:
         """Have it back, on the same port, with all that it had stored; returns when it is ready."""
-        self._programs["kube-apiserver"].start()
-        self.wait_ready()
+        server = self._programs["kube-apiserver"]
+        for _ in range(RESTARTS_MAX):
+            server.start()
+            try:
+                return self.wait_ready(RESTART_TIMEOUT_S)
+            except PlaneUnavailable:
+                server.stop()
+        raise PlaneUnavailable(f"kube-apiserver did not come back in {RESTARTS_MAX} starts: {server.last_words()}")
 
     def restart_api_server(self, sign: signal.Signals = signal.SIGKILL) -> None:
         """As when its machine was lost and another has taken its place."""
@@ -302,8 +311,8 @@ class ControlPlane:
         program = self._programs[name] = Program(name, command, self.folder, self.keeper)
         return program
 
-    def _wait(self, program: str, is_so: Any) -> None:
-        give_up_s = time.monotonic() + READY_TIMEOUT_S
+    def _wait(self, program: str, is_so: Any, timeout_s: float = READY_TIMEOUT_S) -> None:
+        give_up_s = time.monotonic() + timeout_s
         last: Exception | None = None
         while time.monotonic() < give_up_s:
             for each in self._programs.values():
@@ -315,7 +324,7 @@ class ControlPlane:
                 last = error
             time.sleep(0.05)
         told = self._programs[program].last_words()
-        raise PlaneUnavailable(f"{program} was not ready after {READY_TIMEOUT_S} s ({last}); it said: {told}")
+        raise PlaneUnavailable(f"{program} was not ready after {timeout_s} s ({last}); it said: {told}")
 
     def _put(self, path: str, document: Document) -> None:
         try:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
-from planekit.api import Api, ApiError, Document
+from planekit.api import ApiError, Document
 from planekit.container import Container
 from planekit.injection import Injection, Missing, base_environment, expanded, localized, memory_limit
 from planekit.logs import Log
@@ -29,7 +29,6 @@ Words = tuple[list[str], dict[str, str]]
 class Host(Protocol):
     """What a pod needs of its node."""
 
-    api: Api
     keeper: Keeper
     environment: Mapping[str, str]
     entrypoints: Mapping[str, Sequence[str]]
@@ -146,7 +145,7 @@ class PodWorker:
 
     async def _live(self) -> None:
         await self.report()
-        injection = Injection(self._host.api, self.pod, self._folder)
+        injection = Injection(self._host.ask, self.pod, self._folder)
         await self._mount(injection)
         for spec in self.pod["spec"].get("initContainers", ()):
             await self._run_container(spec, injection)

@@ -89,6 +89,11 @@ class Checks(Judge):
         for each in self._at["rewind"]:
             self.call(each, instance.id, instance, rewrite)
 
+    def on_copy(self, rewrite: Rewrite) -> None:
+        """See `Judge.on_copy`."""
+        for each in self._at["copy"]:
+            self.call(each, rewrite.instance.id, self.shadow, rewrite)
+
     def on_purge(self, asked: Sequence[str], purged: Sequence[ShadowInstance]) -> None:
         """See `Judge.on_purge`."""
         for instance in purged:
@@ -100,7 +105,7 @@ class Checks(Judge):
     def on_ack(self, ack: Ack) -> None:
         """Somebody is told what has become of what they said."""
         for each in self._at["ack"]:
-            self.call(each, ack.instance_id, self.shadow.instances.get(ack.instance_id), ack)
+            self.call(each, ack.instance_id, self.shadow, ack)
 
     def on_attempt(self, attempt: LedgerAttempt) -> None:
         """User code begins."""

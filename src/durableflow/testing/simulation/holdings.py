@@ -12,9 +12,11 @@ from typing import Final, TypeVar
 from durableflow.backends.base import Backend, DeadLetterQuery, Message, Rewrite
 from durableflow.backends.tasks import START
 from durableflow.model import events as ev
+from durableflow.model.round import Round
 from durableflow.model.status import Status
 from durableflow.testing.simulation.invariants import Invariant
 from durableflow.testing.simulation.network import finish
+from durableflow.testing.simulation.shadow import Shadow
 from durableflow.testing.simulation.shadow_instance import ShadowInstance
 
 F = TypeVar("F", bound=Callable[..., str | None])
@@ -117,7 +119,7 @@ def what_failed_for_good_has_a_dead_letter(instance: ShadowInstance, store: Back
     return None
 
 
-# -- when an instance is rewound or purged -------------------------------------------------------------------------
+# -- when an instance is rewound, copied or purged -----------------------------------------------------------------
 
 
 @holding("I34", "rewind")
@@ -136,14 +138,38 @@ def only_what_has_failed_is_rewound(instance: ShadowInstance, rewrite: Rewrite) 
 
 @holding("I21", "rewind")
 def a_rewind_keeps_what_was_received(instance: ShadowInstance, rewrite: Rewrite) -> str | None:
-    """Events are in the rows that count, or told again, in order."""
+    """Events are in the rows that count, or told again, in order; what earlier rounds have left is in the first."""
     kept = [event for row in rewrite.rows for event in ev.load_events(row.events)]
     told = [ev.load_event(message.data) for message in rewrite.messages if message.instance_id == instance.id]
     found = [event.payload for event in (*kept, *told) if isinstance(event, ev.EventReceived)]
     rounds = instance.rows
     begin = max(n for n, (_, _, events) in enumerate(rounds) if type(events[0]) is ev.InstanceStarted)
+    if _left_to(kept[1]) != _left_to(rounds[begin][2][0]):
+        return f"its round began with {rounds[begin][2][0]!r:.300}, and does so again with {kept[1]!r:.300}"
     came = [event.payload for _, _, row in rounds[begin:] for event in row if isinstance(event, ev.EventReceived)]
     return None if found == came else f"events {came!r:.200} were received, and {found!r:.200} are kept"
+
+
+def _left_to(started: ev.Event) -> Round | None:
+    """What earlier rounds have left to the one that begins so."""
+    assert isinstance(started, ev.InstanceStarted)
+    return started.round
+
+
+@holding("I21", "copy")
+def a_copy_has_what_was_there(shadow: Shadow, rewrite: Rewrite) -> str | None:
+    """From the beginning of a round on, with what earlier ones have left to it; but for where it comes from."""
+    copied = [event for row in rewrite.rows for event in ev.load_events(row.events)]
+    started = copied[0]
+    if not isinstance(started, ev.InstanceStarted) or started.origin is None:
+        return f"it begins with {started!r:.200}, which does not say where it comes from"
+    for instance in shadow.lives(started.origin.forked_from):
+        events = [event for _, _, row in instance.rows for event in row]
+        for place, event in enumerate(events):
+            is_begin = isinstance(event, ev.InstanceStarted) and event.round == started.round
+            if is_begin and events[place + 1 : place + len(copied)] == copied[1:]:
+                return None
+    return f"it has {copied!r:.500}, which {started.origin.forked_from} never had"
 
 
 @holding("I40", "purge")

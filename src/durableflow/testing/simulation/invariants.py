@@ -71,11 +71,12 @@ class Ack(msgspec.Struct, frozen=True):
     Attributes:
         kind: of what was said.
         sender: who said it; what one sender says of one name has an order.
-        payload: of an event; of a result or an answer, its value.
+        payload: of an event; of a result or an answer, its value; of a copy, its id.
         is_direct: an engine answered that ran the instance itself, and not a store that keeps the message for it.
         outcome: "done", or the name of the error by which it was refused.
         tries: how often it was asked before without an answer.
         place: the process in which it was said.
+        asked_us: when it was said first, by the time of the world.
     """
 
     kind: str
@@ -88,6 +89,7 @@ class Ack(msgspec.Struct, frozen=True):
     outcome: str
     tries: int
     place: str
+    asked_us: int
 
 
 class Moment(NamedTuple):
@@ -362,14 +364,19 @@ _ABOUT_NO_INSTANCE: Final = ("schedule", "debounce", "purge", "discard")
 
 
 @invariant("I18", "ack")
-def an_acknowledgement_follows_the_commit(instance: ShadowInstance | None, ack: Ack) -> str | None:
-    """What is acknowledged is durable at that moment: the instance is there, the event in its history."""
+def an_acknowledgement_follows_the_commit(shadow: Shadow, ack: Ack) -> str | None:
+    """What is acknowledged is durable at that moment: the instance is there, the event in its history.
+
+    Or it was there: somebody may have purged it while the acknowledgement was under way.
+    """
     if ack.outcome != "done" or ack.kind in _ABOUT_NO_INSTANCE:
         return None
-    if instance is None:
-        return f"{ack.kind} {ack.payload!r:.100} is acknowledged, but the instance is not there"
-    if ack.kind == "event" and ack.is_direct and instance.end is None:
+    instance_id = ack.payload if ack.kind == "fork" else ack.instance_id
+    lives = shadow.lives_since(instance_id, ack.asked_us)
+    if not lives:
+        return f"{ack.kind} {ack.payload!r:.100} is acknowledged, but {instance_id} is not there"
+    if ack.kind == "event" and ack.is_direct and all(each.end is None for each in lives):
         payload = converter.dump(ack.payload, "the payload")
-        if all(event.payload != payload for event in instance.received):
+        if all(event.payload != payload for each in lives for event in each.received):
             return f"event {ack.payload!r} is acknowledged, but not in the history"
     return None

@@ -22,6 +22,7 @@ _PLACES: Final = {
     "commit": "each commit",
     "store": "each commit, in the store",
     "rewind": "each rewind",
+    "copy": "each copy",
     "purge": "each purge",
     "twin": "the end, beside a second universe",
     "attempt": "each attempt, when its code begins",

@@ -53,6 +53,9 @@ class Judge:
     def on_rewind(self, instance: ShadowInstance, rewrite: Rewrite) -> None:
         """Somebody lets an instance go on that was over."""
 
+    def on_copy(self, rewrite: Rewrite) -> None:
+        """Somebody makes an instance that is a copy of another."""
+
     def on_purge(self, asked: Sequence[str], purged: Sequence[ShadowInstance]) -> None:
         """Of the instances that somebody has asked to be removed, these were."""
 
@@ -83,6 +86,7 @@ class Shadow:
         self._judge = judge
         self._clock = clock
         self.is_fleet = is_fleet
+        self._applied_us = 0
         self.instances: dict[str, ShadowInstance] = {}
         self.living: dict[int, int] = {}
         """Workers that nobody has declared dead, with the end of their lease by the clock of the store."""
@@ -108,8 +112,13 @@ class Shadow:
         worker_id = instance.owner if self.is_fleet else next(iter(self.living), 0)
         return self._processes.get(worker_id)
 
+    def lives_since(self, instance_id: str, us: int) -> list[ShadowInstance]:
+        """Those of `lives` that were there then, or have been since."""
+        return [each for each in self.lives(instance_id) if each.purged_us is None or each.purged_us >= us]
+
     def note(self, applied: Applied) -> None:
         """A call was applied."""
+        self._applied_us = applied.at_us
         taker = getattr(self, f"_note_{applied.method}", None)
         if taker is not None:
             taker(applied, *applied.args)
@@ -163,6 +172,7 @@ class Shadow:
                 self._judge.on_rewind(instance, rewrite)
                 instance.go_on(rewrite.instance, rewrite.rows)
             else:
+                self._judge.on_copy(rewrite)
                 copy = self._bear(rewrite.instance, 0)
                 copy.copy_rows(rewrite.rows)
                 copy.is_copy, copy.copied = True, frozenset(copy.answered).union(copy.cancelled)
@@ -173,6 +183,7 @@ class Shadow:
     def _note_purge(self, applied: Applied, instance_ids: Sequence[str]) -> None:
         purged = [self.instances.pop(each) for each in applied.answer]
         for instance in purged:
+            instance.purged_us = applied.at_us
             self.graves.setdefault(instance.id, []).append(instance)
         self._judge.on_purge(instance_ids, purged)
 
@@ -196,6 +207,7 @@ class Shadow:
         known = self.instances.get(new.id)
         self._judge.on_birth(known, new)
         if known is not None:
+            known.purged_us = self._applied_us
             self.graves.setdefault(new.id, []).append(known)
         made = self.instances[new.id] = ShadowInstance(new)
         made.owner = owner

@@ -12,6 +12,7 @@ from typing import Any, Final
 from durableflow.backends.base import HistoryRow, NewInstance
 from durableflow.core.others import derived_id
 from durableflow.model import events as ev
+from durableflow.model.round import Round
 from durableflow.model.status import Status
 
 STATUS_OF_END: Final[dict[type, Status]] = {
@@ -58,6 +59,8 @@ class ShadowInstance:
         self.ends: list[ev.Event] = []
         """All that it ever had: a rewind lets it go on behind one."""
         self.rewinds = 0
+        self.purged_us: int | None = None
+        """When it was, by the time of the world."""
         self.is_copy = False
         self.copied: frozenset[int] = frozenset()
         """Tasks that were answered or cancelled in the one of which it is a copy: it asks again for what was open."""
@@ -87,6 +90,7 @@ class ShadowInstance:
         self.due_us: dict[int, int] = {}
         self.retry_at_us: dict[int, int] = {}
         self.received: list[ev.EventReceived] = []
+        """Those too that rounds have left to it whose rows it has not."""
         self.received_ids: set[str] = set()
         self.held: list[ev.EventReceived] = []
         """Came while it was suspended, in rows since then."""
@@ -202,6 +206,8 @@ class ShadowInstance:
 
 def _start(instance: ShadowInstance, event: ev.InstanceStarted) -> None:
     instance.first = instance.first or event
+    if event.round is not None and not instance.is_between_rounds:
+        _carry_in(instance, event.round)
     instance.has_begun = not event.queue and not event.debounced and event.start_at_us <= instance.row_us
     instance.is_between_rounds = False
     if event.round is not None and event.round.state is not None:
@@ -209,6 +215,12 @@ def _start(instance: ShadowInstance, event: ev.InstanceStarted) -> None:
     else:
         instance.told_again.clear()  # what a round that begins anew has not used is among what it keeps
     instance.held.clear()
+
+
+def _carry_in(instance: ShadowInstance, following: Round) -> None:
+    """It has no rows of the rounds before this one: it is a copy, or was rewound. What they left is all it knows."""
+    instance.received += [ev.EventReceived(kept.name, kept.payload) for kept in following.kept]
+    instance.received_ids.update(following.event_ids)
 
 
 def _begin(instance: ShadowInstance, _: ev.Event) -> None:

@@ -29,6 +29,7 @@ from durableflow.testing.simulation.activities import QUEUE
 from durableflow.testing.simulation.clocks import START_US
 from durableflow.testing.simulation.interpreter import PROGRAM, workflow_of
 from durableflow.testing.simulation.invariants import Ack
+from durableflow.testing.simulation.loop import SimulatedLoop
 from durableflow.testing.simulation.nodes import NoAnswer, Node
 from durableflow.testing.simulation.plan import VIA_LEADER, Birth, Scheduled, Spoken
 from durableflow.testing.simulation.poison import KINDS, POISON
@@ -157,6 +158,9 @@ class Speakers:
         name: str = "",
         event_id: str | None = None,
     ) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulatedLoop)
+        asked_us = loop.now_us
         for tries in range(_TRIES_MAX):
             node = self._node(via, tries)
             outcome, answer = "done", None
@@ -179,7 +183,7 @@ class Speakers:
             except (InstanceNotFound, InstanceNotActive, RequestFailed, DurableflowError) as error:
                 outcome = type(error).__name__
             told = payload if answer is None else answer
-            ack = Ack(kind, instance_id, sender, name, told, event_id, is_direct, outcome, tries, node.name)
+            ack = Ack(kind, instance_id, sender, name, told, event_id, is_direct, outcome, tries, node.name, asked_us)
             self.acks.append(ack)
             self._on_ack(ack)
             return
@@ -227,8 +231,8 @@ async def _discard(client: Client, said: Spoken, _: str) -> None:
     await client.dead_letters.discard(said.instance_id)
 
 
-async def _fork(client: Client, said: Spoken, name: str) -> None:
-    await client.fork(said.instance_id, new_id=f"{said.instance_id} again {name}")
+async def _fork(client: Client, said: Spoken, name: str) -> str:
+    return (await client.fork(said.instance_id, new_id=f"{said.instance_id} again {name}")).id
 
 
 async def _purge(client: Client, said: Spoken, _: str) -> None:
