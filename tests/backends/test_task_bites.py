@@ -299,6 +299,12 @@ class OffersWithoutAFence(MemoryBackend):
         return await super().offer_task(real, offer)
 
 
+class OffersWhatComesLate(MemoryBackend):
+    async def offer_task(self, lease: Lease, offer: Offer) -> bool:
+        self._drop_tasks(offer.instance_id, offer.task)
+        return await super().offer_task(lease, offer)
+
+
 class OffersToOthers(MemoryBackend):
     async def offer_claimed(self, number: int, attempt: int, server_id: int, token_digest: bytes) -> bool:
         task = self._tasks.get(number)
@@ -344,6 +350,7 @@ MUTANTS = [
     (LooksOnceForAll, "a_look_says_whether_a_claim_would_take_something"),
     (OffersForTheDead, "who_may_not_write_offers_nothing"),
     (OffersWithoutAFence, "who_may_not_write_offers_nothing"),
+    (OffersWhatComesLate, "an_offer_that_comes_late_leaves_that_of_a_later_attempt_alone"),
     (OffersToOthers, "a_claim_is_offered_by_the_server_that_holds_it"),
 ]
 

@@ -272,6 +272,15 @@ class TwoStores(RuleBasedStateMachine):
         self.both(lambda backend: backend.offer_task(self.leases[backend], given))
         self.both(lambda backend: backend.offered_tasks())
 
+    @rule(data=st.data(), attempt=st.integers(1, 3))
+    def offer_again(self, data: st.DataObject, attempt: int) -> None:
+        known = [task for task in self.known() if not task.queue]
+        if known:
+            task = data.draw(st.sampled_from(known))
+            given = Offer(task.instance_id, task.task, attempt, "mail", b"", self.now_us, 0, self.now_us, None, b"3")
+            self.both(lambda backend: backend.offer_task(self.leases[backend], given))
+            self.both(lambda backend: backend.task(task.instance_id, task.task))
+
     @rule(data=st.data(), step=st.sampled_from([0, 0, 1]))
     def offer_claimed(self, data: st.DataObject, step: int) -> None:
         known = self.known()

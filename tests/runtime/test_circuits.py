@@ -182,7 +182,7 @@ async def test_a_key_that_raises_fails_the_attempt_and_says_why(world: World) ->
         assert (await handle.result())[:2] == ["KeyError", 2]
         assert await (await engine.start(pays, "a")).result() == "paid a"
         assert len(service.calls) == 1
-        assert world.worker(engine).attempts.running == set()
+        assert world.worker(engine).attempts.running == {}
 
 
 async def test_an_activity_that_is_not_to_wait_fails_at_once_and_is_not_attempted(world: World) -> None:

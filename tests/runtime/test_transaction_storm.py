@@ -132,5 +132,5 @@ async def test_a_storm_leaves_one_row_for_each_completion(sqlite_world: World, s
         assert len(rows) == INSTANCES * ROWS
         assert await client._backend.inbox(0, 10) == []
     attempts = world.worker(engine).attempts
-    assert (attempts.running, attempts._free_places["store"]) == (set(), 32)
+    assert (attempts.running, attempts._free_places["store"]) == ({}, 32)
     await world.crash(engine)

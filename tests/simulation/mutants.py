@@ -22,7 +22,19 @@ from durableflow.runtime.commits import Commits
 from durableflow.runtime.effects import Effects
 from durableflow.runtime.means import Means
 from durableflow.runtime.turns import Turns
+from durableflow.runtime.worker import Worker
 from durableflow.testing.simulation.fleet import MemoryFleet
+
+# -- the end ------------------------------------------------------------------------------------------------------
+
+
+@mutant(by="all_that_was_begun_ends")
+def waits_for_ever_when_it_closes(patch: pytest.MonkeyPatch) -> None:
+    async def stop(self: Any) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    patch.setattr(Worker, "stop", stop)
+
 
 # -- commits ------------------------------------------------------------------------------------------------------
 

@@ -341,6 +341,9 @@ class MemoryTasks:
         self._check(lease)
         if not self._is_active(offer.instance_id):
             return False
+        known = await self.task(offer.instance_id, offer.task)
+        if known is not None and known.attempt > offer.attempt:
+            return False
         self._drop_tasks(offer.instance_id, offer.task)
         self._last_task_number = number = self._last_task_number + 1
         self._keep(

@@ -314,7 +314,10 @@ class TaskStore(Protocol):
     # -- tokens ---------------------------------------------------------------------------------------------
 
     async def offer_task(self, lease: Lease, offer: Offer) -> bool:
-        """Let a token finish an attempt that runs in the owning worker; False when its instance is over or gone.
+        """Let a token finish an attempt that runs in the owning worker.
+
+        It takes the place of an earlier attempt's. False when its instance is over or gone, or a later attempt has been
+        offered: calls of one worker may overtake each other.
 
         Raises:
             LeaseLost: the worker was declared dead; nothing was written.

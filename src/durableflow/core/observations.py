@@ -151,7 +151,12 @@ def _note_activity_retried(execution: Execution, event: ev.ActivityRetried) -> b
 
 
 def _note_child_answer(execution: Execution, event: ev.ChildCompleted | ev.ChildFailed) -> bool:
-    return execution.children is not None and event.task in execution.children
+    child = None if execution.children is None else execution.children.get(event.task)
+    if child is None or child.is_heard:
+        return False  # it was rewound, and has ended again
+    if execution.status is Status.SUSPENDED:
+        execution.child_heard(event.task, child)
+    return True
 
 
 def _deliver_child_completed(execution: Execution, event: ev.ChildCompleted) -> None:

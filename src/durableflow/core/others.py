@@ -34,10 +34,11 @@ class ChildCall(NamedTuple):
 
 
 class OpenChild(NamedTuple):
-    """A child that is not over, as far as its parent knows."""
+    """A child that is not over, as far as its parent knows; `is_heard` when its answer is held back for now."""
 
     child_id: str
     parent_close: str
+    is_heard: bool = False
 
 
 class Correspondent(Decider):
@@ -98,6 +99,11 @@ class Correspondent(Decider):
             yield from self.create_timer(retry.delay_us(made, draw))
             made += 1
             child = self._start_child(call, f"#{made}")
+
+    def child_heard(self, number: int, child: OpenChild) -> None:
+        """The answer of child `number` is recorded, and held: none that comes later counts."""
+        assert self.children is not None
+        self.children[number] = child._replace(is_heard=True)
 
     def child_completed(self, number: int, output: bytes) -> None:
         """Child `number` returned `output`."""

@@ -114,11 +114,17 @@ class Attempts(Places):
             assert self.begin_in_store is not None
             self.begin_in_store(attempt)
         elif definition.is_async:
-            attempt.task = asyncio.Task(self._run_async(attempt), loop=self._loop, name=definition.name)
+            # It is known as `attempt.task` from its first step on: one that is cancelled before that is never entered,
+            # and would keep its place.
+            asyncio.Task(self._run_async(attempt), loop=self._loop, name=definition.name)
         else:
             self._run_in_thread(attempt)
 
     async def _run_async(self, attempt: Attempt) -> None:
+        if attempt.over:  # it was given up before its first step
+            self._free(attempt)
+            return
+        attempt.task = asyncio.current_task(self._loop)
         current_activity.set(attempt.context)
         definition = attempt.definition
         try:
@@ -334,6 +340,8 @@ class Attempts(Places):
 
     async def join(self) -> None:
         """Wait for the interrupted coroutines to end, then let the idle threads end."""
+        if self.running:
+            await asyncio.sleep(0)  # those that were given up before their first step take it now, and are over
         tasks = [attempt.task for attempt in self.running if attempt.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)

@@ -153,10 +153,12 @@ class Inbox:
         live = self._instances.live.get(instance_id)
         if instance_id in self._parked:
             self._parked[instance_id].append(message)
+            self._instances.want_if_held(instance_id)
         elif live is not None:
             self._take(live, message)
         elif loading is not None:
             self._parked[instance_id] = [message]
+            self._instances.want_if_held(instance_id)
             loading.add_done_callback(partial(self._unpark, instance_id))
         else:
             self._instances.want(instance_id)

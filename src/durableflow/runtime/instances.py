@@ -133,6 +133,11 @@ class Instances:
         future.add_done_callback(look_away)
         self.loading[instance_id] = future
 
+    def want_if_held(self, instance_id: str) -> None:
+        """Something has come for it: if it is held, it is loaded when that is over, or nobody would look at it."""
+        if instance_id in self._held:
+            self._wanted_again.add(instance_id)
+
     def release(self, instance_id: str, error: Exception, *, again: bool) -> None:
         """Whoever waits for it gets `error`; it is loaded later if somebody came meanwhile, or `again`."""
         self._held.discard(instance_id)

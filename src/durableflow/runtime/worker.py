@@ -115,6 +115,7 @@ class Worker:
         alerting: Alerting | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._is_over = False
         self._registry = registry
         self._settings = settings
         self._tell = self._tell_and_note if alerting is not None else tell
@@ -191,6 +192,7 @@ class Worker:
         except* LeaseLost as group:
             raise group.exceptions[0] from None
         finally:
+            self._is_over = True
             await self._drop_everything()
             self._guard.stop()
 
@@ -198,7 +200,8 @@ class Worker:
         """Wait for running attempts for the grace time, then record what was interrupted."""
         self.instances.stopping = self.schedules.stopping = True
         await self.attempts.stop(self._settings.grace_s)
-        while self._agenda or self._commits.is_busy or self._means.background:
+        # One that has lost its lease meanwhile commits nothing more, whatever it is still told.
+        while not self._is_over and (self._agenda or self._commits.is_busy or self._means.background):
             await asyncio.sleep(0)
             await asyncio.sleep(0.001)
 

@@ -103,6 +103,7 @@ _ACTIVE: Final = "select 1 from {s}.instances where id = $1 and finished_us is n
 _OFFER: Final = f"""
     insert into {{s}}.tasks (instance, task, attempt, queue, name, input, options, state, expires_us, started_us,
         token_digest, scheduled_at_us, uncounted) values ($1, $2, $3, 0, $4, '', $5, {HANDED_OVER}, $6, $7, $8, $9, $10)
+    on conflict (instance, task) do nothing returning 1
 """
 _OFFER_CLAIMED: Final = f"""
     update {{s}}.tasks set token_digest = $4
@@ -228,13 +229,13 @@ class Tasks(Store):
             await self._fence(connection, lease)
             if await connection.fetchval(self._sql(_ACTIVE), offer.instance_id) is None:
                 return False
-            gone = "delete from {s}.tasks where instance = $1 and task = $2"
-            await connection.execute(self._sql(gone), offer.instance_id, offer.task)
-            await connection.execute(
+            gone = "delete from {s}.tasks where instance = $1 and task = $2 and attempt <= $3"
+            await connection.execute(self._sql(gone), offer.instance_id, offer.task, offer.attempt)
+            written = await connection.fetchval(
                 self._sql(_OFFER), offer.instance_id, offer.task, offer.attempt, offer.name, offer.options,
                 offer.expires_us, offer.started_us, offer.token_digest, offer.scheduled_at_us, offer.uncounted,
             )  # fmt: skip
-            return True
+            return written is not None
 
         return await self._transaction(work)
 

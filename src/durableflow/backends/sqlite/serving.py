@@ -144,8 +144,7 @@ class TaskTables:
             record = read_record(connection, offer.instance_id)
             if record is None or record.status.is_terminal:
                 return False
-            tasks.offer(connection, offer)
-            return True
+            return tasks.offer(connection, offer)
 
         return await self._write(change)
 

@@ -392,19 +392,24 @@ def beat(connection: sqlite3.Connection, beats: Sequence[TaskBeat]) -> list[bool
     return [connection.execute(sql, (b.details, b.expires_us, b.number, b.attempt)).rowcount == 1 for b in beats]
 
 
-def offer(connection: sqlite3.Connection, offered: Offer) -> None:
+def offer(connection: sqlite3.Connection, offered: Offer) -> bool:
     """See `TaskStore.offer_task`; its instance is there and not over."""
-    connection.execute("delete from tasks where instance = ? and task = ?", (offered.instance_id, offered.task))
+    instance_id, task, attempt = offered.instance_id, offered.task, offered.attempt
+    later = "select 1 from tasks where instance = ? and task = ? and attempt > ?"
+    if connection.execute(later, (instance_id, task, attempt)).fetchone() is not None:
+        return False
+    connection.execute("delete from tasks where instance = ? and task = ?", (instance_id, task))
     connection.execute(_NEXT_NUMBER)
     connection.execute(
         "insert into tasks (number, instance, task, attempt, queue, name, input, options, state, expires_us, "
         "started_us, token_digest, scheduled_at_us, uncounted) "
         "values ((select last from task_numbers), ?, ?, ?, '', ?, x'', ?, ?, ?, ?, ?, ?, ?)",
         (
-            offered.instance_id, offered.task, offered.attempt, offered.name, offered.options, HANDED_OVER,
+            instance_id, task, attempt, offered.name, offered.options, HANDED_OVER,
             offered.expires_us, offered.started_us, offered.token_digest, offered.scheduled_at_us, offered.uncounted,
         ),
     )  # fmt: skip
+    return True
 
 
 # -- asking, and queues -------------------------------------------------------------------------------------

@@ -10,9 +10,11 @@ from durableflow.testing.contract.desk import TTL_US, a_desk, an_end, the_next_a
 from durableflow.testing.contract.store import StoreContract, an_instance, contract, refused
 
 
-def an_offer(instance_id: str, task: int = 7, digest: bytes = b"digest", expires_us: int | None = None) -> Offer:
-    """The second attempt of an activity, offered by the worker that runs it."""
-    return Offer(instance_id, task, 2, "approve", b"options", 5, 1, 6, expires_us, digest)
+def an_offer(
+    instance_id: str, task: int = 7, digest: bytes = b"digest", expires_us: int | None = None, attempt: int = 2
+) -> Offer:
+    """An attempt of an activity, by default the second, offered by the worker that runs it."""
+    return Offer(instance_id, task, attempt, "approve", b"options", 5, 1, 6, expires_us, digest)
 
 
 class TokenContract(StoreContract):
@@ -48,6 +50,19 @@ class TokenContract(StoreContract):
         assert second == first._replace(number=second.number, token_digest=b"other")
         assert second.number > first.number
         assert await backend.finish_tasks([an_end(first), an_end(second)], None) == [False, True]
+
+    @contract
+    async def test_an_offer_that_comes_late_leaves_that_of_a_later_attempt_alone(self, backend: Backend) -> None:
+        """It was overtaken on its way; who holds the token of the later attempt must still find it."""
+        desk = await a_desk(backend)
+        await backend.offer_task(desk.lease, an_offer("i", attempt=3))
+        offered = await backend.task("i", 7)
+        assert not await backend.offer_task(desk.lease, an_offer("i", digest=b"late"))
+        assert await backend.task("i", 7) == offered
+        assert await backend.offer_task(desk.lease, an_offer("i", digest=b"next", attempt=4))
+        task = await backend.task("i", 7)
+        assert task is not None
+        assert (task.attempt, task.token_digest) == (4, b"next")
 
     @contract
     async def test_who_may_not_write_offers_nothing(self, backend: Backend) -> None:

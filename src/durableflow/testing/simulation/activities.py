@@ -164,6 +164,8 @@ CURT: Final[Activity[[str, int], str]] = Activity(
     circuit=CircuitBreaker(FAILURES_TO_OPEN, reset=_OPEN_S, name=CIRCUIT, when_open="fail"),
 )
 ACTIVITIES: Final = (WORK, LONE, HAND, TOIL, BOOK, PATIENT, CURT)
+ON_THE_LOOP: Final = frozenset(each.name for each in (WORK, LONE, HAND, PATIENT, CURT))
+"""Those that share the places of a process for coroutines."""
 
 
 class Call(NamedTuple):

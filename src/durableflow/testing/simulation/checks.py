@@ -75,10 +75,13 @@ class Checks(Judge):
                 self.call(each, instance.id, instance, self._store)
 
     def on_birth(self, known: ShadowInstance | None, new: NewInstance) -> None:
-        """See `Judge.on_birth`."""
+        """See `Judge.on_birth`. What takes the place of another does anew what that has done."""
         self.made["one_id_is_one_instance"] += 1
-        if known is not None and not (new.replace and known.end is not None):
+        if known is None:
+            return
+        if not new.replace or known.end is None:
             raise Violation("one_id_is_one_instance", f"{new.id!r} is made though it is there")
+        self.ledger.repeating.add(new.id)
 
     def on_rewind(self, instance: ShadowInstance, rewrite: Rewrite) -> None:
         """See `Judge.on_rewind`. What its activities do from here on may have been done before."""

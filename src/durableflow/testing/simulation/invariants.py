@@ -218,7 +218,8 @@ def only_the_current_attempt_is_heard(at: Moment, event: Any) -> str | None:
 def a_result_is_that_of_the_attempt_that_it_names(at: Moment, event: ev.ActivityCompleted) -> str | None:
     """No attempt that was not made, and no other value than it returned."""
     if at.instance.id in at.ledger.repeating:
-        if event.output not in at.ledger.returned.get((at.instance.id, event.task), ()):
+        returned = at.ledger.returned.get((at.instance.id, event.task), ())
+        if event.output not in returned and not at.instance.has_recorded(event):
             return f"{event!r:.200}, but no attempt returned that"
         return None
     attempt = at.ledger.attempts.get((at.instance.id, event.task, event.attempt))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Self
@@ -18,6 +18,10 @@ from durableflow.testing.simulation.loop import Process, SimulatedLoop, current_
 
 _LONGEST_S: Final = ((0.3, 0.0), (0.8, 2.0), (0.95, 4.0), (1.0, 10.0))
 """How many of the attempts take how long: some longer than a lease."""
+
+
+_A_WHILE_US: Final = 1_000_000
+"""Longer than it takes to write that an attempt ends and the next one begins."""
 
 
 class LedgerAttempt:
@@ -109,6 +113,13 @@ class LedgerAttempt:
         return output == self.output or output in self.said
 
 
+def _steps(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """When one more is under way, and when one less."""
+    for begin_us, end_us in spans:
+        yield begin_us, 1
+        yield end_us, -1
+
+
 class Ledger:
     """All attempts of one run.
 
@@ -136,7 +147,7 @@ class Ledger:
         self.returned: dict[tuple[str, int], set[bytes]] = {}
         """All that attempts of an activity have returned, or others have said with their tokens."""
         self.repeating: set[str] = set()
-        """Instances whose attempts may be counted anew: they were rewound, or purged and started again."""
+        """Instances whose attempts may be counted anew: they were rewound, replaced, or purged and started again."""
 
     def now_us(self) -> int:
         """The time of the world, which no clock of a process shows."""
@@ -161,6 +172,21 @@ class Ledger:
         self.made.append(attempt)
         self._on_begin(attempt)
         return attempt
+
+    def had_room(self, process: Process, names: Container[str], places: int, since_us: int) -> bool:
+        """Whether a process made fewer attempts of these activities at once than it could, for a second in a row."""
+        now_us = self.now_us()
+        own = [each for each in self.made if each.process is process and each.activity in names]
+        spans = [(max(each.began_us, since_us), now_us if each.ended_us is None else each.ended_us) for each in own]
+        moments = sorted([(since_us, 0), (now_us, 0), *_steps(span for span in spans if span[1] > since_us)])
+        running, free_since_us = 0, since_us
+        for at_us, step in moments:
+            if running < places and at_us - free_since_us >= _A_WHILE_US:
+                return True
+            if running + step < places <= running:
+                free_since_us = at_us
+            running += step
+        return False
 
     def attempts_of(self, instance_id: str, task: int) -> list[LedgerAttempt]:
         """All attempts of one activity, in the order in which they began."""

@@ -40,20 +40,22 @@ def a_deadline_is_never_early(at: Moment, _: ev.InstanceTimedOut) -> str | None:
 def a_time_out_is_never_early(at: Moment, event: ev.AttemptFailed | ev.ActivityFailed) -> str | None:
     """No attempt fails by the clock before its time is over, nor while it still gives heartbeats.
 
-    Attempts elsewhere, in a queue or handed over, go by other clocks than the instance.
+    By the clock of the process that makes it. Attempts elsewhere, in a queue or handed over, go by others.
     """
     instance, asked = at.instance, at.instance.asked.get(event.task)
     if event.failure.type_name != TIMEOUT or not isinstance(asked, ev.ActivityScheduled) or asked.options is None:
         return None
     attempt = at.ledger.attempts.get((instance.id, event.task, event.attempt))
-    if asked.options.queue or attempt is None or attempt.has_token:
+    if asked.options.queue or attempt is None or attempt.has_token or attempt.process is not at.writer.process:
         return None
-    began_us, beat_us = instance.since_us[event.task], max((us for us, _ in attempt.beats), default=0)
+    # A turn that is no later than the one before says nothing of the clock: that may be behind the instance's time.
+    now_us = at.row.at_us if at.row.at_us > instance.last_us else at.writer.now_us
+    began_us, beat_us = instance.begun_us[event.task], max((us for us, _ in attempt.beats), default=0)
     message = event.failure.message
-    if "did not end within" in message and at.row.at_us < began_us + asked.options.start_to_close_us:
-        return f"{message}, but it began {(at.row.at_us - began_us) / 1e6:g} s ago"
-    if "gave no heartbeat" in message and at.row.at_us < max(began_us, beat_us) + asked.options.heartbeat_us:
-        return f"{message}, but the last was {(at.row.at_us - beat_us) / 1e6:g} s ago"
+    if "did not end within" in message and now_us < began_us + asked.options.start_to_close_us:
+        return f"{message}, but it began {(now_us - began_us) / 1e6:g} s ago"
+    if "gave no heartbeat" in message and now_us < max(began_us, beat_us) + asked.options.heartbeat_us:
+        return f"{message}, but the last was {(now_us - beat_us) / 1e6:g} s ago"
     return None
 
 

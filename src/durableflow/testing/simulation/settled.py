@@ -29,6 +29,10 @@ def settled_ids(plan: Plan, *, undisturbed: bool = False) -> list[str]:
     """Instances of a plan whose result is settled; the `undisturbed` are not even suspended for a while."""
     disturbing = (*_CHANGE, "suspend") if undisturbed else _CHANGE
     changed = {said.instance_id for said in plan.spoken if said.kind in disturbing}
+    programs = [birth.program for birth in plan.births] + [each.program for each in plan.schedules]
+    programs += [said.program for said in plan.spoken]
+    told = [instruction for program in programs for instruction in _all(program) if instruction[0] == "tell"]
+    changed.update(other for _, other, what in told if what in disturbing)
     return [
         birth.instance_id for birth in plan.births if birth.instance_id not in changed and _is_settled(birth.program)
     ]

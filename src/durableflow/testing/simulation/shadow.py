@@ -86,12 +86,15 @@ class Shadow:
         self._judge = judge
         self._clock = clock
         self.is_fleet = is_fleet
+        self._applied_us = 0
         self.instances: dict[str, ShadowInstance] = {}
         self.living: dict[int, int] = {}
         """Workers that nobody has declared dead, with the end of their lease by the clock of the store."""
+        self._processes: dict[int, Process] = {}
+        """Of each worker that there ever was."""
         self.commits = 0
         self.graves: dict[str, list[ShadowInstance]] = {}
-        """Instances that were purged."""
+        """Instances that were purged or replaced."""
         self.windows: dict[str, Window] = {}
         """By the instance that waits for its end."""
 
@@ -104,12 +107,18 @@ class Shadow:
         now = self.instances.get(instance_id)
         return [*self.graves.get(instance_id, ()), *(() if now is None else (now,))]
 
+    def process_of(self, instance: ShadowInstance) -> Process | None:
+        """Which process runs an instance now; None when nobody does."""
+        worker_id = instance.owner if self.is_fleet else next(iter(self.living), 0)
+        return self._processes.get(worker_id)
+
     def lives_since(self, instance_id: str, us: int) -> list[ShadowInstance]:
         """Those of `lives` that were there then, or have been since."""
         return [each for each in self.lives(instance_id) if each.purged_us is None or each.purged_us >= us]
 
     def note(self, applied: Applied) -> None:
         """A call was applied."""
+        self._applied_us = applied.at_us
         taker = getattr(self, f"_note_{applied.method}", None)
         if taker is not None:
             taker(applied, *applied.args)
@@ -122,6 +131,7 @@ class Shadow:
             if not self.is_fleet:
                 self.living.clear()
             self.living[lease.worker_id] = lease.expires_us
+            self._processes[lease.worker_id] = applied.process
 
     def _note_renew(self, applied: Applied, lease: Lease, *_: object) -> None:
         if lease.worker_id in self.living:
@@ -138,8 +148,9 @@ class Shadow:
 
     def _note_hand_over(self, _: Applied, lease: Lease, instance_ids: Sequence[str]) -> None:
         for instance_id in instance_ids:
-            if self.instances[instance_id].owner == lease.worker_id:
-                self.instances[instance_id].owner = 0
+            instance = self.instances.get(instance_id)  # it may have ended, and been purged, since it was looked up
+            if instance is not None and instance.owner == lease.worker_id:
+                instance.owner = 0
 
     # -- what is written ------------------------------------------------------------------------------------
 
@@ -164,7 +175,7 @@ class Shadow:
                 self._judge.on_copy(rewrite)
                 copy = self._bear(rewrite.instance, 0)
                 copy.copy_rows(rewrite.rows)
-                copy.is_copy, copy.copied = True, frozenset(copy.answered)
+                copy.is_copy, copy.copied = True, frozenset(copy.answered).union(copy.cancelled)
         for rewrite in rewrites:
             for message in rewrite.messages:
                 self._born_by_sending(message)
@@ -193,7 +204,11 @@ class Shadow:
             self.windows[instance_id].is_open = False
 
     def _bear(self, new: NewInstance, owner: int) -> ShadowInstance:
-        self._judge.on_birth(self.instances.get(new.id), new)
+        known = self.instances.get(new.id)
+        self._judge.on_birth(known, new)
+        if known is not None:
+            known.purged_us = self._applied_us
+            self.graves.setdefault(new.id, []).append(known)
         made = self.instances[new.id] = ShadowInstance(new)
         made.owner = owner
         return made
@@ -210,7 +225,7 @@ class Shadow:
                 continue
             touched[row.instance_id] = instance
             events = ev.load_events(row.events)
-            instance.row_us = row.at_us
+            instance.row_us, instance.written_us = row.at_us, writer.now_us
             self._judge.on_row(writer, instance, row, events)
             for event in events:
                 self._judge.on_event(writer, instance, row, event)

@@ -51,6 +51,8 @@ class ShadowInstance:
         self.last_us = 0
         self.row_us = 0
         """The time of the row whose events are being taken."""
+        self.written_us = 0
+        """When that was written, by its writer's clock, which may be behind the time of the instance."""
         self.first: ev.InstanceStarted | None = None
         self.called: set[str] = set()
         """Children that it has ever asked for."""
@@ -61,13 +63,15 @@ class ShadowInstance:
         """When it was, by the time of the world."""
         self.is_copy = False
         self.copied: frozenset[int] = frozenset()
-        """Tasks that were answered to the one of which it is a copy."""
+        """Tasks that were answered or cancelled in the one of which it is a copy: it asks again for what was open."""
         self._know_nothing()
 
     def _know_nothing(self) -> None:
         """What a history says of where its instance stands, before it says anything."""
         self.since_us: dict[int, int] = {}
         """When something was last heard of an activity, or will be."""
+        self.begun_us: dict[int, int] = {}
+        """When the attempt of an activity was allowed to begin, by the clock of whoever makes it."""
         self.is_between_rounds = False
         self.has_begun = False
         self.end: ev.Event | None = None
@@ -145,14 +149,19 @@ class ShadowInstance:
         late = [task for task, due_us in self.due_us.items() if due_us < before_us]
         return ", ".join(f"timer {task}" for task in late if isinstance(self.asked[task], ev.TimerCreated))
 
-    def what_is_open(self, before_us: int, over: Container[str]) -> str:
-        """What the engine owes it: timers that were due before then, attempts, answers of those that are over."""
+    def what_is_open(self, before_us: int, over: Container[str], *, has_places: bool) -> str:
+        """What the engine owes it: timers that were due before then, attempts, answers of those that are over.
+
+        Args:
+            has_places: whether there was a place since then for an attempt of its worker's.
+        """
         if self.is_suspended:
             return ""
         late = self.overdue(before_us)
         owed = [late] if late else []
         for task, number in self.current.items():
-            if self.since_us[task] < before_us:
+            is_in_line = (task, number) not in self.allowed and not self.is_elsewhere(task)
+            if self.since_us[task] < before_us and (has_places or not is_in_line):
                 owed.append(f"activity {task}, attempt {number}")
         for task, asked in self.asked.items():
             if task in self.answered or task in self.cancelled or task in self.given_up:
@@ -172,6 +181,12 @@ class ShadowInstance:
     def is_elsewhere(self, task: int) -> bool:
         """Whether the attempts of an activity are not those of the worker that runs the instance."""
         return task in self.handed_over or self.is_queued(task)
+
+    def has_recorded(self, result: ev.ActivityCompleted) -> bool:
+        """Whether its rows have this result already: of what it is a copy of, and was rewound to before it."""
+        events = (event for _, _, row in self.rows for event in row)
+        found = (event for event in events if isinstance(event, ev.ActivityCompleted) and event.task == result.task)
+        return any(event.output == result.output for event in found)
 
     def child_id(self, asked: ev.ChildScheduled) -> str:
         """The id of the child that it asked for."""
@@ -215,7 +230,7 @@ def _begin(instance: ShadowInstance, _: ev.Event) -> None:
 def _schedule(instance: ShadowInstance, event: ev.ActivityScheduled) -> None:
     instance.asked[event.task] = event
     instance.current[event.task] = 1
-    instance.since_us[event.task] = instance.row_us
+    instance.since_us[event.task], instance.begun_us[event.task] = instance.row_us, instance.written_us
     instance.allowed.add((event.task, 1))
 
 
@@ -224,7 +239,7 @@ def _queue(instance: ShadowInstance, event: ev.ActivityQueued) -> None:
 
 
 def _begin_attempt(instance: ShadowInstance, event: ev.ActivityStarted) -> None:
-    instance.since_us[event.task] = instance.row_us
+    instance.since_us[event.task], instance.begun_us[event.task] = instance.row_us, instance.written_us
     instance.allowed.add((event.task, event.attempt))
 
 

@@ -137,8 +137,11 @@ def _result(universe: Universe, instance_id: str) -> str | None:
 
 
 def _over_us(universe: Universe, instance_id: str) -> int:
-    """When an instance was over by itself; 0 when it never was."""
-    return 0 if _result(universe, instance_id) is None else universe.shadow.instances[instance_id].last_us
+    """When an instance was over by itself, the first time if somebody mended it then; 0 when it never was."""
+    if _result(universe, instance_id) is None:
+        return 0
+    rows = universe.shadow.instances[instance_id].rows
+    return next(at_us for _, at_us, events in rows if any(type(event) in ev.ENDS for event in events))
 
 
 def _dump(universe: Universe) -> list[str]:

@@ -17,6 +17,7 @@ from durableflow.errors import DurableflowError, InstanceNotActive
 from durableflow.model import events as ev
 from durableflow.model.status import Status
 from durableflow.runtime.settings import Settings
+from durableflow.testing.simulation.activities import ON_THE_LOOP
 from durableflow.testing.simulation.checks import Checks
 from durableflow.testing.simulation.circuit_book import CircuitBook
 from durableflow.testing.simulation.clocks import DriftingClock
@@ -30,6 +31,7 @@ from durableflow.testing.simulation.onlookers import Onlookers
 from durableflow.testing.simulation.plan import Blow, Plan, Spoken
 from durableflow.testing.simulation.poison import POISON
 from durableflow.testing.simulation.shadow import Shadow
+from durableflow.testing.simulation.shadow_instance import ShadowInstance
 from durableflow.testing.simulation.speakers import Speakers
 from durableflow.testing.simulation.weather import Weather
 
@@ -43,6 +45,8 @@ _LATE_US: Final = 6_000_000
 _HEAL_ROUND_S: Final = 8.0
 _SETTLE_S: Final = 12.0
 _LOOK_S: Final = 1.0
+_STORM_MAX_S: Final = 2_000.0
+"""Longer than those who speak insist on an answer, and than any process takes to close."""
 _CALLS_IDLE: Final = 20
 """So many calls a second a process makes at the most that has nothing to do."""
 _EVENTS_CLOSING: Final = ("a", "b")
@@ -207,6 +211,8 @@ class Universe:
         while any(not task.done() for task in (*speaking, *blows)) or self.loop.time() < plan.lasts_s:
             await asyncio.sleep(_LOOK_S)
             self._look_after()
+            if self.loop.time() > _STORM_MAX_S:
+                raise Violation("all_that_was_begun_ends", f"after {self.loop.time():.0f} s, some speak or close still")
             failed = next((t for t in speaking if t.done() and t.exception() is not None), None)
             if failed is not None:
                 failed.result()
@@ -329,13 +335,20 @@ class Universe:
     def _check_that_it_only_waits(self, instance_id: str) -> None:
         """What has been given all that comes from outside, and goes on waiting, must have nothing open."""
         instance = self.shadow.instances[instance_id]
-        before_us = self._clock_us(self.asker) - _OVERDUE_US
+        process = self.shadow.process_of(instance) or self.asker  # whose clock may be far behind that of the others
+        before_us = min(self._clock_us(process), self._clock_us(self.asker)) - _OVERDUE_US
         known = self.shadow.instances.values()
         over = {each.id for each in known if each.end is not None and each.last_us < before_us}
-        open_ = instance.what_is_open(before_us, over)
+        open_ = instance.what_is_open(before_us, over, has_places=self._has_places(instance))
         if open_:
             raise Violation("what_is_due_happens", f"{instance_id} has waited for {self.loop.time():.0f} s: {open_}")
         self.made["what_is_due_happens"] += 1
+
+    def _has_places(self, instance: ShadowInstance) -> bool:
+        """Whether the worker that runs it had a place for another attempt: who waits in line is served in turn."""
+        process, places = self.shadow.process_of(instance), self._settings.activity_concurrency
+        since_us = self.loop.now_us - _OVERDUE_US
+        return process is None or self.ledger.had_room(process, ON_THE_LOOP, places, since_us)
 
     async def _terminate(self, instance_id: str) -> None:
         with suppress(InstanceNotActive):
