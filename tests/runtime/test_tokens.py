@@ -359,6 +359,44 @@ async def test_a_heartbeat_with_the_token_of_an_attempt_that_is_lost_before_its_
     await world.crash(engine)
 
 
+async def test_what_comes_while_the_words_of_a_lost_attempt_are_read_is_heard_after_what_came_before(
+    world: World, queue: str | None
+) -> None:
+    asking = Asking(queue, stays=True)
+
+    @workflow(name="hearing")
+    async def hearing(ctx: Context) -> list[int]:
+        ctx.call_activity(asking.activity)
+        return [await ctx.wait_for_event("n", int), await ctx.wait_for_event("n", int)]
+
+    asking.known["workflows"] = [hearing]
+    engine = await world.open(**asking.known)
+    handle = await engine.start(hearing.options(instance_id="a"))
+    await world.until(lambda: len(asking.tokens) == 1)
+    await world.crash(engine)
+    backend = world.backend()
+    asked, answer, task = asyncio.Event(), asyncio.Event(), backend.task
+
+    async def slow_task(*words: Any) -> Any:
+        asked.set()
+        await answer.wait()
+        return await task(*words)
+
+    backend.task = slow_task
+    async with Client(world.backend(), clock=world.clock) as client:
+        await client.raise_event(handle.id, "n", 1)
+        engine = await world.open(backend, **asking.known)
+        if queue is None:  # else it is the server that knows what was said
+            await asyncio.wait_for(asked.wait(), 30)
+            assert handle.id not in world.worker(engine).instances.live, "or it would be told what comes at once"
+        await client.raise_event(handle.id, "n", 2)
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+        answer.set()
+        assert await client.result(handle.id, timeout=30) == [1, 2]
+    await world.crash(engine)
+
+
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_what_the_code_said_itself_before_it_left_is_known_to_the_next_attempt(
     world: World, queue: str | None, restarts: bool

@@ -12,9 +12,11 @@ from durableflow.backends.base import Heartbeat, HistoryRow, LoadedInstance
 from durableflow.core.execution import WORKER_LOST, Execution
 from durableflow.errors import (
     CorruptHistory,
+    EngineClosed,
     InstanceNotActive,
     InstanceNotFound,
     InstanceStalled,
+    LeaseLost,
     NotRegistered,
     StorageError,
     TurnTooLong,
@@ -195,7 +197,9 @@ class Loader:
             messages = [(message.number, event_in(message)) for message in loaded.messages]
             if not loaded.rows and ev.InstanceStarted not in {type(event) for _, event in messages}:
                 raise CorruptHistory("it has neither a history nor a start in its inbox")
-            live = await self._replay(loaded)
+            live, beats = await self._replay(loaded)
+        except (EngineClosed, LeaseLost):
+            raise
         except Exception as error:
             reason = error.reason if isinstance(error, _Stalled) else reason_of(error)
             if any(is_termination(message) for message in loaded.messages):
@@ -218,22 +222,23 @@ class Loader:
             self._means.tell(facts.InstanceRecovered(instance_id, live.execution.next_seq - live.base_seq))
         if self._wakes.was_under_way(instance_id) and loaded.rows and record.status is not Status.STALLED:
             self._means.recovered.instances += 1
-        self._go_on(live, messages, await self._beats(live, loaded.heartbeats))
+        self._go_on(live, messages, beats)
         return live
 
-    async def _beats(self, live: Live, beats: Sequence[Heartbeat]) -> Sequence[Heartbeat]:
+    async def _beats(self, execution: Execution, loaded: LoadedInstance) -> Sequence[Heartbeat]:
         """The last words of attempts that may be lost; what was said with a token is with the token's task."""
-        offered, elsewhere = self._means.offered, live.execution.elsewhere or ()
+        instance_id, offered, elsewhere = loaded.record.id, self._means.offered, execution.elsewhere or ()
         said: list[Heartbeat] = []
-        for activity in live.execution.activities.values() if offered else ():
-            if activity.started and activity.task not in elsewhere and (live.id, activity.task) in offered:
-                ask = partial(self._means.backend.task, live.id, activity.task)
+        for activity in execution.activities.values() if offered else ():
+            if activity.started and activity.task not in elsewhere and (instance_id, activity.task) in offered:
+                ask = partial(self._means.backend.task, instance_id, activity.task)
                 task = await self._means.patiently(ask)
                 if task is not None and task.details is not None and not damage_of(task):
-                    said.append(Heartbeat(live.id, activity.task, task.attempt, task.details))
-        return [*beats, *said]
+                    said.append(Heartbeat(instance_id, activity.task, task.attempt, task.details))
+        return [*loaded.heartbeats, *said]
 
-    async def _replay(self, loaded: LoadedInstance) -> Live:
+    async def _replay(self, loaded: LoadedInstance) -> tuple[Live, Sequence[Heartbeat]]:
+        """In memory, and what its attempts said last; nobody knows it yet, so nothing is told to it meanwhile."""
         record = loaded.record
         execution = self.new_execution(record.id, self._program_of(loaded))
         execution.next_seq = record.base_seq
@@ -251,6 +256,7 @@ class Loader:
             events = execution.next_seq - record.base_seq
             if events > self._means.settings.history_hard_limit:
                 raise history_too_long(events, self._means.settings.history_hard_limit)
+            beats = await self._beats(execution, loaded)
         except BaseException:
             execution.put_away()
             raise
@@ -258,7 +264,7 @@ class Loader:
         live.base_seq = record.base_seq
         if self._means.settings.check_replay:
             live.log = list(loaded.rows)
-        return live
+        return live, beats
 
     def _program_of(self, loaded: LoadedInstance) -> AnyWorkflow:
         name, version = loaded.record.workflow, loaded.record.version
