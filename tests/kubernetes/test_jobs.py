@@ -426,6 +426,21 @@ async def test_a_deletion_that_was_not_heard_is_asked_for_again(shop: Shop, how:
         await shop.empty()
 
 
+async def test_a_server_that_asks_to_be_left_alone_is_also_when_there_is_news_of_the_job(shop: Shop) -> None:
+    shop.api.fault("DELETE", "/jobs/", 429, times=1, Retry_After="1")
+    async with shop.open(sweep_s=1_000) as engine:
+        handle = await engine.start(shop.training, 1)
+        await shop.succeed(name := await shop.job())
+        await until(lambda: shop.api.asked("DELETE", "/jobs/"))
+        refused_s = asyncio.get_running_loop().time()
+        await shop.api.change("jobs", name, active=0)
+        assert await handle.result(timeout=10) == 0.5
+        await until(lambda: len(shop.api.asked("DELETE", "/jobs/")) == 2)
+        assert asyncio.get_running_loop().time() - refused_s >= 0.9  # the server had said it a little earlier
+        await shop.empty()
+        assert shop.jobs.statistics().deleted == 1
+
+
 async def test_what_was_cancelled_while_nobody_worked_is_swept(shop: Shop) -> None:
     async with shop.open() as engine:
         await engine.start(shop.training.options(instance_id="t"), 1)

@@ -27,14 +27,15 @@ class Case:
         is_unwanted: nobody waits for it any more: it is to be gone.
         is_closed: its attempt has its end.
         tries: how often what is to be done did not work, in a row.
+        rest_until_s: by the clock of the loop; before that nobody asks for its deletion again.
         events_us: when its events were last asked for.
         phase: what it waits for.
         answer: digest of what a pod said over HTTP, if that ended the attempt.
     """
 
     __slots__ = (
-        "alarm", "answer", "events_us", "identity", "is_closed", "is_unwanted", "name", "phase", "rules", "seen",
-        "tries", "uid",
+        "alarm", "answer", "events_us", "identity", "is_closed", "is_unwanted", "name", "phase", "rest_until_s",
+        "rules", "seen", "tries", "uid",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -46,6 +47,7 @@ class Case:
         self.is_unwanted = False
         self.is_closed = False
         self.tries = 0
+        self.rest_until_s = 0.0
         self.events_us = 0
         self.phase = "submitted"
         self.answer = b""

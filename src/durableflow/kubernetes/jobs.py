@@ -269,10 +269,10 @@ class KubernetesJobs:
             case.alarm.cancel()
         case.alarm = asyncio.get_running_loop().call_later(max(0.0, seconds), self._touch, case)
 
-    def _try_again(self, case: Case) -> None:
+    def _try_again(self, case: Case, asked_s: float = 0.0) -> None:
         case.tries += 1
         pause_s = min(_RETRY_S * 2 ** min(case.tries - 1, 10), _RETRY_S_MAX)
-        self._touch_in(case, pause_s * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
+        self._touch_in(case, max(asked_s, pause_s * random.uniform(0.5, 1.5)))  # noqa: S311  # no secret
 
     async def _work(self) -> None:
         while True:
@@ -389,12 +389,21 @@ class KubernetesJobs:
         job = case.seen.job
         if job is not None and job.metadata.deletion_timestamp is not None:
             return
-        if await delete_job(self.connection, self.namespace, case.name, case.uid):
+        now_s = asyncio.get_running_loop().time
+        if (rest_s := case.rest_until_s - now_s()) > 0:  # news of it is no reason to ask sooner
+            self._touch_in(case, rest_s)
+            return
+        case.rest_until_s = now_s() + _DELETE_AGAIN_S
+        try:
+            await delete_job(self.connection, self.namespace, case.name, case.uid)
+        except (ApiRefused, ApiSilent) as error:
+            asked_s = error.retry_after_s if isinstance(error, ApiRefused) else 0.0
+            case.rest_until_s = now_s() + max(asked_s, _RETRY_S)
+            self._try_again(case, asked_s)
+        else:
             self._tally.deleted += 1
             case.tries = 0
             self._touch_in(case, _DELETE_AGAIN_S)
-        else:
-            self._try_again(case)
 
     # -- the sweep ------------------------------------------------------------------------------------------
 
