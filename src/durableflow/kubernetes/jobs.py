@@ -48,6 +48,8 @@ _RETRY_S: Final = 0.5
 _RETRY_S_MAX: Final = 30.0
 _EVENTS_AFTER_US: Final = 3 * _US
 _EVENTS_EVERY_US: Final = 20 * _US
+_WITH_EVENTS: Final = frozenset({"starting", "unschedulable"})
+"""Phases of which only events say why."""
 _DELETE_AGAIN_S: Final = 20.0
 _WITHOUT_LOG: Final = frozenset({"NodeLost", "PodGone", "JobDeleted", "PodRefused", "ImagePull", "ConfigMissing"})
 
@@ -303,31 +305,35 @@ class KubernetesJobs:
             await self._end(case, case.identity, answer)
             return
         case.phase = answer.phase
+        are_events_due = answer.phase in _WITH_EVENTS and self._are_events_due(case)
         self._wait(case, answer)
-        if answer.phase in ("starting", "unschedulable") and self._wants_events(case):
+        if are_events_due:
             await self._read_events(case)
 
     def _wait(self, case: Case, answer: Pending) -> None:
-        seconds = None if answer.next_us is None else (answer.next_us - self._now_us()) / _US + 0.001
-        if answer.phase in ("starting", "unschedulable"):
-            seconds = min(_EVENTS_EVERY_US / _US, _DELETE_AGAIN_S if seconds is None else seconds)
-        if seconds is not None:
-            self._touch_in(case, seconds)
+        moments = [] if answer.next_us is None else [answer.next_us]
+        if answer.phase in _WITH_EVENTS:
+            moments.append(case.events_us + _EVENTS_EVERY_US)
+        if moments:
+            self._touch_in(case, (min(moments) - self._now_us()) / _US + 0.001)
 
     # -- events ---------------------------------------------------------------------------------------------
 
-    def _wants_events(self, case: Case) -> bool:
+    def _are_events_due(self, case: Case) -> bool:
+        """Whether to ask for them now; if so, that is taken for done."""
         now_us = self._now_us()
         if not case.events_us:
             case.events_us = now_us + _EVENTS_AFTER_US - _EVENTS_EVERY_US
-            self._touch_in(case, _EVENTS_AFTER_US / _US)
-        return now_us - case.events_us >= _EVENTS_EVERY_US
+        if now_us - case.events_us < _EVENTS_EVERY_US:
+            return False
+        case.events_us = now_us
+        return True
 
     async def _read_events(self, case: Case) -> None:
-        case.events_us = self._now_us()
         for uid in (case.uid, *(each.pod.metadata.uid for each in case.seen.live_pods)):
             for event in await self._archive.events(uid) if uid else ():
                 case.seen.see_event(event, self._now_us())
+        self._touch(case)  # they may decide it, or say when that is
 
     # -- ends -----------------------------------------------------------------------------------------------
 
