@@ -274,6 +274,23 @@ async def test_the_events_say_why_a_job_has_no_pod(shop: Shop, monkeypatch: pyte
         assert 'serviceaccount "trainer" not found' in message
 
 
+async def test_events_are_read_in_time_and_judged_at_once_also_when_there_is_other_news(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_EVENTS_AFTER_US", 2_000_000)
+    monkeypatch.setattr(module, "_EVENTS_EVERY_US", 600_000_000)
+    monkeypatch.setattr(module, "_DELETE_AGAIN_S", 600.0)
+    shop.define(config_grace=0.2)
+    async with shop.open(sweep_s=600) as engine:
+        handle = await engine.start(shop.training, 1)
+        name = await shop.job()
+        uid = shop.api.objects["jobs"][name]["metadata"]["uid"]
+        await shop.api.tell("Job", name, uid, "FailedCreate", 'serviceaccount "trainer" not found')
+        await shop.api.change("jobs", name, active=0)
+        assert (await handle.result(timeout=60))[0] == "PodRefused"
+        await shop.empty()
+
+
 async def test_a_refused_document_is_fatal(shop: Shop) -> None:
     shop.api.fault("POST", "/jobs", 422)
     async with shop.open() as engine:
@@ -361,6 +378,22 @@ async def test_a_deletion_that_was_not_heard_is_asked_for_again(shop: Shop, how:
         await shop.succeed(await shop.job())
         assert await handle.result(timeout=60) == 0.5
         await shop.empty()
+
+
+async def test_a_server_that_asks_to_be_left_alone_is_also_when_there_is_news_of_the_job(shop: Shop) -> None:
+    shop.api.fault("DELETE", "/jobs/", 429, times=1, Retry_After="2")
+    async with shop.open(sweep_s=1_000) as engine:
+        handle = await engine.start(shop.training, 1)
+        await shop.succeed(name := await shop.job())
+        await until(lambda: shop.api.asked("DELETE", "/jobs/"))
+        refused_s = asyncio.get_running_loop().time()
+        await shop.api.change("jobs", name, active=0)
+        assert await handle.result(timeout=10) == 0.5
+        await until(lambda: len(shop.api.asked("DELETE", "/jobs/")) == 2)
+        assert asyncio.get_running_loop().time() - refused_s >= 1  # the server had said it a little earlier
+        await shop.empty()
+        await until(lambda: shop.jobs.statistics().deleted)
+        assert shop.jobs.statistics().deleted == len(shop.api.asked("DELETE", "/jobs/")) - 1 == 1
 
 
 async def test_what_was_cancelled_while_nobody_worked_is_swept(shop: Shop) -> None:

@@ -29,6 +29,7 @@ class Case:
         is_closed: its attempt has its end.
         is_ours_to_clean: this process has deleted it.
         tries: how often what is to be done did not work, in a row.
+        rest_until_s: by the clock of the loop; before that nobody asks for its deletion again.
         events_us: when its events were last asked for.
         phase: what it waits for.
         answer: digest of what a pod said over HTTP, if that ended the attempt.
@@ -37,7 +38,7 @@ class Case:
 
     __slots__ = (
         "alarm", "answer", "events_us", "identity", "is_closed", "is_dropped", "is_ours_to_clean", "is_unwanted",
-        "name", "phase", "rules", "seen", "token", "tries", "uid",
+        "name", "phase", "rest_until_s", "rules", "seen", "token", "tries", "uid",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -51,6 +52,7 @@ class Case:
         self.is_ours_to_clean = False
         self.is_closed = False
         self.tries = 0
+        self.rest_until_s = 0.0
         self.events_us = 0
         self.phase = "submitted"
         self.answer = b""

@@ -47,6 +47,8 @@ _RETRY_S: Final = 0.5
 _RETRY_S_MAX: Final = 30.0
 _EVENTS_AFTER_US: Final = 3 * _US
 _EVENTS_EVERY_US: Final = 20 * _US
+_WITH_EVENTS: Final = frozenset({"starting", "unschedulable"})
+"""Phases of which only events say why."""
 _DELETE_AGAIN_S: Final = 20.0
 _WITHOUT_LOG: Final = frozenset({"NodeLost", "PodGone", "JobDeleted", "PodRefused", "ImagePull", "ConfigMissing"})
 
@@ -237,10 +239,10 @@ class KubernetesJobs:
             case.alarm.cancel()
         case.alarm = asyncio.get_running_loop().call_later(max(0.0, seconds), self._touch, case)
 
-    def _try_again(self, case: Case) -> None:
+    def _try_again(self, case: Case, asked_s: float = 0.0) -> None:
         case.tries += 1
         pause_s = min(_RETRY_S * 2 ** min(case.tries - 1, 10), _RETRY_S_MAX)
-        self._touch_in(case, pause_s * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
+        self._touch_in(case, max(asked_s, pause_s * random.uniform(0.5, 1.5)))  # noqa: S311  # no secret
 
     async def _work(self) -> None:
         while True:
@@ -279,31 +281,35 @@ class KubernetesJobs:
             await self._end(case, case.identity, answer)
             return
         case.phase = answer.phase
+        are_events_due = answer.phase in _WITH_EVENTS and self._are_events_due(case)
         self._wait(case, answer)
-        if answer.phase in ("starting", "unschedulable") and self._wants_events(case):
+        if are_events_due:
             await self._read_events(case)
 
     def _wait(self, case: Case, answer: Pending) -> None:
-        seconds = None if answer.next_us is None else (answer.next_us - self._now_us()) / _US + 0.001
-        if answer.phase in ("starting", "unschedulable"):
-            seconds = min(_EVENTS_EVERY_US / _US, _DELETE_AGAIN_S if seconds is None else seconds)
-        if seconds is not None:
-            self._touch_in(case, seconds)
+        moments = [] if answer.next_us is None else [answer.next_us]
+        if answer.phase in _WITH_EVENTS:
+            moments.append(case.events_us + _EVENTS_EVERY_US)
+        if moments:
+            self._touch_in(case, (min(moments) - self._now_us()) / _US + 0.001)
 
     # -- events ---------------------------------------------------------------------------------------------
 
-    def _wants_events(self, case: Case) -> bool:
+    def _are_events_due(self, case: Case) -> bool:
+        """Whether to ask for them now; if so, that is taken for done."""
         now_us = self._now_us()
         if not case.events_us:
             case.events_us = now_us + _EVENTS_AFTER_US - _EVENTS_EVERY_US
-            self._touch_in(case, _EVENTS_AFTER_US / _US)
-        return now_us - case.events_us >= _EVENTS_EVERY_US
+        if now_us - case.events_us < _EVENTS_EVERY_US:
+            return False
+        case.events_us = now_us
+        return True
 
     async def _read_events(self, case: Case) -> None:
-        case.events_us = self._now_us()
         for uid in (case.uid, *(each.pod.metadata.uid for each in case.seen.live_pods)):
             for event in await self._archive.events(uid) if uid else ():
                 case.seen.see_event(event, self._now_us())
+        self._touch(case)  # they may decide it, or say when that is
 
     # -- ends -----------------------------------------------------------------------------------------------
 
@@ -374,13 +380,22 @@ class KubernetesJobs:
         job = case.seen.job
         if job is not None and job.metadata.deletion_timestamp is not None:
             return
-        if await delete_job(self.connection, self.namespace, case.name, case.uid):
+        now_s = asyncio.get_running_loop().time
+        if (rest_s := case.rest_until_s - now_s()) > 0:  # news of it is no reason to ask sooner
+            self._touch_in(case, rest_s)
+            return
+        case.rest_until_s = now_s() + _DELETE_AGAIN_S
+        try:
+            await delete_job(self.connection, self.namespace, case.name, case.uid)
+        except (ApiRefused, ApiSilent) as error:
+            asked_s = error.retry_after_s if isinstance(error, ApiRefused) else 0.0
+            case.rest_until_s = now_s() + max(asked_s, _RETRY_S)
+            self._try_again(case, asked_s)
+        else:
             self._tally.deleted += 1
             case.is_ours_to_clean = True
             case.tries = 0
             self._touch_in(case, _DELETE_AGAIN_S)
-        else:
-            self._try_again(case)
 
     # -- the sweep ------------------------------------------------------------------------------------------
 

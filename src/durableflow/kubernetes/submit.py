@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -152,8 +153,8 @@ class Submission:
         """A queued Job that a server has not suspended runs unnoticed: old servers drop the field without a word."""
         if not self._sent.job["spec"].get("suspend") or "suspend" in raw["spec"]:
             return
-        uid = raw["metadata"]["uid"]
-        await delete_job(self._connection, self._namespace, self._identity.name, uid)
+        with suppress(ApiRefused, ApiSilent):  # the sweep finds it
+            await delete_job(self._connection, self._namespace, self._identity.name, raw["metadata"]["uid"])
         text = "this API server does not know suspended Jobs, so no queue could hold the Job back; it was deleted"
         raise SubmitFailed(Outcome(Kind.FATAL, "SuspendUnsupported", text))
 
@@ -190,7 +191,8 @@ class Submission:
                 try:
                     await self._pause(refused)
                 except SubmitFailed:
-                    await delete_job(self._connection, self._namespace, job.metadata.name, job.metadata.uid)
+                    with suppress(ApiRefused, ApiSilent):  # the sweep finds it
+                        await delete_job(self._connection, self._namespace, job.metadata.name, job.metadata.uid)
                     raise
             except ApiSilent as silent:
                 await self._pause(silent)
@@ -220,10 +222,13 @@ class Submission:
                 raise SubmitFailed(Outcome(Kind.FATAL, "Forbidden", str(refused)))
 
 
-async def delete_job(connection: Connection, namespace: str, name: str, uid: str) -> bool:
-    """Delete this Job, and no later one of its name, with its pods; True when it is gone or going.
+async def delete_job(connection: Connection, namespace: str, name: str, uid: str) -> None:
+    """Delete this Job, and no later one of its name, with its pods; when this returns it is gone or going.
 
     The server's own default for Jobs would leave the pods behind.
+
+    Raises:
+        ApiRefused, ApiSilent: that is not known.
     """
     body = {
         "apiVersion": "v1",
@@ -233,8 +238,6 @@ async def delete_job(connection: Connection, namespace: str, name: str, uid: str
     }
     try:
         await connection.ask("DELETE", f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}", body=body)
-    except ApiSilent:
-        return False
     except ApiRefused as refused:
-        return refused.status in (404, 409)  # 409: another one has the name by now
-    return True
+        if refused.status not in (404, 409):  # 409: another one has the name by now
+            raise

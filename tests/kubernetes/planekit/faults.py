@@ -68,12 +68,17 @@ TOO_MANY_REQUESTS: Final = Fault("refuse", 429, retry_after_s=1)
 
 @dataclass(frozen=True)
 class Seen:
-    """A request that came by."""
+    """A request that came by.
+
+    Args:
+        at_s: by the clock of the loop.
+    """
 
     method: str
     path: str
     is_watch: bool
     fault: Fault | None
+    at_s: float
 
 
 @dataclass
@@ -173,7 +178,8 @@ class ApiProxy:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         fault = self._fault_of(request)
-        self.seen.append(Seen(request.method, request.path, _is_watch(request), fault))
+        now_s = asyncio.get_running_loop().time()
+        self.seen.append(Seen(request.method, request.path, _is_watch(request), fault, now_s))
         if fault is None:
             return await self._forward(request, None)
         self.harmed[fault.kind] += 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,22 +21,26 @@ from planekit.fixtures import namespace, plane
 from planekit.node import Kubelet
 from planekit.patience import eventually
 from planekit.plane import ControlPlane
+from planekit.witness import Witness
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from durableflow import ActivityFailed, Context, Engine, RetryPolicy, Settings, workflow
 from durableflow.authoring.registry import DEFAULT
+from durableflow.core.view import HistoryEvent
 from durableflow.http.callbacks import callback_routes
 from durableflow.kubernetes.activity import GpuJob, gpu_job
 from durableflow.kubernetes.connection import configured
 from durableflow.kubernetes.informer import Times
 from durableflow.kubernetes.jobs import KubernetesJobs
 from durableflow.kubernetes.spec import Gpu, Toleration
+from durableflow.model import events as ev
 
 __all__ = ["namespace", "plane"]
 
 MANIFESTS = Path(__file__).parents[3] / "examples" / "gpu_job" / "manifests"
 GPU = "nvidia-h200"
+PATIENCE_S = 90.0
 # What the ClusterRole system:auth-delegator allows, to which the manifest binds.
 REVIEWS = [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]
 TAINT = Toleration(key="nvidia.com/gpu", value="present", effect="NoSchedule")
@@ -98,13 +103,13 @@ class Cluster:
 
     @asynccontextmanager
     async def open(self, rights: Sequence[Any] | None = None, **options: Any) -> AsyncIterator[Engine]:
+        options.setdefault("deployment", "tests")
         options.setdefault("sweep_s", 1.0)
         options.setdefault("times", Times(watch_s=20, silence_s=10, relist_s=15))
         engine = Engine(self.url, workflows=[self.training], activities=[self.train], settings=Settings(grace_s=0.2))
         file = await asyncio.to_thread(self.kubeconfig, rights)
         self.jobs = KubernetesJobs(
             engine,
-            deployment="tests",
             namespace=self.namespace,
             configure=configured(file=str(file)),
             **options,
@@ -146,7 +151,7 @@ class Cluster:
             pods = [each for each in pods if "deletionTimestamp" not in each["metadata"]]
             return pods if len(pods) >= number else None
 
-        return (await eventually(look))[0]
+        return (await eventually(look, patience_s=PATIENCE_S))[0]
 
     async def empty(self) -> None:
         """Return when neither Jobs nor pods are left, as `kubectl get jobs` says."""
@@ -154,10 +159,44 @@ class Cluster:
         async def look() -> bool:
             return not await self.items("jobs") and not await self.items("pods")
 
-        await eventually(look)
+        await eventually(look, patience_s=PATIENCE_S)
 
     async def until(self, holds: Callable[[], object]) -> None:
-        await eventually(holds)
+        await eventually(holds, patience_s=PATIENCE_S)
+
+    @staticmethod
+    def answers_in(history: Sequence[HistoryEvent]) -> int:
+        """How many attempts had an answer, which is how many Jobs there were: the lost and the interrupted had none."""
+        failed = [each.event.failure.type_name for each in history if isinstance(each.event, ev.AttemptFailed)]
+        ended = sum(isinstance(each.event, (ev.ActivityCompleted, ev.ActivityFailed)) for each in history)
+        return ended + sum(name not in ("WorkerLost", "WorkerStopped") for name in failed)
+
+
+@pytest.fixture(autouse=True)
+def kubectl_finds_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In the end `kubectl get` is as the guide says: nothing is there of attempts that have ended."""
+    if "namespace" not in request.fixturenames:
+        yield
+        return
+    plane, namespace = request.getfixturevalue("plane"), request.getfixturevalue("namespace")
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed:
+        return
+    give_up_s = time.monotonic() + PATIENCE_S
+    of_every_namespace = ["configmap/kube-root-ca.crt"]
+    while (left := plane.kubectl("get", "jobs,pods,configmaps", "-n", namespace, "-o", "name").split()) != (
+        of_every_namespace
+    ):
+        assert time.monotonic() < give_up_s, f"kubectl finds {left}"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+async def jobs_ever(plane: ControlPlane, namespace: str) -> AsyncIterator[Witness]:
+    """All Jobs that ever were in the namespace of the test."""
+    async with Witness(plane, f"/apis/batch/v1/namespaces/{namespace}/jobs") as witness:
+        yield witness
 
 
 @pytest.fixture

@@ -273,6 +273,7 @@ async def test_an_exit_code_that_is_mapped_as_fatal_is_not_tried_again(cluster: 
     async with cluster.open() as engine:
         result = await (await engine.start(cluster.training, 1)).result(timeout=60)
         assert result[:2] == ["ExitCode", 1]
+        await cluster.empty()
 
 
 @pytest.mark.parametrize("value", ["given", "'x' * 20_000"], ids=["small", "large"])

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import signal
-import subprocess
-import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from planekit.node import Kubelet
 from planekit.plane import ControlPlane
+from planekit.workers import Workers
 
 from durableflow import Client, Status
 from durableflow.kubernetes.connection import Connection, configured
 from durableflow.kubernetes.documents import Job
 from durableflow.kubernetes.informer import Informer, Times
-from durableflow.model import events as ev
 
 if TYPE_CHECKING:
     Cluster = Any  # of conftest.py
@@ -28,39 +25,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow  # real processes, real deaths
 
 APP = Path(__file__).parent / "apps" / "trainings.py"
-SOURCE = Path(__file__).parents[3] / "src"
 # Thirty tell as much as two hundred, in less time; `DURABLEFLOW_STORM=200` does as many.
 ACTIVITIES = int(os.environ.get("DURABLEFLOW_STORM", "30"))
 FAILING = 7
 SEED = 20_261_201
-
-
-class Workers:
-    """Processes that may be killed."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._command = [sys.executable, str(APP), *arguments]
-        self._env = os.environ | {"PYTHONPATH": str(SOURCE)}
-        self.processes: list[subprocess.Popen[str]] = []
-        self.kills = 0
-
-    def begin(self) -> None:
-        silence = subprocess.DEVNULL
-        process = subprocess.Popen(
-            self._command, env=self._env, stdin=subprocess.PIPE, stdout=silence, stderr=silence, text=True
-        )
-        self.processes.append(process)
-
-    def kill(self, which: int) -> None:
-        process = self.processes.pop(which)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        self.kills += 1
-
-    def end(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.communicate()
 
 
 class Ledger:
@@ -79,13 +47,6 @@ class Ledger:
         )
 
 
-def answers_in(history: list[Any]) -> int:
-    """How many attempts of the activity had an answer: those that were lost or interrupted had none."""
-    failed = [each.event.failure.type_name for each in history if isinstance(each.event, ev.AttemptFailed)]
-    ended = sum(isinstance(each.event, (ev.ActivityCompleted, ev.ActivityFailed)) for each in history)
-    return ended + sum(name not in ("WorkerLost", "WorkerStopped") for name in failed)
-
-
 async def test_everything_ends_once_and_nothing_is_left(
     cluster: Cluster, plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +55,7 @@ async def test_everything_ends_once_and_nothing_is_left(
 
     dice = random.Random(SEED)
     kubeconfig = await asyncio.to_thread(cluster.kubeconfig)
-    workers = Workers(cluster.url, str(kubeconfig), cluster.namespace)
+    workers = Workers(APP, cluster.url, str(kubeconfig), cluster.namespace)
     admin = Connection(configured(file=str(plane.admin)))
     await admin.open()
     ledger = Ledger(admin, cluster.namespace)
@@ -127,7 +88,7 @@ async def test_everything_ends_once_and_nothing_is_left(
         await admin.close()
     names = list(ledger.names.values())
     assert len(set(names)) == len(names), "a name was used twice"
-    assert len(names) == sum(answers_in(history) for history in histories)
+    assert len(names) == sum(cluster.answers_in(history) for history in histories)
     assert workers.kills >= 4
 
 

@@ -1,10 +1,10 @@
-"""A workflow whose activity is a GPU job, and a worker for it: `python trainings.py STORE KUBECONFIG NAMESPACE`."""
+"""A workflow whose activity is a GPU job, and a worker: `python trainings.py STORE KUBECONFIG NAMESPACE [LEASE_S]`."""
 
 import asyncio
 import sys
 from typing import Any
 
-from durableflow import ActivityFailed, Context, Engine, RetryPolicy, workflow
+from durableflow import ActivityFailed, Context, Engine, RetryPolicy, Settings, workflow
 from durableflow.kubernetes.activity import gpu_job
 from durableflow.kubernetes.connection import configured
 from durableflow.kubernetes.informer import Times
@@ -48,8 +48,8 @@ async def training(ctx: Context, given: dict[str, Any]) -> str:
         return error.type_name
 
 
-async def main(store: str, kubeconfig: str, namespace: str) -> None:
-    engine = Engine(store)
+async def main(store: str, kubeconfig: str, namespace: str, lease_s: str = "10") -> None:
+    engine = Engine(store, settings=Settings(lease_s=float(lease_s)))
     times = Times(watch_s=20, silence_s=10, relist_s=15)
     jobs = KubernetesJobs(
         engine,
