@@ -155,7 +155,7 @@ class ShadowInstance:
         Args:
             has_places: whether there was a place since then for an attempt of its worker's.
         """
-        if self.is_suspended:
+        if self.is_suspended or self.end is not None:
             return ""
         late = self.overdue(before_us)
         owed = [late] if late else []
@@ -167,7 +167,7 @@ class ShadowInstance:
             if task in self.answered or task in self.cancelled or task in self.given_up:
                 continue
             if isinstance(asked, ev.MessageSent):
-                owed.append(f"message {task}")
+                owed += [f"message {task}"] if self.since_us[task] < before_us else []
             elif isinstance(asked, ev.ChildScheduled):
                 child_id = self.child_id(asked)
                 owed += [f"the result of {child_id}"] if child_id in over else []
@@ -278,7 +278,7 @@ def _hand_over(instance: ShadowInstance, event: ev.ActivityHandedOver) -> None:
 
 
 def _ask(instance: ShadowInstance, event: Any) -> None:
-    instance.asked[event.task] = event
+    instance.asked[event.task], instance.since_us[event.task] = event, instance.row_us
     due_us = getattr(event, "due_us", 0)
     if due_us:
         instance.due_us[event.task] = due_us
