@@ -31,6 +31,7 @@ from durableflow.observe.listeners import Listeners
 from durableflow.observe.log import log_fact
 from durableflow.observe.sinks import AlertSink
 from durableflow.runtime.alert_policy import AlertPolicy
+from durableflow.runtime.alerting import alerting
 from durableflow.runtime.circuit_reports import CircuitStatus
 from durableflow.runtime.clock import Clock
 from durableflow.runtime.ends import End
@@ -38,7 +39,7 @@ from durableflow.runtime.health import AlertHook
 from durableflow.runtime.instances import InstanceElsewhere
 from durableflow.runtime.serving import QueueServer, read_queues
 from durableflow.runtime.settings import Settings
-from durableflow.runtime.worker import Alerting, Worker, WorkerStatistics
+from durableflow.runtime.worker import Worker, WorkerStatistics
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -98,7 +99,7 @@ class Engine(Client):
         self._server: QueueServer | None = None
         self._serving: asyncio.Task[None] | None = None
         hooks = list(on_alert)
-        self._alerting = _alerting(alerts=alerts, on_alert=hooks, worker=self.name, has_clock=clock is not None)
+        self._alerting = alerting(alerts=alerts, on_alert=hooks, worker=self.name, has_clock=clock is not None)
         self._worker: Worker | None = None
         self._task: asyncio.Task[None] | None = None
         self._led = asyncio.Event()
@@ -486,27 +487,6 @@ class Engine(Client):
         if self._worker is not None:
             self._worker.ends.forget(purged)
         return purged
-
-
-def _alerting(
-    *, alerts: AlertPolicy | bool | None, on_alert: Sequence[AlertHook | AlertSink], worker: str, has_clock: bool
-) -> Alerting | None:
-    if alerts is None:
-        alerts = bool(on_alert) or not has_clock
-    if alerts is False:
-        if on_alert:
-            raise UsageError("on_alert is given, but alerts=False raises none; leave alerts out, or on_alert")
-        return None
-    policy = AlertPolicy() if alerts is True else alerts
-    sinks = [each for each in on_alert if not callable(each)]
-    hooks = [each for each in on_alert if callable(each)]
-    wrong = [sink for sink in sinks if not hasattr(sink, "send")]
-    if wrong:
-        raise UsageError(f"on_alert has {wrong[0]!r:.80}, which is neither a function nor a sink such as WebhookSink")
-    names = [sink.name for sink in sinks]
-    if len(set(names)) < len(names):
-        raise UsageError("on_alert has the same sink twice")
-    return Alerting(policy, hooks, sinks, worker)
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from apikit.bucket import serving
 
 from durableflow.kubernetes.objects import ObjectStore
 from durableflow.kubernetes.s3 import S3Credentials, S3Store, signed_url
@@ -74,16 +75,8 @@ class Server:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Server]:
-        app = web.Application(client_max_size=16 * 1024 * 1024)
-        app.router.add_route("*", "/{name:.*}", self.serve)
-        runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.address = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        try:
+        async with serving(self.serve) as self.address:
             yield self
-        finally:
-            await runner.cleanup()
 
     def credentials(self) -> S3Credentials:
         self.asked += 1

@@ -7,7 +7,6 @@ result to, which are good for one object, one method and some time. They are in 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -22,6 +21,7 @@ import msgspec
 from durableflow.kubernetes.envelope import Stored
 from durableflow.kubernetes.outcome import Kind, Outcome
 from durableflow.kubernetes.spec import JobSpec, seconds
+from durableflow.kubernetes.transfers import write_file
 
 Method = Literal["GET", "PUT"]
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class FolderStore:
 
     async def put(self, name: str, data: bytes) -> None:
         """See `ObjectStore.put`."""
-        await asyncio.to_thread(self._write, self._folder / name, data)
+        await asyncio.to_thread(write_file, self._folder / name, data)
 
     async def get(self, name: str) -> bytes:
         """See `ObjectStore.get`."""
@@ -88,16 +88,6 @@ class FolderStore:
     async def url(self, name: str, method: Method, good_for: timedelta) -> str:  # noqa: ARG002  # who has the folder, has it
         """See `ObjectStore.url`."""
         return f"file://{quote(str(self._mounted_at / name))}"
-
-    @staticmethod
-    def _write(path: Path, data: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f"{path.name}.{os.getpid()}.new")
-        with new.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
 
     def _remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)

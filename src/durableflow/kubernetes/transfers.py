@@ -60,7 +60,7 @@ def write_object(url: str, data: bytes, within_s: float) -> bool:
 
     def write() -> bool:
         if url.startswith("file:"):
-            _write_file(_file_of(url), data)
+            write_file(_file_of(url), data)
             return True
         headers = {"Content-Type": "application/octet-stream"}
         request = urllib.request.Request(url, data=data, headers=headers, method="PUT")  # noqa: S310  # the same
@@ -102,9 +102,10 @@ def _file_of(url: str) -> Path:
     return Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
 
 
-def _write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
+    """Put it there whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
     with new.open("wb") as file:
         file.write(data)
         file.flush()

@@ -15,7 +15,7 @@ evicted at any time. What each part does:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -28,9 +28,8 @@ from durableflow.model import events as ev
 from durableflow.model.failure import Failure
 from durableflow.model.tokens import SECRET_BITS, new_token
 from durableflow.observe import facts
-from durableflow.observe.sinks import AlertSink
 from durableflow.runtime.agenda import Agenda
-from durableflow.runtime.alert_policy import AlertPolicy
+from durableflow.runtime.alerting import Alerting
 from durableflow.runtime.answers import Answers
 from durableflow.runtime.attempt import Attempt, Owner
 from durableflow.runtime.attempts import Attempts
@@ -43,7 +42,7 @@ from durableflow.runtime.effects import Effects
 from durableflow.runtime.ends import Ends
 from durableflow.runtime.fleet import Fleet
 from durableflow.runtime.guard import TurnGuard
-from durableflow.runtime.health import AlertHook, Watch
+from durableflow.runtime.health import Watch
 from durableflow.runtime.inbox import Inbox
 from durableflow.runtime.instances import InstanceElsewhere, Instances
 from durableflow.runtime.live import Ack, Live
@@ -84,15 +83,6 @@ class WorkerStatistics(msgspec.Struct, frozen=True):
     loads: int
     evictions: int
     recovered: Recovered = Recovered()
-
-
-class Alerting(msgspec.Struct, frozen=True):
-    """Who is told of what is wrong, and when it is."""
-
-    policy: AlertPolicy
-    hooks: Sequence[AlertHook] = ()
-    sinks: Sequence[AlertSink] = ()
-    worker: str = ""
 
 
 class Worker:
