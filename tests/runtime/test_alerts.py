@@ -61,9 +61,9 @@ def engine_of(
     world: World, *, backend: Any = None, policy: AlertPolicy = POLICY, on_alert: Any = (), **known: Any
 ) -> Engine:
     engine: Engine = world.new_engine(backend, **known)
-    from durableflow.engine import _alerting
+    from durableflow.runtime.alerting import alerting
 
-    engine._alerting = _alerting(alerts=policy, on_alert=list(on_alert), worker=engine.name, has_clock=True)
+    engine._alerting = alerting(alerts=policy, on_alert=list(on_alert), worker=engine.name, has_clock=True)
     return engine
 
 

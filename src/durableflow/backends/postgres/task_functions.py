@@ -250,8 +250,9 @@ begin
         end loop;
     end if;
     select min(t.expires_us) into expiry from {{s}}.tasks t where t.expires_us is not null and t.state <> {CLAIMED};
-    select ceil(extract(epoch from min(v.expires) - clock_timestamp()) * 1000000)::bigint into lease_us
-        from {{s}}.servers v where v.id <> server;
+    -- A moment that is infinite, which nobody writes, has no distance from now, and that must not stop the queues.
+    select ceil(extract(epoch from min(greatest(v.expires, 'epoch')) - clock_timestamp()) * 1000000)::bigint
+        into lease_us from {{s}}.servers v where v.id <> server and v.expires < 'infinity';
     is_overdue := coalesce(expiry <= now_us, false) or coalesce(lease_us <= 0, false)
         or exists (select 1 from {{s}}.ghost_servers());
     next_us := (select min(m.at_us) from unnest(array[due, opens, expiry, now_us + lease_us]) as m(at_us)
