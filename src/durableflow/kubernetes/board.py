@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Final
@@ -28,6 +29,7 @@ class Case:
         is_dropped: so was said to this process, while the attempt was open.
         is_closed: its attempt has its end.
         is_ours_to_clean: this process has deleted it.
+        asked_to_go_s: when it last asked for that, on the clock of the loop.
         tries: how often what is to be done did not work, in a row.
         events_us: when its events were last asked for.
         phase: what it waits for.
@@ -36,8 +38,8 @@ class Case:
     """
 
     __slots__ = (
-        "alarm", "answer", "events_us", "identity", "is_closed", "is_dropped", "is_ours_to_clean", "is_unwanted",
-        "name", "phase", "rules", "seen", "token", "tries", "uid",
+        "alarm", "answer", "asked_to_go_s", "events_us", "identity", "is_closed", "is_dropped", "is_ours_to_clean",
+        "is_unwanted", "name", "phase", "rules", "seen", "token", "tries", "uid",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -49,6 +51,7 @@ class Case:
         self.is_unwanted = False
         self.is_dropped = False
         self.is_ours_to_clean = False
+        self.asked_to_go_s = -math.inf
         self.is_closed = False
         self.tries = 0
         self.events_us = 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections import Counter
@@ -374,12 +375,18 @@ class KubernetesJobs:
         job = case.seen.job
         if job is not None and job.metadata.deletion_timestamp is not None:
             return
+        now_s = asyncio.get_running_loop().time()
+        if case.asked_to_go_s + _DELETE_AGAIN_S > now_s:  # its watch is behind, or another of us is asking
+            self._touch_in(case, case.asked_to_go_s + _DELETE_AGAIN_S - now_s)
+            return
+        case.asked_to_go_s = now_s
         if await delete_job(self.connection, self.namespace, case.name, case.uid):
-            self._tally.deleted += 1
+            self._tally.deleted += not case.is_ours_to_clean  # asked again while it is going, it is the same one
             case.is_ours_to_clean = True
             case.tries = 0
             self._touch_in(case, _DELETE_AGAIN_S)
         else:
+            case.asked_to_go_s = -math.inf
             self._try_again(case)
 
     # -- the sweep ------------------------------------------------------------------------------------------
