@@ -141,11 +141,13 @@ class KubernetesJobs:
     async def __aenter__(self) -> Self:
         if self._tasks:
             raise UsageError("these KubernetesJobs are open already")
-        register(self.cluster, self)
+        await self.connection.open()
         try:
-            await self.connection.open()
+            register(
+                self.cluster, self
+            )  # not before: attempts of the engine's may wait for us, and would be given back
         except BaseException:
-            unregister(self.cluster, self)
+            await self.connection.close()
             raise
         self._sender.open()
         self._leave = self._engine.listen(self._hear)
