@@ -52,6 +52,32 @@ async def test_a_job_is_sent_with_its_input_and_its_result_comes_back(shop: Shop
     assert shop.api.created == [name]
 
 
+async def test_news_of_a_job_that_is_being_deleted_does_not_delete_it_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("durableflow.kubernetes.jobs._DELETE_AGAIN_S", 1_000)
+    async with shop.open() as engine:
+        await engine.start(shop.training, 7)
+        name = await shop.job()
+        go = asyncio.Event()
+        delete = shop.api.delete
+
+        async def wait(*asked: Any) -> None:
+            await go.wait()
+            await delete(*asked)
+
+        monkeypatch.setattr(shop.api, "delete", wait)
+        await shop.succeed(name)
+        await until(lambda: shop.api.asked("DELETE", "/jobs/"))
+        for number in (1, 2, 3):
+            await shop.api.change("jobs", name, conditions=number * [{"type": "News", "status": "True"}])
+            seen = shop.jobs.board.cases[name].seen
+            await until(lambda seen=seen, number=number: seen.job and len(seen.job.status.conditions) == number)
+        go.set()
+        await shop.empty()
+        assert len(shop.api.asked("DELETE", "/jobs/")) == 1
+
+
 async def test_a_waiting_activity_is_a_row_and_no_coroutine(shop: Shop) -> None:
     async with shop.open() as engine:
         handles = [await engine.start(shop.training, number) for number in range(20)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from durableflow.kubernetes.activity import gpu_job
 from durableflow.kubernetes.documents import Event, Job, Pod, read
 from durableflow.kubernetes.envelope import DELIVERED, FAILURE, RESULT, Envelope, seal
 from durableflow.kubernetes.outcome import Kind, Outcome, decide
@@ -205,6 +206,12 @@ def test_only_a_whole_envelope_of_this_attempt_is_taken(message: str, expected: 
     assert short(ask(seen_of(job(COMPLETE), pod("Succeeded", ended(0, message=message))))) == expected
 
 
+def test_a_missing_result_names_the_option_that_gpu_job_has() -> None:
+    answer = ask(seen_of(job(COMPLETE), pod("Succeeded", ended(0))))
+    option, _, value = answer.message.rpartition("or say ")[2].partition("=")
+    gpu_job("optional", image="i", result=object, **{option: value.strip("'")})
+
+
 @pytest.mark.parametrize(("retryable", "expected"), [(True, (INFRASTRUCTURE, "Preempted")), (False, (FATAL, "Bad"))])
 def test_a_pod_that_fails_because_it_was_told_to_stop_is_not_to_blame(retryable: bool, expected: Any) -> None:
     message = said(FAILURE, {"type": "Bad", "message": "m", "retryable": retryable})
@@ -369,7 +376,14 @@ def test_heartbeats_push_their_limit_on() -> None:
     assert ask(seen, 10, heartbeat_us=30 * SECOND).next_us == BEGIN_US + 32 * SECOND
     seen.beat_us = BEGIN_US + 20 * SECOND
     assert short(ask(seen, 49, heartbeat_us=30 * SECOND)) == "running"
-    assert short(ask(seen, 50, heartbeat_us=30 * SECOND)) == (RETRYABLE, "HeartbeatTimeout")
+    late = ask(seen, 50, heartbeat_us=30 * SECOND)
+    assert (short(late), late.message) == ((RETRYABLE, "HeartbeatTimeout"), "it gave no heartbeat for 30 s")
+
+
+def test_who_was_never_heard_is_told_what_heartbeats_need() -> None:
+    never = ask(seen_of(job(), pod("Running", running(2))), 32, heartbeat_us=30 * SECOND)
+    assert short(never) == (RETRYABLE, "HeartbeatTimeout")
+    assert never.message.endswith("and never one: heartbeats need a callback that pods can reach")
 
 
 def test_pods_alone_decide_nothing_but_a_result() -> None:

@@ -14,6 +14,8 @@ import pytest
 from apikit.server import ApiServer, until
 from apikit.shop import Shop, hurry
 
+from durableflow import Engine
+from durableflow.kubernetes.jobs import KubernetesJobs
 from durableflow.kubernetes.progress import Progress, progress_in
 from durableflow.kubernetes.tokens import digest_of, is_token
 
@@ -72,6 +74,27 @@ async def kept(engine: Any) -> Progress:
 
 def token_in(shop: Shop, name: str) -> str:
     return str(shop.api.objects["secrets"][name]["stringData"]["token"])
+
+
+# -- opening -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_attempt_that_begins_while_the_server_is_still_looked_for_waits_for_that(shop: Shop) -> None:
+    engine = Engine(shop.url, workflows=[shop.training], activities=[shop.train])
+
+    async def slowly() -> Any:
+        await until(lambda: engine.statistics().running_attempts == 1)
+        await asyncio.sleep(0.2)  # long enough to have failed
+        return await shop.configure()
+
+    async with engine:
+        handle = await engine.start(shop.training, 1)
+        async with KubernetesJobs(engine, deployment="shop", namespace="gpus", configure=slowly):
+            name = await shop.job()
+            await shop.succeed(name)
+            assert await handle.result(timeout=60) == 0.5
+            assert "failed" not in " ".join(str(each) for each in await engine.history(handle.id))
+            await shop.empty()
 
 
 # -- names ------------------------------------------------------------------------------------------------------------

@@ -142,6 +142,22 @@ async def test_what_nobody_wanted_any_more_was_paid_for_too(shop: Shop) -> None:
 
 
 @pytest.mark.slow
+async def test_a_job_that_takes_its_time_to_go_is_counted_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hold(*_: object) -> None:
+        """As a finalizer does."""
+
+    async with shop.open() as engine:
+        await engine.start(shop.training, 7)
+        name = await shop.job()
+        with monkeypatch.context() as held:
+            held.setattr(shop.api, "delete", hold)
+            await shop.succeed(name)
+            await until(lambda: len(shop.api.asked("DELETE", "/jobs/")) >= 2)
+        await shop.empty()
+        assert shop.jobs.statistics().deleted == 1
+
+
+@pytest.mark.slow
 async def test_a_watch_that_breaks_is_told_with_what_it_watched(shop: Shop) -> None:
     told: list[facts.WatchBroken] = []
     async with shop.open(times=Times(watch_s=1, silence_s=20, relist_s=60)) as engine:

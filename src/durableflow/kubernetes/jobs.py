@@ -142,11 +142,13 @@ class KubernetesJobs:
     async def __aenter__(self) -> Self:
         if self._tasks:
             raise UsageError("these KubernetesJobs are open already")
-        register(self.cluster, self)
+        await self.connection.open()
         try:
-            await self.connection.open()
+            register(
+                self.cluster, self
+            )  # not before: attempts of the engine's may wait for us, and would be given back
         except BaseException:
-            unregister(self.cluster, self)
+            await self.connection.close()
             raise
         self._sender.open()
         self._leave = self._engine.listen(self._hear)
@@ -392,7 +394,7 @@ class KubernetesJobs:
             case.rest_until_s = now_s() + max(asked_s, _RETRY_S)
             self._try_again(case, asked_s)
         else:
-            self._tally.deleted += 1
+            self._tally.deleted += not case.is_ours_to_clean  # asked again while it is going, it is the same one
             case.is_ours_to_clean = True
             case.tries = 0
             self._touch_in(case, _DELETE_AGAIN_S)

@@ -229,7 +229,7 @@ def _without_result(case: _Case, pod: SeenPod) -> Outcome:
     disruption = _disruption(pod)
     if disruption is not None:
         return case.of(pod, Kind.INFRASTRUCTURE, disruption[0], f"{disruption[1]}; it exited with 0 and left no result")
-    text = "the pod exited with 0 but left no result: call runtime.complete(value), or say result='optional'"
+    text = "the pod exited with 0 but left no result: call runtime.complete(), or say result_mode='optional'"
     return case.of(pod, Kind.FATAL, "ResultMissing", text)
 
 
@@ -432,6 +432,8 @@ def _running(case: _Case, pod: SeenPod) -> Answer:
         limits.append(max(case.seen.beat_us, pod.running_since_us) + case.rules.heartbeat_us)
         if case.now_us >= limits[-1]:
             text = f"it gave no heartbeat for {case.rules.heartbeat_us / 1e6:g} s"
+            if not case.seen.beat_us:
+                text += ", and never one: heartbeats need a callback that pods can reach"
             return case.of(pod, Kind.RETRYABLE, "HeartbeatTimeout", text)
     return Pending("running", "its node is silent" if silent_us else "", min(limits, default=None))
 

@@ -129,7 +129,8 @@ def complete(value: object = None) -> None:
     if _callback() is None:
         if _objects().get("result"):
             raise ConnectionError(_LARGER.format(*sizes, f"the object store did not take it for {_DELIVER_S:g} s"))
-        raise ValueError(_LARGER.format(*sizes, "return where the result is kept, or set up a callback"))
+        instead = "return where the result is kept, or give KubernetesJobs a callback or an object store"
+        raise ValueError(_LARGER.format(*sizes, instead))
     if not _deliver(line, _DELIVER_S):
         raise ConnectionError(_LARGER.format(*sizes, f"the callback did not take it for {_DELIVER_S:g} s"))
     _write_message(seal(Envelope(job, DELIVERED, sha256(line.encode()).hexdigest())))
