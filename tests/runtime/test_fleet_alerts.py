@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from durableflow import Alert, AlertPolicy, Context, Engine, RetryPolicy, activity, activity_context, workflow
@@ -32,7 +33,8 @@ class Told:
         await self(alert)
 
     def engine(self, url: str, name: str, **options: Any) -> Engine:
-        return Engine(url, name=name, alerts=POLICY, on_alert=[self._hook, *options.pop("sinks", [])], **options)
+        options.setdefault("alerts", POLICY)
+        return Engine(url, name=name, on_alert=[self._hook, *options.pop("sinks", [])], **options)
 
 
 def worker_of(engine: Engine) -> Worker:
@@ -151,8 +153,9 @@ async def test_an_instance_that_blocks_two_workers_one_after_the_other_is_told_o
 
 async def test_an_attempt_that_beats_on_another_worker_is_progress(url: str) -> None:
     one, two = Told(), Told()
-    async with one.engine(url, "one"), two.engine(url, "two") as second:
-        assert await (await second.start(lengthy, 1.5)).result(timeout=20) == "done"
+    patient = msgspec.structs.replace(POLICY, no_progress=2)
+    async with one.engine(url, "one", alerts=patient), two.engine(url, "two", alerts=patient) as second:
+        assert await (await second.start(lengthy, 4.0)).result(timeout=60) == "done"
     assert (one.alerts, two.alerts) == ([], [])
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from durableflow import Context, EventTimeout, InstanceNotFound, Settings, Status, WorkflowFailed, activity, workflow
-from durableflow.backends.base import Lease
+from durableflow.backends.base import InstanceRecord, Lease
 from durableflow.backends.memory import MemoryBackend
+from durableflow.backends.sqlite import SqliteBackend
 from durableflow.core.view import HistoryEvent
 from durableflow.testing import (
     BlockingEnvironment,
@@ -73,6 +74,26 @@ def test_a_plain_test_does_the_same(store: str) -> None:
         assert [each.instance_id for each in df.engine.list(tags={"shop": "north"}).instances] == ["o-1"]
         assert df.handle("o-1", fulfil_lamp).status().status is Status.COMPLETED
         assert handle.assert_replays().status is Status.COMPLETED
+
+
+class SlowToTell(SqliteBackend):
+    """A store that takes its time over a question, as one on a busy machine does."""
+
+    async def record(self, instance_id: str) -> InstanceRecord | None:
+        record = await super().record(instance_id)
+        await asyncio.sleep(0.05)
+        return record
+
+
+async def test_no_time_passes_while_who_waits_has_not_been_answered(tmp_path: Path) -> None:
+    """A timer that is not wanted any more would else have it pass."""
+    async with WorkflowEnvironment(SlowToTell(tmp_path / "test.db")) as env:
+        handle = await env.start(fulfil_lamp, "lamp")
+        await env.settle()
+        await handle.raise_event("approved", True)
+        await env.settle()
+        assert await handle.result() == "paid lamp from shelf 7"
+        assert env.now() == START
 
 
 def test_every_way_to_say_how_long_comes_to_the_same() -> None:

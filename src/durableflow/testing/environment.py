@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, overload
@@ -11,7 +12,7 @@ import msgspec
 
 from durableflow.authoring.registry import AnyActivity, AnyWorkflow
 from durableflow.authoring.workflow import Workflow
-from durableflow.backends.base import Backend
+from durableflow.backends.base import Backend, Ending, InstanceRecord
 from durableflow.core.view import TaskView
 from durableflow.engine import Engine
 from durableflow.errors import ReplayError
@@ -20,6 +21,7 @@ from durableflow.looking import InstanceStatus
 from durableflow.model.duration import Duration, to_us
 from durableflow.model.status import Status
 from durableflow.observe import facts
+from durableflow.runtime.ends import End
 from durableflow.runtime.settings import Settings
 from durableflow.testing.clock import START, VirtualClock
 from durableflow.testing.histories import History, ReplayReport, replay
@@ -69,6 +71,8 @@ class VirtualEngine(Engine):
         self.stand_ins: Final = StandIns(self._registry, clock, strict=strict)
         self._registry = self.stand_ins
         self._shown: set[ReplayError] = set()
+        self._looks = 0
+        """How many questions of those who wait the store has not answered yet."""
         clock.watch(self)
 
     # -- what the clock asks --------------------------------------------------------------------------------
@@ -77,7 +81,8 @@ class VirtualEngine(Engine):
     def waits_for_attempts(self) -> bool:
         """See `Watched`."""
         is_served = self._server is None or self._server.waits_for_attempts
-        return is_served and (self._worker is None or self._worker.waits_for_attempts)
+        is_calm = self._worker is None or self._worker.waits_for_attempts
+        return is_served and is_calm and not self._looks
 
     @property
     def running_attempts(self) -> int:
@@ -113,6 +118,22 @@ class VirtualEngine(Engine):
         waited = super().wait_for_status(instance_id, *statuses)
         asked = " or ".join(sorted(statuses)) if statuses else "over"
         return await self._skip_until(waited, instance_id, timeout, asked)
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        self._looks += 1
+        try:
+            yield
+        finally:
+            self._looks -= 1
+
+    async def _record(self, instance_id: str) -> InstanceRecord:
+        with self._looking():
+            return await super()._record(instance_id)
+
+    async def _look_for_end(self, instance_id: str, ending: Ending | None = None) -> End | None:
+        with self._looking():
+            return await super()._look_for_end(instance_id, ending)
 
     async def _skip_until(
         self, waited: Coroutine[Any, Any, T], instance_id: str, timeout: Duration | None, asked: str
