@@ -149,7 +149,7 @@ class Shadow:
     def _note_hand_over(self, _: Applied, lease: Lease, instance_ids: Sequence[str]) -> None:
         for instance_id in instance_ids:
             instance = self.instances.get(instance_id)  # it may have ended, and been purged, since it was looked up
-            if instance is not None and instance.owner == lease.worker_id:
+            if instance is not None and instance.end is None and instance.owner == lease.worker_id:
                 instance.owner = 0
 
     # -- what is written ------------------------------------------------------------------------------------
