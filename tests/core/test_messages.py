@@ -108,10 +108,28 @@ def test_what_became_of_it_is_held_while_suspended(told: Live) -> None:
         return "over"
 
     story = told(flow)
-    story.tell(ev.InstanceSuspended(), ev.MessageAnswered(1, "delivered"))
-    story.tell(ev.MessageAnswered(1, "delivered"))
+    assert story.tell(ev.InstanceSuspended(), ev.MessageAnswered(1, "delivered")).refused == ()
+    again = ev.MessageAnswered(1, "missing")  # who sent it was rewound
+    assert story.tell(again).refused == [again]
     assert story.status is Status.SUSPENDED
     story.tell(ev.InstanceResumed())
+    assert story.result == "over"
+
+
+def test_what_became_of_it_is_dropped_if_it_was_given_up_before_that_could_be_told(told: Live) -> None:
+    def flow(ctx: Context) -> Any:
+        task = ctx.raise_event("them", "n")
+        yield from ctx.wait_for_event("stop")
+        task.cancel()
+        yield from ctx.sleep(1)
+        return "over"
+
+    story = told(flow)
+    story.tell(ev.InstanceSuspended())
+    story.event("stop", None)
+    assert story.tell(ev.MessageAnswered(1, "missing")).refused == ()
+    story.tell(ev.InstanceResumed())
+    story.wait(1)
     assert story.result == "over"
 
 

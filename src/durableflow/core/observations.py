@@ -170,11 +170,17 @@ def _deliver_child_failed(execution: Execution, event: ev.ChildFailed) -> None:
 
 
 def _note_message_answered(execution: Execution, event: ev.MessageAnswered) -> bool:
-    return execution.messages is not None and event.task in execution.messages
+    message = None if execution.messages is None else execution.messages.get(event.task)
+    if message is None or message.is_heard:
+        return False  # its sender was rewound, and is told again
+    if execution.status is Status.SUSPENDED:
+        execution.message_heard(event.task, message)
+    return True
 
 
 def _deliver_message_answered(execution: Execution, event: ev.MessageAnswered) -> None:
-    execution.message_answered(event.task, event.outcome)
+    if execution.messages is not None and event.task in execution.messages:  # else it was given up meanwhile
+        execution.message_answered(event.task, event.outcome)
 
 
 def _note_request_received(execution: Execution, event: ev.RequestReceived) -> bool:

@@ -41,6 +41,13 @@ class OpenChild(NamedTuple):
     is_heard: bool = False
 
 
+class OpenMessage(NamedTuple):
+    """A message of whose delivery nothing is known; `is_heard` as of `OpenChild`."""
+
+    instance_id: str
+    is_heard: bool = False
+
+
 class Correspondent(Decider):
     """Children and messages of one instance."""
 
@@ -48,7 +55,7 @@ class Correspondent(Decider):
 
     children: dict[int, OpenChild] | None
     """By task number; made when it is needed."""
-    messages: dict[int, str] | None
+    messages: dict[int, OpenMessage] | None
     """Whom those without an answer are for, by task number; made when it is needed."""
 
     # -- children -------------------------------------------------------------------------------------------
@@ -146,13 +153,18 @@ class Correspondent(Decider):
             self._turn.send(Send(instance_id, message, task.number))
         if self.messages is None:
             self.messages = {}
-        self.messages[task.number] = instance_id
+        self.messages[task.number] = OpenMessage(instance_id)
         return task
+
+    def message_heard(self, number: int, message: OpenMessage) -> None:
+        """What became of message `number` is recorded, and held: nothing that comes later counts."""
+        assert self.messages is not None
+        self.messages[number] = message._replace(is_heard=True)
 
     def message_answered(self, number: int, outcome: str) -> None:
         """What became of message `number`."""
         assert self.messages is not None
-        instance_id = self.messages.pop(number)
+        instance_id = self.messages.pop(number).instance_id
         task = self.tasks.get(number)
         if task is None:
             return
