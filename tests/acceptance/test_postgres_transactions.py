@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow  # starts and kills processes
 
 COUNT = 500
 WORKERS = 2
-KILLS_MIN = 15
+KILLS_MIN = 10
 LIMIT_S = 120
 
 

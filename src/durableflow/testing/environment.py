@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -120,7 +120,7 @@ class VirtualEngine(Engine):
         return await self._skip_until(waited, instance_id, timeout, asked)
 
     @contextmanager
-    def _looking(self) -> Iterator[None]:
+    def _looking(self) -> Generator[None]:
         self._looks += 1
         try:
             yield
